@@ -1,0 +1,320 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * engine.c - open and close: the file, the tokenizer, the plan, then everything the plan says.
+ */
+#include <errno.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+#include "engine/machine.h"
+#include "engine/memory_plan.h"
+#include "engine/model/rope.h"
+
+enum { DEFAULT_MAX_ROWS = 512, DEFAULT_LOGIT_ROWS = 64, MAX_THREADS = 1024 };
+
+void engine_warn(struct engine *e, const char *fmt, ...)
+{
+    char *text = NULL;
+    va_list ap;
+    if (e->info.n_warnings == ENGINE_MAX_WARNINGS)
+        return;
+    va_start(ap, fmt);
+    int n = vasprintf(&text, fmt, ap);
+    va_end(ap);
+    if (n >= 0)
+        e->warnings[e->info.n_warnings++] = text;
+}
+
+static int no_memory(struct engine_err *err)
+{
+    return engine_fail(err, ENGINE_ERR_MEMORY, "no memory to open the model");
+}
+
+/* ---- options and facts ---- */
+
+static int take_options(struct engine *e, const struct engine_options *opt, struct engine_err *err)
+{
+    e->opt = *opt;
+    if (e->opt.max_rows == 0)
+        e->opt.max_rows = DEFAULT_MAX_ROWS;
+    if (e->opt.max_logit_rows == 0)
+        e->opt.max_logit_rows = DEFAULT_LOGIT_ROWS;
+    if (e->opt.max_logit_rows > e->opt.max_rows)
+        e->opt.max_logit_rows = e->opt.max_rows;
+    if (e->opt.n_threads == 0)
+        e->opt.n_threads = machine_cores();
+    if (e->opt.n_threads > MAX_THREADS)
+        return engine_fail(err, ENGINE_ERR_OPTION, "%u threads asked for; the limit is %d",
+                           e->opt.n_threads, MAX_THREADS);
+    e->kern = kern_select(opt->max_isa);
+    if (!e->kern)
+        return engine_fail(err, ENGINE_ERR_OPTION,
+                           "instruction set \"%s\" is unknown or not usable on this processor; "
+                           "known are %s",
+                           opt->max_isa, kern_names());
+    return 0;
+}
+
+static int open_file(struct engine *e, struct engine_err *err)
+{
+    const char *slash = strrchr(e->opt.model_path, '/');
+    e->path = strdup(e->opt.model_path);
+    e->file_name = strdup(slash ? slash + 1 : e->opt.model_path);
+    if (!e->path || !e->file_name)
+        return no_memory(err);
+    e->opt.model_path = e->path;
+    if (gguf_open(&e->gguf, e->path, err) != 0)
+        return -1;
+    if (e->opt.progress)
+        e->opt.progress(e->opt.progress_ctx, ENGINE_PHASE_TOKENIZER, 0, 0);
+    return tokenizer_open(&e->tokenizer, e->gguf, err);
+}
+
+/* A copy of a metadata string; *out stays NULL if the key is absent. */
+static int copy_string(struct engine *e, const char *key, char **out, struct engine_err *err)
+{
+    struct gguf_str s;
+    if (!gguf_has(e->gguf, key))
+        return 0;
+    if (gguf_get_str(e->gguf, key, true, &s, err) != 0)
+        return -1;
+    *out = strndup(s.data, s.len);
+    return *out ? 0 : no_memory(err);
+}
+
+static int fill_info(struct engine *e, struct engine_err *err)
+{
+    struct engine_info *i = &e->info;
+    if (copy_string(e, "general.name", &e->name, err) != 0 ||
+        copy_string(e, "tokenizer.chat_template", &e->chat_template, err) != 0)
+        return -1;
+    i->name = e->name ? e->name : e->file_name;
+    i->file_name = e->file_name;
+    i->file_mtime = gguf_mtime(e->gguf);
+    i->isa = e->kern->name;
+    i->io = gguf_io_name(e->gguf);
+    i->model_hash = gguf_hash(e->gguf);
+    i->file_bytes = gguf_file_bytes(e->gguf);
+    for (uint64_t t = 0; t < gguf_n_tensors(e->gguf); t++) {
+        const struct gguf_tensor *tensor = gguf_tensor_at(e->gguf, t);
+        i->n_params += tensor->ne[0] * tensor->ne[1] * tensor->ne[2] * tensor->ne[3];
+    }
+    i->n_threads = e->opt.n_threads;
+    i->n_vocab = tokenizer_n_vocab(e->tokenizer);
+    i->max_rows = e->opt.max_rows;
+    i->max_logit_rows = e->opt.max_logit_rows;
+    i->page_tokens = KV_PAGE_TOKENS;
+    i->plan = e->plan;
+    i->warnings = (const char *const *)e->warnings;
+    i->chat_template = e->chat_template;
+    return 0;
+}
+
+static void fill_shape_info(struct engine *e, uint32_t n_ctx)
+{
+    e->info.arch = e->shape.arch->name;
+    e->info.n_ctx = n_ctx;
+    e->info.n_ctx_train = e->shape.n_ctx_train;
+    e->info.n_embd = e->shape.n_embd;
+    e->info.n_layers = e->shape.n_layers;
+}
+
+/* ---- the plan ---- */
+
+static void plan_line(struct engine *e, const char *what, uint64_t bytes)
+{
+    e->plan[e->info.n_plan++] = (struct engine_plan_line){ what, bytes };
+}
+
+static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_err *err)
+{
+    struct memory_plan_input in = { .shape = &e->shape,
+                                    .weight_bytes = gguf_data_bytes(e->gguf),
+                                    .available = machine_memory_available(),
+                                    .n_ctx = e->opt.n_ctx,
+                                    .kv_bytes = e->opt.kv_bytes,
+                                    .n_threads = e->opt.n_threads,
+                                    .max_rows = e->opt.max_rows,
+                                    .max_logit_rows = e->opt.max_logit_rows,
+                                    .http_bytes = e->opt.http_bytes };
+    if (memory_plan(plan, &in, err) != 0)
+        return -1;
+    plan->kv.shuffle_seed = e->opt.kv_shuffle_seed;
+    plan_line(e, "weights", plan->weights);
+    plan_line(e, "KV pages", plan->kv_bytes);
+    plan_line(e, "activations", plan->activations);
+    plan_line(e, "sampling", plan->sampling);
+    plan_line(e, "HTTP", plan->http);
+    if (plan->ctx_reduced)
+        engine_warn(e, "context reduced from %u to %u tokens: memory for KV pages is short",
+                    e->shape.n_ctx_train, plan->n_ctx);
+    if (plan->n_ctx > e->shape.n_ctx_train)
+        engine_warn(e, "context of %u tokens is longer than the %u the model was trained with",
+                    plan->n_ctx, e->shape.n_ctx_train);
+    fill_shape_info(e, plan->n_ctx);
+    return 0;
+}
+
+static void warn_of_gating(struct engine *e)
+{
+    char key[128];
+    snprintf(key, sizeof(key), "%s.expert_gating_func", e->shape.arch->name);
+    if (e->shape.n_experts && e->shape.arch->router_sigmoid_default && !gguf_has(e->gguf, key) &&
+        e->opt.gating == ENGINE_GATING_FILE)
+        engine_warn(e, "key \"%s\" is absent: sigmoid assumed (--expert-gating overrides)", key);
+}
+
+/* ---- what the plan says ---- */
+
+static int load(struct engine *e, const struct memory_plan *plan, struct engine_err *err)
+{
+    struct gguf_load_options opt = { .read_file = e->opt.read_file,
+                                     .io = e->opt.io,
+                                     .progress = e->opt.progress,
+                                     .progress_ctx = e->opt.progress_ctx,
+                                     .cancel = e->opt.cancel };
+    if (gguf_load(e->gguf, &opt, err) != 0)
+        return -1;
+    e->info.io = gguf_io_name(e->gguf);
+    if (rope_read(&e->shape, e->gguf, plan->n_ctx, err) != 0)
+        return -1;
+    return weights_find(&e->weights, e->gguf, &e->shape, err);
+}
+
+static int open_parts(struct engine *e, const struct memory_plan *plan, struct engine_err *err)
+{
+    struct forward_options f = { .max_rows = e->opt.max_rows,
+                                 .max_logit_rows = e->opt.max_logit_rows,
+                                 .n_ctx = plan->n_ctx };
+    int rc = kv_open(&e->kv, &plan->kv);
+    if (rc != 0)
+        return engine_fail(err, ENGINE_ERR_MEMORY, "KV pages of %" PRIu64 " MiB: %s",
+                           plan->kv_bytes >> 20, strerror(-rc));
+    if (workers_open(&e->workers, e->opt.n_threads, err) != 0)
+        return -1;
+    if (forward_open(&e->forward, &e->shape, &e->weights, e->kern, e->workers, &e->stats_heartbeat,
+                     &f, err) != 0)
+        return -1;
+    return engine_samplers_open(e, err);
+}
+
+/* One token through all layers: the first user's first token does not pay for page faults. */
+static int warm_up(struct engine *e, struct engine_err *err)
+{
+    struct engine_seq *seq;
+    if (e->opt.progress)
+        e->opt.progress(e->opt.progress_ctx, ENGINE_PHASE_WARMUP, 0, 0);
+    if (engine_seq_open(e, 1, &seq, err) != 0)
+        return -1;
+    int rc = engine_seq_reserve(seq, 1, err);
+    struct engine_row row = { .seq = seq, .want_logits = true };
+    if (rc == 0)
+        engine_step(e, &row, 1);
+    engine_seq_close(seq);
+    return rc;
+}
+
+static int open_model(struct engine *e, struct engine_err *err)
+{
+    struct memory_plan plan;
+    struct config_options config = { .n_vocab = e->info.n_vocab, .gating = e->opt.gating };
+    if (config_read(&e->shape, e->gguf, &config, err) != 0 || make_plan(e, &plan, err) != 0)
+        return -1;
+    warn_of_gating(e);
+    if (load(e, &plan, err) != 0 || open_parts(e, &plan, err) != 0)
+        return -1;
+    engine_stats_update(e);
+    return warm_up(e, err);
+}
+
+int engine_open(struct engine **out, const struct engine_options *opt, struct engine_err *err)
+{
+    *out = NULL;
+    if (!opt->model_path || !*opt->model_path)
+        return engine_fail(err, ENGINE_ERR_OPTION, "no model file named");
+    struct engine *e = calloc(1, sizeof(*e));
+    if (!e)
+        return no_memory(err);
+    if (take_options(e, opt, err) != 0 || open_file(e, err) != 0 || fill_info(e, err) != 0)
+        goto fail;
+    if (!opt->vocab_only && open_model(e, err) != 0)
+        goto fail;
+    *out = e;
+    return 0;
+fail:
+    engine_close(e);
+    return -1;
+}
+
+void engine_close(struct engine *e)
+{
+    if (!e)
+        return;
+    engine_samplers_close(e);
+    forward_close(e->forward);
+    workers_close(e->workers);
+    kv_close(e->kv);
+    weights_fini(&e->weights);
+    config_fini(&e->shape);
+    tokenizer_close(e->tokenizer);
+    gguf_close(e->gguf);
+    for (uint32_t i = 0; i < ENGINE_MAX_WARNINGS; i++)
+        free(e->warnings[i]);
+    free(e->path);
+    free(e->name);
+    free(e->file_name);
+    free(e->chat_template);
+    free(e);
+}
+
+const struct engine_info *engine_info(const struct engine *e)
+{
+    return &e->info;
+}
+
+/* ---- text: the tokenizer's functions under the engine's names ---- */
+
+const struct tokenizer *engine_tokenizer(const struct engine *e)
+{
+    return e->tokenizer;
+}
+
+int engine_tokenize(const struct engine *e, const char *text, size_t len, unsigned flags,
+                    struct engine_tokens *out, struct engine_err *err)
+{
+    return tokenizer_encode(e->tokenizer, text, len, flags, out, err);
+}
+
+const char *engine_token_bytes(const struct engine *e, int32_t id, size_t *len)
+{
+    return tokenizer_bytes(e->tokenizer, id, len);
+}
+
+bool engine_token_is_control(const struct engine *e, int32_t id)
+{
+    return tokenizer_is_control(e->tokenizer, id);
+}
+
+bool engine_token_is_end(const struct engine *e, int32_t id)
+{
+    return tokenizer_is_end(e->tokenizer, id);
+}
+
+int32_t engine_token_bos(const struct engine *e)
+{
+    return tokenizer_bos(e->tokenizer);
+}
+
+int32_t engine_token_eos(const struct engine *e)
+{
+    return tokenizer_eos(e->tokenizer);
+}
+
+bool engine_adds_bos(const struct engine *e)
+{
+    return tokenizer_adds_bos(e->tokenizer);
+}

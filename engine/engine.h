@@ -1,0 +1,282 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * engine.h - a loaded model that computes next-token logits.
+ *
+ * Two ideas:
+ *  1. The engine is a pure function of sequences: engine_step() takes rows (sequence, token,
+ *     position), any mixture of prompts and running sequences, and gives the logits of the rows
+ *     that want them.  A row's bits never depend on its company (see kernels/kernels.h).
+ *  2. Everything is sized at open; a step allocates nothing.
+ *
+ * Threads: opening and closing from one thread; tokenizer calls from any thread; everything marked
+ * [loop] from the one thread that steps the engine.
+ * Errors: functions return 0, or -1 with *err filled in (the first error wins).
+ */
+#ifndef LACUNA_ENGINE_H
+#define LACUNA_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct engine;
+struct engine_seq;
+
+/* ---- errors ---- */
+
+enum engine_err_code {
+    ENGINE_ERR_NONE = 0,
+    ENGINE_ERR_INPUT,       /* the caller's text or tokens: names the limit */
+    ENGINE_ERR_CONTEXT,     /* longer than the context */
+    ENGINE_ERR_FILE,        /* a model file that is damaged, truncated or unreadable */
+    ENGINE_ERR_UNSUPPORTED, /* a good file that this build cannot run */
+    ENGINE_ERR_OPTION,      /* a bad value in struct engine_options */
+    ENGINE_ERR_MEMORY,      /* does not fit; says how much was needed and there */
+    ENGINE_ERR_IO,          /* the storage failed */
+    ENGINE_ERR_CAPACITY,    /* no pages now; try later */
+    ENGINE_ERR_CANCELLED,   /* options.cancel was set while loading */
+    ENGINE_ERR_INTERNAL,
+};
+
+struct engine_err {
+    enum engine_err_code code;
+    char text[512]; /* one sentence: what, the value found, the limit */
+};
+
+/* Fills *err unless it is NULL or already holds an error; always returns -1. */
+int engine_fail(struct engine_err *err, enum engine_err_code code, const char *fmt, ...)
+    __attribute__((format(printf, 3, 4)));
+
+/* ---- open ---- */
+
+enum engine_io { ENGINE_IO_AUTO, ENGINE_IO_URING, ENGINE_IO_PREAD };
+
+enum engine_gating { ENGINE_GATING_FILE, ENGINE_GATING_SOFTMAX, ENGINE_GATING_SIGMOID };
+
+enum engine_phase {
+    ENGINE_PHASE_HEADER,
+    ENGINE_PHASE_TOKENIZER,
+    ENGINE_PHASE_WEIGHTS,
+    ENGINE_PHASE_WARMUP
+};
+
+/* Called from the opening thread, at most a few times per second. */
+typedef void engine_progress_fn(void *ctx, enum engine_phase phase, uint64_t done_bytes,
+                                uint64_t total_bytes);
+
+/* One line of the memory plan: what for, how much. */
+struct engine_plan_line {
+    const char *what;
+    uint64_t bytes;
+};
+
+struct engine_options {      /* a zeroed struct is valid but for model_path */
+    const char *model_path;  /* any part of a split model, by convention the first */
+    const char *max_isa;     /* NULL: best; else a name of kern_names() */
+    uint32_t n_threads;      /* 0: cores of the affinity mask, within the cgroup's quota */
+    uint32_t n_ctx;          /* longest sequence; 0: the model's context length, at most 32,768,
+                              * less if memory is short (said in the warnings) */
+    uint64_t kv_bytes;       /* KV pages; 0: what a few sequences of n_ctx need, within memory */
+    uint32_t max_rows;       /* rows per step; 0: 512 */
+    uint32_t max_logit_rows; /* rows per step that may want logits; 0: 64 */
+    enum engine_io io;
+    bool read_file;            /* read into huge pages instead of mapping (--no-mmap) */
+    bool vocab_only;           /* tokenizer only: no weights, no steps */
+    enum engine_gating gating; /* overrides expert_gating_func */
+    uint64_t kv_shuffle_seed;  /* tests: see kv_options */
+    uint64_t http_bytes;       /* what the caller itself will take: a line of the memory plan */
+    engine_progress_fn *progress;
+    void *progress_ctx;
+    const volatile int *cancel; /* loading stops with ENGINE_ERR_CANCELLED once this is not 0 */
+};
+
+int engine_open(struct engine **out, const struct engine_options *opt, struct engine_err *err);
+void engine_close(struct engine *e); /* NULL is fine; all sequences must be closed */
+
+/* Facts that never change after open; all strings live as long as the engine. */
+struct engine_info {
+    const char *arch;      /* "llama" */
+    const char *name;      /* general.name, or the file's base name */
+    const char *file_name; /* base name only */
+    int64_t file_mtime;    /* seconds since 1970 */
+    const char *isa;       /* the kernel table in use */
+    const char *io;        /* "mmap", "io_uring" or "pread" */
+    uint64_t model_hash;   /* of the tensor table: names, types, shapes, offsets */
+    uint64_t n_params, file_bytes;
+    uint32_t n_threads;
+    uint32_t n_vocab, n_ctx, n_ctx_train, n_embd, n_layers;
+    uint32_t max_rows, max_logit_rows;
+    uint32_t page_tokens;                /* tokens per KV page */
+    const struct engine_plan_line *plan; /* the memory plan */
+    uint32_t n_plan;
+    const char *const *warnings; /* sentences for the log */
+    uint32_t n_warnings;
+    const char *chat_template; /* NULL if the model has none */
+};
+const struct engine_info *engine_info(const struct engine *e);
+
+/* ---- text: any thread ---- */
+
+struct engine_tokens { /* a growing array; zeroed is empty */
+    int32_t *ids;
+    size_t n, cap;
+};
+void engine_tokens_fini(struct engine_tokens *t);
+
+enum engine_tokenize_flags {
+    ENGINE_TOKENIZE_ADD_SPECIAL = 1,   /* BOS/EOS as the model asks for */
+    ENGINE_TOKENIZE_PARSE_SPECIAL = 2, /* text of control tokens becomes these tokens */
+};
+
+/* Appends the ids of text (valid UTF-8 or not: no input is an error but an over-long one).
+ * Time is near linear in len. */
+int engine_tokenize(const struct engine *e, const char *text, size_t len, unsigned flags,
+                    struct engine_tokens *out, struct engine_err *err);
+
+/* The bytes of one token, as they enter the text; control tokens give theirs too ("<|im_end|>").
+ * id must be below n_vocab.  The bytes need not be UTF-8 by themselves. */
+const char *engine_token_bytes(const struct engine *e, int32_t id, size_t *len);
+
+bool engine_token_is_control(const struct engine *e, int32_t id); /* control or unknown */
+bool engine_token_is_end(const struct engine *e, int32_t id); /* EOS and its kin: generation ends */
+int32_t engine_token_bos(const struct engine *e);             /* -1 if the model has none */
+int32_t engine_token_eos(const struct engine *e);             /* -1 if the model has none */
+bool engine_adds_bos(const struct engine *e);
+
+/* Incremental detokenizing.  Caller's memory; zeroed and then engine_detok_init is a fresh start.
+ */
+struct engine_detok {
+    const struct engine *e;
+    uint8_t held[4]; /* bytes of an unfinished code point */
+    uint8_t n_held;
+    bool at_start; /* SentencePiece: the first token's leading space is dropped */
+    bool skip_control;
+};
+void engine_detok_init(struct engine_detok *d, const struct engine *e, bool skip_control,
+                       bool at_start);
+
+enum { ENGINE_DETOK_MIN = 16 };
+
+/* Writes the text that token `id` completes: whole code points only, valid UTF-8 always (a byte
+ * that can no longer become valid is U+FFFD per maximal subpart).  dst needs room for
+ * 3 * (token length + 4) bytes, at least ENGINE_DETOK_MIN.  Returns the bytes written. */
+size_t engine_detok_push(struct engine_detok *d, int32_t id, char *dst);
+/* The end of the text: what is still held becomes U+FFFD. */
+size_t engine_detok_flush(struct engine_detok *d, char *dst);
+/* Longest possible output of one push for any token of this vocabulary. */
+size_t engine_detok_max(const struct engine *e);
+
+/* ---- sequences and steps: [loop] ---- */
+
+/* An empty sequence of at most max_tokens positions.  Fails with ENGINE_ERR_CONTEXT, _MEMORY. */
+int engine_seq_open(struct engine *e, uint32_t max_tokens, struct engine_seq **out,
+                    struct engine_err *err);
+void engine_seq_close(struct engine_seq *seq); /* NULL is fine */
+/* Pages for all positions below n_tokens, all at once.  ENGINE_ERR_CAPACITY takes nothing. */
+int engine_seq_reserve(struct engine_seq *seq, uint32_t n_tokens, struct engine_err *err);
+uint32_t engine_seq_n_tokens(const struct engine_seq *seq); /* computed so far */
+
+/* Could a sequence of n_tokens ever be held, by an empty cache? */
+bool engine_fits(const struct engine *e, uint32_t n_tokens);
+
+enum engine_row_status {
+    ENGINE_ROW_DONE = 0,
+    ENGINE_ROW_DEFERRED, /* not computed: submit it again in a later step */
+    ENGINE_ROW_FAILED,   /* see engine_row_error */
+};
+
+/* One token to compute.  Rows of a sequence are adjacent, and their positions continue it. */
+struct engine_row {
+    struct engine_seq *seq;
+    int32_t token;
+    uint32_t pos;
+    bool want_logits;
+    /* out */
+    enum engine_row_status status;
+    const float *logits; /* [n_vocab] until the next step, if wanted and done */
+};
+
+/* Computes the rows.  Positions must be reserved; n_rows <= max_rows; at most max_logit_rows want
+ * logits.  These are the caller's duties (asserted).  What goes wrong with a row is its status. */
+void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows);
+const char *engine_row_error(const struct engine *e);
+
+/* ---- sampling: [loop], runs on the workers ---- */
+
+struct engine_logit_bias {
+    int32_t token;
+    float bias; /* added to the logit; -INFINITY bans */
+};
+
+struct engine_sampling {
+    float temperature;        /* 0: greedy */
+    int32_t top_k;            /* 0: off */
+    float top_p;              /* 1: off; 0 keeps one token */
+    float min_p;              /* 0: off */
+    float repetition_penalty; /* 1: off; over prompt and output */
+    float frequency_penalty;  /* 0: off; over the output */
+    float presence_penalty;   /* 0: off; over the output */
+    uint64_t seed;
+    const struct engine_logit_bias *bias; /* borrowed */
+    uint32_t n_bias;
+};
+
+enum { ENGINE_MAX_TOP = 20 };
+
+struct engine_logprob {
+    int32_t token;
+    float logprob;
+};
+
+/* One choice of a token from one row's logits.  Order: bias, bans, penalties, then greedy or
+ * temperature, top-k, top-p, min-p.  The random number is a function of (seed, stream, position)
+ * alone.  Log-probabilities are the log-softmax of the unmodified logits. */
+struct engine_sample {
+    const float *logits; /* as engine_step gave them */
+    const struct engine_sampling *params;
+    const int32_t *prompt;
+    const int32_t *output; /* generated so far */
+    uint32_t n_prompt, n_output;
+    uint64_t stream;       /* names the choice within its request: prompt index, choice index */
+    uint32_t position;     /* of the token to be chosen */
+    const int32_t *banned; /* end and stop tokens until min_tokens */
+    uint32_t n_banned;
+    int32_t forced; /* -1; else this token is "chosen": only log-probabilities are computed */
+    int32_t n_top;  /* -1: no log-probabilities; else how many alternatives, <= ENGINE_MAX_TOP */
+    /* out */
+    int32_t token;
+    float logprob;                             /* of token, if n_top >= 0 */
+    struct engine_logprob top[ENGINE_MAX_TOP]; /* descending; ties by lower id */
+};
+void engine_sample(struct engine *e, struct engine_sample *jobs, uint32_t n_jobs);
+
+/* ---- statistics: any thread ---- */
+
+struct engine_stats {
+    uint32_t kv_pages, kv_pages_free; /* of the group with the smallest share free */
+    uint64_t heartbeat;               /* moves with every layer computed */
+};
+void engine_stats(const struct engine *e, struct engine_stats *out);
+
+/* ---- commands: inspect ---- */
+
+/* Writes what the file holds as text to `write` (architecture, tensors by type, sizes, what
+ * supports it), without loading the weights. */
+typedef void engine_write_fn(void *ctx, const char *text, size_t len);
+int engine_inspect(const char *path, engine_write_fn *write, void *ctx, struct engine_err *err);
+
+/* ---- commands: eval ---- */
+
+struct engine_eval_result {
+    uint64_t n_tokens; /* predicted */
+    double nll;        /* sum of negative log-likelihoods, nats */
+};
+/* Teacher-forces tokens in windows of n_ctx (each window from an empty sequence), prompt rows cut
+ * into chunks of n_chunk.  If row != NULL it is called for each position in order with the logits
+ * after that token. */
+typedef int engine_eval_row_fn(void *ctx, uint64_t index, const float *logits);
+int engine_eval(struct engine *e, const int32_t *tokens, size_t n, uint32_t n_chunk,
+                engine_eval_row_fn *row, void *ctx, struct engine_eval_result *out,
+                struct engine_err *err);
+
+#endif

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * ffn.c - the dense feed-forward: block = (act(in Wgate) * (in Wup)) Wdown.
+ */
+#include "engine/forward/forward.h"
+
+struct ffn_job {
+    struct forward *f;
+    const struct layer_weights *w;
+};
+
+/* hidden = act(gate) * up, in both forms. */
+static void hidden_row(void *ctx, uint32_t row)
+{
+    const struct ffn_job *job = ctx;
+    struct forward *f = job->f;
+    uint32_t n = f->shape->n_ff;
+    float *gate = f->gate + (size_t)row * n, *up = f->hidden.x + (size_t)row * n;
+    if (job->w->up_bias)
+        f->kern->add_scaled(up, job->w->up_bias, 1.0f, n);
+    if (job->w->gate_bias)
+        f->kern->add_scaled(gate, job->w->gate_bias, 1.0f, n);
+    if (f->shape->arch->ungated)
+        f->kern->activate(f->shape->arch->activation, up, NULL, up, n);
+    else
+        f->kern->activate(f->shape->arch->activation, gate, up, up, n);
+    if (kern_type_info(job->w->down.type)->group_values)
+        f->kern->quantise(f->hidden.x, &f->hidden.act, row, row + 1);
+}
+
+void ffn_forward(struct forward *f, const struct layer_weights *w)
+{
+    struct ffn_job job = { f, w };
+    struct kern_input in = { .x = f->in.x, .act = &f->in.act };
+    struct kern_input hidden = { .x = f->hidden.x, .act = &f->hidden.act };
+    struct product wide[2] = {
+        { .w = &w->up, .x = &in, .y = f->hidden.x, .ldy = f->shape->n_ff, .n_rows = f->n_rows },
+        { .w = &w->gate, .x = &in, .y = f->gate, .ldy = f->shape->n_ff, .n_rows = f->n_rows },
+    };
+    struct product down = {
+        .w = &w->down, .x = &hidden, .y = f->block, .ldy = f->shape->n_embd, .n_rows = f->n_rows
+    };
+
+    forward_products(f, wide, f->shape->arch->ungated ? 1 : 2);
+    workers_run(f->workers, hidden_row, &job, f->n_rows);
+    forward_products(f, &down, 1);
+}

@@ -1,0 +1,153 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * forward.h - one step of the model: rows in, logits out.
+ *
+ *   step.c       rows -> runs, embeddings, angles; the layers; the head
+ *   layer.c      one block, top to bottom
+ *   attention.c  the work list over (sequence, KV head, items of 1,024 tokens) and its execution
+ *   ffn.c        the dense feed-forward
+ *   moe.c        router, experts, shared expert
+ *   scratch.c    all buffers, sized at open
+ *
+ * Each phase is a loop over items that the workers share; between phases there is a barrier.
+ */
+#ifndef LACUNA_ENGINE_FORWARD_H
+#define LACUNA_ENGINE_FORWARD_H
+
+#include "engine/model/weights.h"
+#include "engine/workers.h"
+#include "kvcache/kvcache.h"
+
+/* Adjacent rows of one sequence. */
+struct run {
+    const struct kv_seq *seq;
+    uint32_t row0, n_rows; /* of the step */
+    uint32_t pos0;         /* position of row0 */
+};
+
+/* A row's place in the step. */
+struct row_place {
+    uint32_t pos;
+    uint32_t run;
+};
+
+/* A block of queries of one KV head: n_rows rows times n_heads query heads, against the attention
+ * items [item0, item1).  partial: where item item0's result goes, UINT32_MAX: straight to the
+ * output, all items folded. */
+struct attention_work {
+    uint32_t row0, n_rows;
+    uint32_t kv_head, head0, n_heads; /* head0: first query head of the block */
+    uint32_t item0, item1;
+    uint32_t partial;
+};
+
+/* The work list of one KV group: the same for all its layers. */
+struct attention_plan {
+    struct attention_work *work;
+    uint32_t n_work;
+    uint32_t *row_partial; /* [max_rows] first partial of a row's first query head, or UINT32_MAX */
+    uint32_t *row_items;   /* [max_rows] partials per query head */
+};
+
+/* Rows of activations in both forms. */
+struct activations {
+    float *x;            /* [rows][n] */
+    struct kern_act act; /* of the same rows */
+    uint32_t n;
+};
+
+/* A token's experts, best first. */
+struct routing {
+    uint32_t *expert; /* [rows][n_used] */
+    float *weight;    /* [rows][n_used] */
+    uint32_t *slot;   /* [rows][n_used] the row in the gathered buffers */
+    uint32_t *offset; /* [n_experts + 1] first gathered row of each expert */
+    uint32_t *source; /* [rows * n_used] the token's row of a gathered row */
+    uint32_t *active; /* [n_experts] experts with at least one row */
+    uint32_t n_active;
+};
+
+struct forward_options {
+    uint32_t max_rows, max_logit_rows;
+    uint32_t n_ctx; /* longest sequence */
+};
+
+struct forward {
+    const struct model_shape *shape;
+    const struct weights *weights;
+    const struct kern_table *kern;
+    struct workers *workers;
+    _Atomic uint64_t *heartbeat;
+    struct forward_options opt;
+
+    /* The step at hand. */
+    uint32_t n_rows, n_runs, n_logits;
+    struct run *run;         /* [max_rows] */
+    struct row_place *place; /* [max_rows] */
+    int32_t *token;          /* [max_rows] */
+    uint32_t *logit_row;     /* [max_logit_rows] */
+    struct attention_plan plan[KV_MAX_GROUPS];
+
+    /* Buffers, by rows. */
+    float *x;                        /* [rows][n_embd] the residual */
+    struct activations in;           /* normed input of a block, [rows][n_embd] */
+    float *q, *k, *v;                /* [rows][heads * head_dim] */
+    struct activations attn;         /* [rows][heads * head_dim] */
+    float *block;                    /* [rows][n_embd] a block's output */
+    float *gate;                     /* [rows][n_ff] */
+    struct activations hidden;       /* [rows][n_ff] up, then the product */
+    float *angles[CONFIG_MAX_ROPES]; /* [rows][2 * n_pairs] */
+
+    uint32_t max_partials;
+    float *partial_m, *partial_l, *partial_o; /* [max_partials], [..], [..][head_dim] */
+
+    struct routing routing;
+    float *router_logits;        /* [rows][n_experts] */
+    struct activations gathered; /* [rows * n_used][n_embd] */
+    float *expert_gate;          /* [rows * n_used][n_ff_expert] */
+    struct activations expert_hidden;
+    float *expert_out;  /* [rows * n_used][n_embd] */
+    float *shared_gate; /* [rows][n_ff_shared] */
+    struct activations shared_hidden;
+    float *shared_weight; /* [rows] */
+
+    struct activations head; /* [max_logit_rows][n_embd] */
+    float *logits;           /* [max_logit_rows][n_vocab] */
+};
+
+/* Bytes that forward_open will take. */
+uint64_t forward_bytes(const struct model_shape *shape, const struct forward_options *opt);
+int forward_open(struct forward **out, const struct model_shape *shape,
+                 const struct weights *weights, const struct kern_table *kern,
+                 struct workers *workers, _Atomic uint64_t *heartbeat,
+                 const struct forward_options *opt, struct engine_err *err);
+void forward_close(struct forward *f); /* NULL is fine */
+
+/* One step.  The caller has filled run, place, token and logit_row, whose pages are reserved.
+ * Row logit_row[i]'s logits are then at logits + i * n_vocab. */
+void forward_step(struct forward *f);
+
+/* layer.c and below */
+void layer_forward(struct forward *f, uint32_t layer);
+void attention_plan_step(struct forward *f);
+void attention_forward(struct forward *f, uint32_t layer);
+void ffn_forward(struct forward *f, const struct layer_weights *w);
+/* Chooses each row's experts from x [rows][n_embd], the router's input. */
+void moe_route(struct forward *f, const struct layer_weights *w, const float *x);
+void moe_forward(struct forward *f, const struct layer_weights *w);
+
+/* A product for several matrices that read the same input: one barrier for all. */
+struct product {
+    const struct kern_matrix *w;
+    const struct kern_input *x;
+    float *y;
+    size_t ldy;
+    uint32_t row0, n_rows; /* rows of x (tokens) */
+};
+enum { FORWARD_MAX_PRODUCTS = 4 };
+void forward_products(struct forward *f, const struct product *p, uint32_t n);
+
+/* Runs fn(f, row) for all rows of the step. */
+void forward_rows(struct forward *f, void (*fn)(struct forward *f, uint32_t row), uint32_t n_rows);
+
+#endif

@@ -1,0 +1,156 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * scratch.c - all buffers of a step, one arena sized at open.
+ *
+ * The same function walks the list twice: first with no memory, to add up sizes, then to hand it
+ * out.
+ */
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "engine/forward/forward.h"
+
+enum {
+    ALIGN = 64,
+    /* Partials of split attention: at most this many bytes; longer work is folded as it goes. */
+    PARTIAL_BYTES = 32 << 20,
+};
+
+struct arena {
+    uint8_t *mem; /* NULL: only count */
+    uint64_t used;
+};
+
+static void *take(struct arena *a, uint64_t n, uint64_t size)
+{
+    void *p = a->mem ? a->mem + a->used : NULL;
+    a->used += (n * size + ALIGN - 1) / ALIGN * ALIGN;
+    return p;
+}
+
+static void take_act(struct arena *a, struct activations *out, uint64_t rows, uint32_t n)
+{
+    out->n = n;
+    out->x = take(a, rows * n, sizeof(float));
+    out->act.n_cols = n;
+    out->act.q = take(a, rows * n, 1);
+    out->act.d = take(a, rows * n / KERN_BLOCK + 1, sizeof(float));
+    out->act.sum = take(a, rows * n / KERN_SUM + 1, sizeof(int32_t));
+    out->act.xs32 = take(a, rows * n / KERN_BLOCK + 1, sizeof(float));
+    out->act.xs16 = take(a, rows * n / KERN_SUM + 1, sizeof(float));
+}
+
+static void take_step(struct arena *a, struct forward *f)
+{
+    const struct model_shape *s = f->shape;
+    uint64_t rows = f->opt.max_rows;
+    f->run = take(a, rows, sizeof(*f->run));
+    f->place = take(a, rows, sizeof(*f->place));
+    f->token = take(a, rows, sizeof(*f->token));
+    f->logit_row = take(a, f->opt.max_logit_rows, sizeof(*f->logit_row));
+    for (uint32_t g = 0; g < s->n_groups; g++) {
+        /* A row's query heads of one KV head make at most ceil(heads / 16) works. */
+        uint64_t blocks = (uint64_t)s->n_kv_heads *
+                          ((s->n_heads / s->n_kv_heads + KERN_ATTN_MAX_QUERIES - 1) /
+                           KERN_ATTN_MAX_QUERIES);
+        f->plan[g].work = take(a, rows * blocks + f->max_partials, sizeof(*f->plan[g].work));
+        f->plan[g].row_partial = take(a, rows, sizeof(uint32_t));
+        f->plan[g].row_items = take(a, rows, sizeof(uint32_t));
+    }
+    f->partial_m = take(a, f->max_partials, sizeof(float));
+    f->partial_l = take(a, f->max_partials, sizeof(float));
+    f->partial_o = take(a, (uint64_t)f->max_partials * s->head_dim, sizeof(float));
+}
+
+static void take_layer(struct arena *a, struct forward *f)
+{
+    const struct model_shape *s = f->shape;
+    uint64_t rows = f->opt.max_rows, kv = (uint64_t)s->n_kv_heads * s->head_dim;
+    f->x = take(a, rows * s->n_embd, sizeof(float));
+    take_act(a, &f->in, rows, s->n_embd);
+    f->q = take(a, rows * s->n_heads * s->head_dim, sizeof(float));
+    f->k = take(a, rows * kv, sizeof(float));
+    f->v = take(a, rows * kv, sizeof(float));
+    take_act(a, &f->attn, rows, s->n_heads * s->head_dim);
+    f->block = take(a, rows * s->n_embd, sizeof(float));
+    f->gate = take(a, rows * s->n_ff, sizeof(float));
+    take_act(a, &f->hidden, rows, s->n_ff);
+    for (uint32_t i = 0; i < CONFIG_MAX_ROPES; i++)
+        f->angles[i] = take(a, rows * s->head_dim, sizeof(float)); /* n_pairs is read later */
+}
+
+static void take_experts(struct arena *a, struct forward *f)
+{
+    const struct model_shape *s = f->shape;
+    uint64_t rows = f->opt.max_rows, picks = rows * s->n_experts_used;
+    if (s->n_experts == 0)
+        return;
+    f->routing.expert = take(a, picks, sizeof(uint32_t));
+    f->routing.weight = take(a, picks, sizeof(float));
+    f->routing.slot = take(a, picks, sizeof(uint32_t));
+    f->routing.source = take(a, picks, sizeof(uint32_t));
+    f->routing.offset = take(a, (uint64_t)s->n_experts + 1, sizeof(uint32_t));
+    f->routing.active = take(a, s->n_experts, sizeof(uint32_t));
+    f->router_logits = take(a, rows * s->n_experts, sizeof(float));
+    take_act(a, &f->gathered, picks, s->n_embd);
+    f->expert_gate = take(a, picks * s->n_ff_expert, sizeof(float));
+    take_act(a, &f->expert_hidden, picks, s->n_ff_expert);
+    f->expert_out = take(a, picks * s->n_embd, sizeof(float));
+    f->shared_gate = take(a, rows * s->n_ff_shared, sizeof(float));
+    take_act(a, &f->shared_hidden, rows, s->n_ff_shared);
+    f->shared_weight = take(a, rows, sizeof(float));
+}
+
+static uint64_t take_all(struct arena *a, struct forward *f)
+{
+    const struct model_shape *s = f->shape;
+    uint64_t per_partial = (uint64_t)(s->head_dim + 2) * sizeof(float);
+    f->max_partials = (uint32_t)(PARTIAL_BYTES / per_partial);
+    take_step(a, f);
+    take_layer(a, f);
+    take_experts(a, f);
+    take_act(a, &f->head, f->opt.max_logit_rows, s->n_embd);
+    f->logits = take(a, (uint64_t)f->opt.max_logit_rows * s->n_vocab, sizeof(float));
+    return a->used;
+}
+
+uint64_t forward_bytes(const struct model_shape *shape, const struct forward_options *opt)
+{
+    struct forward f = { .shape = shape, .opt = *opt };
+    struct arena a = { 0 };
+    return (sizeof(f) + ALIGN - 1) / ALIGN * ALIGN + take_all(&a, &f);
+}
+
+int forward_open(struct forward **out, const struct model_shape *shape,
+                 const struct weights *weights, const struct kern_table *kern,
+                 struct workers *workers, _Atomic uint64_t *heartbeat,
+                 const struct forward_options *opt, struct engine_err *err)
+{
+    uint64_t bytes = forward_bytes(shape, opt);
+    uint8_t *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    *out = NULL;
+    if (mem == MAP_FAILED)
+        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for %llu bytes of activations",
+                           (unsigned long long)bytes);
+    madvise(mem, bytes, MADV_HUGEPAGE);
+    struct forward *f = (struct forward *)mem;
+    *f = (struct forward){ .shape = shape,
+                           .weights = weights,
+                           .kern = kern,
+                           .workers = workers,
+                           .heartbeat = heartbeat,
+                           .opt = *opt };
+    struct arena a = { .mem = mem + (sizeof(*f) + ALIGN - 1) / ALIGN * ALIGN };
+    take_all(&a, f);
+    *out = f;
+    return 0;
+}
+
+void forward_close(struct forward *f)
+{
+    if (f)
+        munmap(f, forward_bytes(f->shape, &f->opt));
+}

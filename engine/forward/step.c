@@ -1,0 +1,139 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * step.c - a step from tokens to logits, and the two ways in which its phases are shared out.
+ */
+#include <math.h>
+#include <stdatomic.h>
+#include <string.h>
+
+#include "engine/forward/forward.h"
+#include "engine/model/rope.h"
+
+enum {
+    ROWS_PER_ITEM = 4,
+    /* Matrix rows per item: enough work that claiming costs nothing, few enough that threads end
+     * together.  About this many multiplications. */
+    PRODUCT_MACS = 1 << 18,
+};
+
+struct rows_job {
+    struct forward *f;
+    void (*fn)(struct forward *f, uint32_t row);
+    uint32_t n_rows;
+};
+
+static void rows_item(void *ctx, uint32_t item)
+{
+    const struct rows_job *job = ctx;
+    uint32_t end = (item + 1) * ROWS_PER_ITEM;
+    for (uint32_t r = item * ROWS_PER_ITEM; r < end && r < job->n_rows; r++)
+        job->fn(job->f, r);
+}
+
+void forward_rows(struct forward *f, void (*fn)(struct forward *f, uint32_t row), uint32_t n_rows)
+{
+    struct rows_job job = { f, fn, n_rows };
+    workers_run(f->workers, rows_item, &job, (n_rows + ROWS_PER_ITEM - 1) / ROWS_PER_ITEM);
+}
+
+struct products_job {
+    const struct forward *f;
+    const struct product *p;
+    uint32_t n;
+    uint32_t first_item[FORWARD_MAX_PRODUCTS + 1];
+    uint32_t item_rows[FORWARD_MAX_PRODUCTS];
+};
+
+static void products_item(void *ctx, uint32_t item)
+{
+    const struct products_job *job = ctx;
+    uint32_t i = 0;
+    while (item >= job->first_item[i + 1])
+        i++;
+    const struct product *p = &job->p[i];
+    uint32_t row0 = (item - job->first_item[i]) * job->item_rows[i];
+    uint32_t row1 = row0 + job->item_rows[i];
+    job->f->kern->mul_mat(p->w, row0, row1 < p->w->n_rows ? row1 : p->w->n_rows, p->x, p->row0,
+                          p->row0 + p->n_rows, p->y, p->ldy);
+}
+
+/* Depends on the shape alone, though the results would not care. */
+static uint32_t rows_per_item(const struct product *p)
+{
+    uint64_t per_panel = (uint64_t)p->w->n_cols * KERN_PANEL_ROWS * p->n_rows;
+    uint64_t panels = per_panel < PRODUCT_MACS ? PRODUCT_MACS / per_panel : 1;
+    return (uint32_t)panels * KERN_PANEL_ROWS;
+}
+
+void forward_products(struct forward *f, const struct product *p, uint32_t n)
+{
+    struct products_job job = { .f = f, .p = p, .n = n };
+    for (uint32_t i = 0; i < n; i++) {
+        job.item_rows[i] = rows_per_item(&p[i]);
+        job.first_item[i + 1] = job.first_item[i] +
+                                (p[i].w->n_rows + job.item_rows[i] - 1) / job.item_rows[i];
+    }
+    workers_run(f->workers, products_item, &job, job.first_item[n]);
+}
+
+static void embed_row(struct forward *f, uint32_t row)
+{
+    const struct model_shape *s = f->shape;
+    const struct kern_matrix *e = &f->weights->embed;
+    float *x = f->x + (size_t)row * s->n_embd;
+    f->kern->dequantise(e->type, (const char *)e->data + (size_t)f->token[row] * e->row_bytes, x,
+                        s->n_embd);
+    if (s->embed_scale != 1.0f)
+        for (uint32_t i = 0; i < s->n_embd; i++)
+            x[i] *= s->embed_scale;
+    for (uint32_t i = 0; i < CONFIG_MAX_ROPES; i++)
+        if (s->rope[i].n_pairs)
+            rope_angles(&s->rope[i], f->place[row].pos,
+                        f->angles[i] + (size_t)row * 2 * s->rope[i].n_pairs);
+}
+
+static void head_input(struct forward *f, uint32_t i)
+{
+    uint32_t n = f->shape->n_embd;
+    f->kern->rms_norm(f->x + (size_t)f->logit_row[i] * n, f->weights->output_norm,
+                      f->shape->norm_eps, n, f->head.x + (size_t)i * n);
+    if (kern_type_info(f->weights->output.type)->group_values)
+        f->kern->quantise(f->head.x, &f->head.act, i, i + 1);
+}
+
+static void head_output(struct forward *f, uint32_t i)
+{
+    const struct model_shape *s = f->shape;
+    float *logits = f->logits + (size_t)i * s->n_vocab;
+    for (uint32_t t = 0; t < s->n_vocab && s->logit_scale != 1.0f; t++)
+        logits[t] *= s->logit_scale;
+    for (uint32_t t = 0; t < s->n_vocab && s->logit_soft_cap != 0.0f; t++)
+        logits[t] = s->logit_soft_cap * tanhf(logits[t] / s->logit_soft_cap);
+}
+
+static void head_forward(struct forward *f)
+{
+    struct kern_input in = { .x = f->head.x, .act = &f->head.act };
+    struct product p = { .w = &f->weights->output,
+                         .x = &in,
+                         .y = f->logits,
+                         .ldy = f->shape->n_vocab,
+                         .n_rows = f->n_logits };
+    if (f->n_logits == 0)
+        return;
+    forward_rows(f, head_input, f->n_logits);
+    forward_products(f, &p, 1);
+    if (f->shape->logit_scale != 1.0f || f->shape->logit_soft_cap != 0.0f)
+        forward_rows(f, head_output, f->n_logits);
+}
+
+void forward_step(struct forward *f)
+{
+    attention_plan_step(f);
+    forward_rows(f, embed_row, f->n_rows);
+    for (uint32_t l = 0; l < f->shape->n_layers; l++) {
+        layer_forward(f, l);
+        atomic_fetch_add_explicit(f->heartbeat, 1, memory_order_relaxed);
+    }
+    head_forward(f);
+}

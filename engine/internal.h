@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * internal.h - struct engine and what its files share.
+ */
+#ifndef LACUNA_ENGINE_INTERNAL_H
+#define LACUNA_ENGINE_INTERNAL_H
+
+#include <stdatomic.h>
+
+#include "engine/engine.h"
+#include "engine/forward/forward.h"
+#include "engine/forward/sampler.h"
+#include "engine/model/config.h"
+#include "engine/model/gguf.h"
+#include "engine/model/weights.h"
+#include "engine/text/tokenizer.h"
+#include "engine/workers.h"
+#include "kernels/kernels.h"
+#include "kvcache/kvcache.h"
+
+/* Scratch of one sampling thread. */
+struct engine_sampler {
+    struct sampler *sampler;
+    _Atomic bool busy;
+};
+
+enum { ENGINE_MAX_PLAN = 8, ENGINE_MAX_WARNINGS = 8 };
+
+/* Everything but `stats_*` is written at open and by the stepping thread only. */
+struct engine {
+    struct engine_info info;
+    struct engine_options opt; /* defaults filled in */
+    struct gguf *gguf;
+    struct tokenizer *tokenizer;
+    struct model_shape shape;
+    struct weights weights;
+    struct kv *kv;
+    struct workers *workers;
+    struct forward *forward;
+    const struct kern_table *kern;
+    struct engine_sampler *samplers; /* [n_threads] */
+
+    char *path, *name, *file_name, *chat_template;
+    struct engine_plan_line plan[ENGINE_MAX_PLAN];
+    char *warnings[ENGINE_MAX_WARNINGS];
+
+    _Atomic uint64_t stats_heartbeat;
+    _Atomic uint32_t stats_pages, stats_pages_free;
+};
+
+struct engine_seq {
+    struct engine *e;
+    struct kv_seq *kv;
+};
+
+/* Adds a sentence to info.warnings. */
+void engine_warn(struct engine *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+int engine_samplers_open(struct engine *e, struct engine_err *err);
+void engine_samplers_close(struct engine *e);
+void engine_stats_update(struct engine *e);
+
+#endif

@@ -1,0 +1,22 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * machine.h - what this process may use of the machine: cores and memory, within its affinity mask
+ * and control groups (v1 and v2).
+ */
+#ifndef LACUNA_ENGINE_MACHINE_H
+#define LACUNA_ENGINE_MACHINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* At least 1. */
+uint32_t machine_cores(void);
+
+/* Bytes that can still be taken: the least of MemAvailable and what each control group leaves. */
+uint64_t machine_memory_available(void);
+
+/* For tests: the smallest limit named by a file `limit_file` in the folder root/path or one above
+ * it; UINT64_MAX if there is none.  "max" and numbers of 2^62 and above mean no limit. */
+uint64_t machine_cgroup_limit(const char *root, const char *path, const char *limit_file);
+
+#endif

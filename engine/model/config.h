@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * config.h - the hyper-parameters of a model, read from its metadata and validated once: later code
+ * has no checks.
+ */
+#ifndef LACUNA_ENGINE_CONFIG_H
+#define LACUNA_ENGINE_CONFIG_H
+
+#include "engine/model/arch.h"
+#include "engine/model/gguf.h"
+
+enum {
+    CONFIG_MAX_LAYERS = 1024,
+    CONFIG_MAX_ROPES = 2, /* of the global and of the windowed layers */
+    CONFIG_MAX_EXPERTS = 1024,
+    CONFIG_MAX_EXPERTS_USED = 64,
+    CONFIG_NO_ROPE = 255,
+};
+
+/* Rotary positions: the angle of pair i at position p is p * inv_freq[i]. */
+struct rope_shape {
+    uint32_t n_pairs;
+    double *inv_freq; /* [n_pairs], scaling included */
+    float magnitude;  /* of cosine and sine (YaRN) */
+};
+
+struct layer_shape {
+    uint8_t rope;    /* index into ropes, or CONFIG_NO_ROPE */
+    uint32_t window; /* positions seen, the own included; 0: all */
+    uint8_t group;   /* KV group */
+    uint32_t layer_in_group;
+};
+
+struct model_shape {
+    const struct arch *arch;
+    uint32_t n_vocab, n_embd, n_layers, n_ctx_train;
+    uint32_t n_heads, n_kv_heads, head_dim;
+    uint32_t n_ff; /* of dense layers; 0 if all layers have experts */
+    uint32_t n_experts, n_experts_used, n_ff_expert, n_ff_shared; /* 0: none */
+    bool router_sigmoid;
+    bool expert_weights_normed;
+    float expert_weights_scale;
+    float norm_eps;
+    float embed_scale, residual_scale, attention_scale, logit_scale; /* factors */
+    float attention_soft_cap, logit_soft_cap;                        /* 0: none */
+    struct rope_shape rope[CONFIG_MAX_ROPES];
+    struct layer_shape *layer; /* [n_layers] */
+    uint32_t n_groups;
+    uint32_t group_window[2], group_layers[2];
+};
+
+struct config_options {
+    uint32_t n_vocab; /* the tokenizer's */
+    enum engine_gating gating;
+};
+
+/* All but the ropes, which may need tensors (rope.h).  On failure *shape is to be given to
+ * config_fini all the same. */
+int config_read(struct model_shape *shape, const struct gguf *g, const struct config_options *opt,
+                struct engine_err *err);
+void config_fini(struct model_shape *shape);
+
+#endif

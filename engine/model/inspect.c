@@ -1,0 +1,141 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * inspect.c - what a model file holds, in words: facts from the header, nothing is loaded.
+ */
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+
+struct writer {
+    engine_write_fn *write;
+    void *ctx;
+};
+
+static void say(const struct writer *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static void say(const struct writer *w, const char *fmt, ...)
+{
+    char line[1024];
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(line, sizeof(line), fmt, ap);
+    va_end(ap);
+    if (n > 0)
+        w->write(w->ctx, line, (size_t)n < sizeof(line) ? (size_t)n : sizeof(line) - 1);
+}
+
+static double mib(uint64_t bytes)
+{
+    return (double)bytes / (1 << 20);
+}
+
+/* Only what can be shown on a terminal: a file may name itself anything. */
+static void say_string(const struct writer *w, const struct gguf *g, const char *label,
+                       const char *key)
+{
+    struct gguf_str s;
+    char text[128];
+    if (!gguf_has(g, key) || gguf_get_str(g, key, true, &s, NULL) != 0)
+        return;
+    size_t n = s.len < sizeof(text) - 1 ? s.len : sizeof(text) - 1;
+    for (size_t i = 0; i < n; i++)
+        text[i] = (unsigned char)s.data[i] < 32 || s.data[i] == 127 ? '?' : s.data[i];
+    text[n] = '\0';
+    say(w, "%-16s %s\n", label, text);
+}
+
+static void say_file(const struct writer *w, const struct gguf *g)
+{
+    uint64_t n_params = 0;
+    for (uint64_t i = 0; i < gguf_n_tensors(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        n_params += t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
+    }
+    say_string(w, g, "name", "general.name");
+    say_string(w, g, "architecture", "general.architecture");
+    say_string(w, g, "licence", "general.license");
+    say_string(w, g, "tokenizer", "tokenizer.ggml.model");
+    say_string(w, g, "pre-tokenizer", "tokenizer.ggml.pre");
+    say(w, "%-16s GGUF %u, %.1f MiB, %" PRIu64 " keys, %" PRIu64 " tensors\n", "file",
+        gguf_version(g), mib(gguf_file_bytes(g)), gguf_n_keys(g), gguf_n_tensors(g));
+    say(w, "%-16s %.1f million\n", "parameters", (double)n_params / 1e6);
+}
+
+static void say_types(const struct writer *w, const struct gguf *g)
+{
+    say(w, "\n%-8s %8s %10s  %s\n", "type", "tensors", "MiB", "kernels");
+    for (uint32_t type = 0; type < KERN_N_TYPES; type++) {
+        uint64_t n = 0, bytes = 0;
+        for (uint64_t i = 0; i < gguf_n_tensors(g); i++)
+            if (gguf_tensor_at(g, i)->type == type) {
+                n++;
+                bytes += gguf_tensor_at(g, i)->bytes;
+            }
+        if (n)
+            say(w, "%-8s %8" PRIu64 " %10.1f  %s\n", kern_type_info(type)->name, n, mib(bytes),
+                kern_type_info(type)->supported ? "yes" : "not supported");
+    }
+}
+
+static void say_attention(const struct writer *w, const struct model_shape *s)
+{
+    say(w, "%-16s %u of %u channels, %u of keys and values\n", "heads", s->n_heads, s->head_dim,
+        s->n_kv_heads);
+    for (uint32_t g = 0; g < s->n_groups; g++) {
+        uint64_t per_token = (uint64_t)s->group_layers[g] * s->n_kv_heads * s->head_dim * 4;
+        if (s->group_window[g])
+            say(w, "%-16s %u layers see %u tokens, %.1f KiB per token in F16\n", "KV group",
+                s->group_layers[g], s->group_window[g], (double)per_token / 1024);
+        else
+            say(w, "%-16s %u layers see all tokens, %.1f KiB per token in F16\n", "KV group",
+                s->group_layers[g], (double)per_token / 1024);
+    }
+}
+
+static void say_shape(const struct writer *w, const struct model_shape *s)
+{
+    say(w, "\n%-16s %u layers, width %u, vocabulary %u, context %u\n", "shape", s->n_layers,
+        s->n_embd, s->n_vocab, s->n_ctx_train);
+    say_attention(w, s);
+    if (s->n_experts)
+        say(w, "%-16s %u of %u per token, width %u, %s router; all resident\n", "experts",
+            s->n_experts_used, s->n_experts, s->n_ff_expert,
+            s->router_sigmoid ? "sigmoid" : "softmax");
+    else
+        say(w, "%-16s width %u\n", "feed-forward", s->n_ff);
+    say(w, "%-16s dense, exact\n", "modes");
+}
+
+/* What this build would say on opening it: its shape, or why not. */
+static void say_support(const struct writer *w, const struct gguf *g)
+{
+    struct engine_err err = { 0 };
+    struct model_shape shape = { 0 };
+    struct tokenizer *t = NULL;
+    if (tokenizer_open(&t, g, &err) == 0) {
+        struct config_options opt = { .n_vocab = tokenizer_n_vocab(t) };
+        if (config_read(&shape, g, &opt, &err) == 0)
+            say_shape(w, &shape);
+        config_fini(&shape);
+    }
+    tokenizer_close(t);
+    if (err.code)
+        say(w, "\n%-16s %s\n", "not supported", err.text);
+}
+
+int engine_inspect(const char *path, engine_write_fn *write, void *ctx, struct engine_err *err)
+{
+    struct writer w = { write, ctx };
+    struct gguf *g;
+    if (gguf_open(&g, path, err) != 0)
+        return -1;
+    say_file(&w, g);
+    say_support(&w, g);
+    say_types(&w, g);
+    gguf_close(g);
+    return 0;
+}

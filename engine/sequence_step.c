@@ -1,0 +1,210 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * sequence_step.c - sequences, steps and sampling: engine.h's calls of the loop, on top of
+ * forward/.
+ */
+#include <assert.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/internal.h"
+
+/* ---- sequences ---- */
+
+bool engine_fits(const struct engine *e, uint32_t n_tokens)
+{
+    for (uint32_t g = 0; g < e->shape.n_groups; g++) {
+        struct kv_group_stats s;
+        kv_group_stats(e->kv, g, &s);
+        if (kv_pages_needed(e->shape.group_window[g], n_tokens, e->opt.max_rows) > s.n_pages)
+            return false;
+    }
+    return n_tokens <= e->info.n_ctx;
+}
+
+int engine_seq_open(struct engine *e, uint32_t max_tokens, struct engine_seq **out,
+                    struct engine_err *err)
+{
+    *out = NULL;
+    if (max_tokens > e->info.n_ctx)
+        return engine_fail(err, ENGINE_ERR_CONTEXT,
+                           "a sequence of %u tokens was asked for; the context holds %u",
+                           max_tokens, e->info.n_ctx);
+    struct engine_seq *seq = calloc(1, sizeof(*seq));
+    if (!seq || kv_seq_open(e->kv, max_tokens, &seq->kv) != 0) {
+        free(seq);
+        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for a sequence of %u tokens",
+                           max_tokens);
+    }
+    seq->e = e;
+    *out = seq;
+    return 0;
+}
+
+void engine_seq_close(struct engine_seq *seq)
+{
+    if (!seq)
+        return;
+    kv_seq_close(seq->kv);
+    engine_stats_update(seq->e);
+    free(seq);
+}
+
+int engine_seq_reserve(struct engine_seq *seq, uint32_t n_tokens, struct engine_err *err)
+{
+    int rc = kv_seq_promise(seq->kv, n_tokens, seq->e->opt.max_rows);
+    engine_stats_update(seq->e);
+    if (rc == -EINVAL)
+        return engine_fail(err, ENGINE_ERR_CONTEXT,
+                           "%u tokens exceed what the sequence was opened for", n_tokens);
+    if (rc != 0)
+        return engine_fail(err, ENGINE_ERR_CAPACITY, "no KV pages for %u tokens now", n_tokens);
+    return 0;
+}
+
+uint32_t engine_seq_n_tokens(const struct engine_seq *seq)
+{
+    return kv_seq_n_committed(seq->kv);
+}
+
+/* ---- steps ---- */
+
+/* The end of the run of rows that belong to rows[i]'s sequence. */
+static uint32_t run_end(const struct engine_row *rows, uint32_t n_rows, uint32_t i)
+{
+    uint32_t end = i + 1;
+    while (end < n_rows && rows[end].seq == rows[i].seq)
+        end++;
+    return end;
+}
+
+static void add_row(struct forward *f, struct engine_row *row)
+{
+    f->token[f->n_rows] = row->token;
+    f->place[f->n_rows] = (struct row_place){ row->pos, f->n_runs };
+    if (row->want_logits) {
+        assert(f->n_logits < f->opt.max_logit_rows);
+        row->logits = f->logits + (size_t)f->n_logits * f->shape->n_vocab;
+        f->logit_row[f->n_logits++] = f->n_rows;
+    }
+    f->n_rows++;
+}
+
+/* Takes rows [i, end) of one sequence into the step; false if there are no pages for them. */
+static bool add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint32_t end)
+{
+    struct forward *f = e->forward;
+    const struct engine_seq *seq = rows[i].seq;
+    assert(rows[i].pos == kv_seq_n_committed(seq->kv));
+    if (kv_seq_reserve(seq->kv, rows[end - 1].pos + 1) != 0)
+        return false;
+    f->run[f->n_runs] = (struct run){ seq->kv, f->n_rows, end - i, rows[i].pos };
+    for (uint32_t r = i; r < end; r++) {
+        assert(rows[r].pos == rows[i].pos + (r - i));
+        assert(rows[r].token >= 0 && (uint32_t)rows[r].token < f->shape->n_vocab);
+        add_row(f, &rows[r]);
+    }
+    f->n_runs++;
+    return true;
+}
+
+void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows)
+{
+    struct forward *f = e->forward;
+    assert(n_rows <= f->opt.max_rows);
+    f->n_rows = f->n_runs = f->n_logits = 0;
+    for (uint32_t i = 0, end; i < n_rows; i = end) {
+        end = run_end(rows, n_rows, i);
+        bool taken = add_run(e, rows, i, end);
+        for (uint32_t r = i; r < end; r++) {
+            rows[r].status = taken ? ENGINE_ROW_DONE : ENGINE_ROW_DEFERRED;
+            rows[r].logits = taken ? rows[r].logits : NULL;
+        }
+    }
+    if (f->n_rows)
+        forward_step(f);
+    for (uint32_t i = 0, end; i < n_rows; i = end) {
+        end = run_end(rows, n_rows, i);
+        if (rows[i].status == ENGINE_ROW_DONE)
+            kv_seq_commit(rows[i].seq->kv, rows[end - 1].pos + 1);
+    }
+#ifndef NDEBUG
+    if (e->opt.kv_shuffle_seed) /* tests */
+        assert(!kv_check(e->kv));
+#endif
+    engine_stats_update(e);
+}
+
+const char *engine_row_error(const struct engine *e)
+{
+    (void)e;
+    return "the row could not be computed";
+}
+
+/* ---- sampling ---- */
+
+int engine_samplers_open(struct engine *e, struct engine_err *err)
+{
+    e->samplers = calloc(e->opt.n_threads, sizeof(*e->samplers));
+    for (uint32_t i = 0; e->samplers && i < e->opt.n_threads; i++)
+        if (sampler_open(&e->samplers[i].sampler, e->info.n_vocab) != 0)
+            return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for sampling");
+    return e->samplers ? 0 : engine_fail(err, ENGINE_ERR_MEMORY, "no memory for sampling");
+}
+
+void engine_samplers_close(struct engine *e)
+{
+    for (uint32_t i = 0; e->samplers && i < e->opt.n_threads; i++)
+        sampler_close(e->samplers[i].sampler);
+    free(e->samplers);
+}
+
+struct sample_run {
+    struct engine *e;
+    struct engine_sample *jobs;
+};
+
+/* At most n_threads items run at once, so one of as many samplers is always free. */
+static struct engine_sampler *take_sampler(struct engine *e)
+{
+    for (uint32_t i = 0;; i = (i + 1) % e->opt.n_threads)
+        if (!atomic_exchange_explicit(&e->samplers[i].busy, true, memory_order_acquire))
+            return &e->samplers[i];
+}
+
+static void sample_item(void *ctx, uint32_t item)
+{
+    struct sample_run *run = ctx;
+    struct engine_sampler *s = take_sampler(run->e);
+    sampler_run(s->sampler, run->e->kern, &run->jobs[item]);
+    atomic_store_explicit(&s->busy, false, memory_order_release);
+}
+
+void engine_sample(struct engine *e, struct engine_sample *jobs, uint32_t n_jobs)
+{
+    struct sample_run run = { e, jobs };
+    workers_run(e->workers, sample_item, &run, n_jobs);
+}
+
+/* ---- statistics ---- */
+
+void engine_stats_update(struct engine *e)
+{
+    struct kv_group_stats least = { 0 }, s;
+    for (uint32_t g = 0; g < e->shape.n_groups; g++) {
+        kv_group_stats(e->kv, g, &s);
+        /* the fuller one: s.free / s.pages < least.free / least.pages */
+        if (g == 0 || (uint64_t)s.n_free * least.n_pages < (uint64_t)least.n_free * s.n_pages)
+            least = s;
+    }
+    atomic_store_explicit(&e->stats_pages, least.n_pages, memory_order_relaxed);
+    atomic_store_explicit(&e->stats_pages_free, least.n_free, memory_order_relaxed);
+}
+
+void engine_stats(const struct engine *e, struct engine_stats *out)
+{
+    out->kv_pages = atomic_load_explicit(&e->stats_pages, memory_order_relaxed);
+    out->kv_pages_free = atomic_load_explicit(&e->stats_pages_free, memory_order_relaxed);
+    out->heartbeat = atomic_load_explicit(&e->stats_heartbeat, memory_order_relaxed);
+}

@@ -1,0 +1,47 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * io_internal.h - what io.c, io_uring.c and io_pread.c share.
+ *
+ * A backend knows single attempts: one read(2)-like call each, which may come back short or fail.
+ * io.c makes reads of them: it continues the short, repeats the interrupted and injects the faults,
+ * the same for both backends.
+ */
+#ifndef LACUNA_ENGINE_IO_INTERNAL_H
+#define LACUNA_ENGINE_IO_INTERNAL_H
+
+#include "engine/storage/io.h"
+
+enum {
+    IO_DEFAULT_DEPTH = 64,
+    IO_MAX_DEPTH = 4096,
+    IO_DEFAULT_THREADS = 4,
+    IO_MAX_THREADS = 64,
+    IO_REASON_BYTES = 128,
+};
+
+/* The end of one attempt: res is its bytes (0 at the end of the file), or -errno. */
+struct io_attempt {
+    struct io_read *read;
+    int64_t res;
+};
+
+/* One row per backend.  All calls come from the thread that opened the struct io, and at most
+ * `depth` attempts are under way at any time. */
+struct io_backend {
+    const char *name;
+    /* Starts an attempt to read `bytes` more (1 .. what is left) of r, behind r->done_bytes. */
+    void (*start)(void *state, struct io_read *r, uint64_t bytes);
+    /* Finished attempts, at most max; waits for one if `wait` (then one must be under way). */
+    uint32_t (*collect)(void *state, struct io_attempt *done, uint32_t max, bool wait);
+    void (*close)(void *state); /* no attempt is under way */
+};
+
+extern const struct io_backend io_backend_uring;
+extern const struct io_backend io_backend_pread;
+
+/* 0, or -1 with the cause in reason: the kernel, or a sandbox around us, has no io_uring for us. */
+int io_uring_backend_open(void **state, uint32_t depth, char reason[IO_REASON_BYTES]);
+/* 0 or -errno.  At least one thread runs; as many as could be started. */
+int io_pread_backend_open(void **state, uint32_t n_threads);
+
+#endif

@@ -1,0 +1,53 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cpu.c - which instructions this processor has and the operating system saves the registers of.
+ *
+ * CPUID says what the silicon can do, XGETBV what the kernel saves on a context switch; both are
+ * needed.  The compilers' own __builtin_cpu_supports differ in the names they accept.
+ */
+#include "kernels/internal.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+
+enum {
+    XCR0_AVX = 0x06,    /* xmm, ymm */
+    XCR0_AVX512 = 0xe6, /* and masks, zmm */
+};
+
+static uint32_t xcr0(void)
+{
+    uint32_t low, high;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return low;
+}
+
+static bool has(uint32_t word, uint32_t bits)
+{
+    return (word & bits) == bits;
+}
+
+struct kern_cpu kern_cpu_detect(void)
+{
+    struct kern_cpu cpu = { 0 };
+    uint32_t a, b, c, d, c1;
+    if (!__get_cpuid(1, &a, &b, &c1, &d) || !has(c1, bit_OSXSAVE))
+        return cpu;
+    uint32_t saved = xcr0();
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d))
+        return cpu;
+    cpu.fma_avx2 = has(saved, XCR0_AVX) && has(c1, bit_FMA | bit_F16C | bit_AVX) &&
+                   has(b, bit_AVX2 | bit_BMI2);
+    cpu.avx512 = cpu.fma_avx2 && has(saved, XCR0_AVX512) &&
+                 has(b, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
+    cpu.avx512_vnni = cpu.avx512 && has(c, bit_AVX512VNNI);
+    if (__get_cpuid_count(7, 1, &a, &b, &c, &d))
+        cpu.avx512_bf16 = cpu.avx512 && has(a, 1u << 5);
+    return cpu;
+}
+#else
+struct kern_cpu kern_cpu_detect(void)
+{
+    return (struct kern_cpu){ 0 };
+}
+#endif

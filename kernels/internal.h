@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * internal.h - what the variants share: constants, the page layout, the tables of all variants.
+ */
+#ifndef LACUNA_KERNELS_INTERNAL_H
+#define LACUNA_KERNELS_INTERNAL_H
+
+#include "kernels/kernels.h"
+
+#define KERN_GELU_CUBIC 0.044715f
+#define KERN_SQRT_2_OVER_PI 0.79788456080286535588f
+
+/* exp: x = n ln 2 + r with |r| <= ln 2 / 2; ln 2 in two parts, so that n times the first is exact;
+ * the polynomial 1 + r + r^2 (C2 + C3 r + ...) is off by at most 3.1e-9 of exp(r) there. */
+#define KERN_EXP_MIN (-87.0f)
+#define KERN_EXP_MAX 88.0f
+#define KERN_LOG2_E 1.44269504088896341f
+#define KERN_LN2_HIGH 0.693145751953125f
+#define KERN_LN2_LOW 1.42860682030941723212e-6f
+#define KERN_EXP_C6 1.381469192e-03f
+#define KERN_EXP_C5 8.368718438e-03f
+#define KERN_EXP_C4 4.166838527e-02f
+#define KERN_EXP_C3 1.666652113e-01f
+#define KERN_EXP_C2 4.999999404e-01f
+
+extern const struct kern_table kern_ref;
+#if defined(__x86_64__)
+extern const struct kern_table kern_avx2;
+extern const struct kern_table kern_avx512vnni;
+#endif
+
+float kern_bf16_to_f32(uint16_t h);
+
+/* Scalar kernels that a variant may take over as they are: nothing to gain from vectors. */
+void ref_dequantise(enum kern_type type, const void *src, float *dst, size_t n);
+void ref_rope(float *head, const float *cos_sin, uint32_t n_pairs, bool interleaved);
+void ref_attend_fold(float *m, float *l, float *o, float m_i, float l_i, const float *o_i,
+                     uint32_t head_dim);
+
+/* The page of one KV head: K tiles [page_tokens / 32][head_dim][32], then V
+ * [page_tokens][head_dim]. The tile that holds a slot; the row of a slot. */
+static inline uint16_t *kern_k_tile(void *page, uint32_t slot, uint32_t head_dim)
+{
+    return (uint16_t *)page + (size_t)(slot / KERN_ATTN_TILE) * KERN_ATTN_TILE * head_dim;
+}
+
+static inline uint16_t *kern_v_row(void *page, uint32_t page_tokens, uint32_t slot,
+                                   uint32_t head_dim)
+{
+    return (uint16_t *)page + ((size_t)page_tokens + slot) * head_dim;
+}
+
+/* The visible tokens of query i, relative to the item's first; first == end if there are none. */
+static inline void kern_attend_range(const struct kern_attend *a, uint32_t i, uint32_t *first,
+                                     uint32_t *end)
+{
+    uint32_t item_end = a->item_first + KERN_ATTN_ITEM;
+    uint32_t f = a->first[i] > a->item_first ? a->first[i] : a->item_first;
+    uint32_t e = a->end[i] < item_end ? a->end[i] : item_end;
+    *first = f - a->item_first;
+    *end = e > f ? e - a->item_first : *first;
+}
+
+#endif

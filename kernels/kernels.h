@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * kernels.h - all arithmetic of the engine, one table of functions per instruction set.
+ *
+ * Two ideas:
+ *  1. A kernel has no state, cannot fail and knows no threads: it gets a range and fills it.
+ *  2. Every kernel follows one *canonical order*, stated here, so that each variant, batch size,
+ *     chunking and thread count gives the same bits (on every ISA that has a fused multiply-add).
+ *
+ * The canonical order
+ * -------------------
+ * fma(a, b, c) below is one IEEE binary32 fused multiply-add; nothing else is ever contracted.
+ *
+ * Activations times quantised weights.  A row x of K activations is quantised once, in blocks of
+ * 32: d_b = max|x| / 127,   q_i = round-to-nearest-even(x_i / d_b)  in -127..127   (0 if d_b == 0)
+ * A weight type stores groups of 16 or 32 weights; group g has
+ *     w_i = s_g * (u_i - zero) + m_g        u_i in 0..255, zero an integer of the type,
+ * s_g and m_g binary32 (exact products of the stored half-precision and small integer factors).
+ * With b the block of group g:
+ *     dot_g = sum over the group of (u_i - zero) * q_i          exact, int32
+ *     xs_g  = d_b * float(sum over the group of q_i)
+ *     acc   = fma(s_g * d_b, float(dot_g), acc)                 groups ascending, acc starts at +0
+ *     acc   = fma(m_g, xs_g, acc)                               only for types that have a minimum
+ * One accumulator per output.  Integer sums are exact, so a kernel may order them at will: rows can
+ * be interleaved by 8 or 16, matrices transposed block by block, and neurons whose activation is
+ * zero skipped, without changing a bit (for one block whose d_b the skipping left as it was).
+ *
+ * F32, F16 and BF16 weights (activations stay binary32; weights are widened exactly):
+ *     lane[i % 16] = fma(w_i, x_i, lane[i % 16])                i ascending, lanes start at +0
+ *     sum of the lanes: t[i] += t[i + 8], then + 4, + 2, + 1    ("the tree")
+ *
+ * Norms: the sum of squares by 16 lanes and the tree, as above.
+ * Attention: for each query, tokens are taken in items of KERN_ATTN_ITEM by absolute position;
+ *     s_j = sum over channels, ascending, one accumulator: s = fma(q_c, k_jc, s)
+ *     m = max s_j;  p_j = kern_exp(s_j - m);  l: lane[j % 16] += p_j, then the tree
+ *     o_c = fma(p_j, v_jc, o_c), j ascending
+ * and items are folded in ascending order (kern_table.attend_fold).  Pages hold F16; a query's own
+ * token is not read from there but folded last, unrounded (attend_self): in short contexts that
+ * halves the error of F16, and it depends on nothing but the position.
+ *
+ * The type numbers are those of the GGUF format.
+ */
+#ifndef LACUNA_KERNELS_H
+#define LACUNA_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum kern_type {
+    KERN_TYPE_F32 = 0,
+    KERN_TYPE_F16 = 1,
+    KERN_TYPE_Q4_0 = 2,
+    KERN_TYPE_Q4_1 = 3,
+    KERN_TYPE_Q5_0 = 6,
+    KERN_TYPE_Q5_1 = 7,
+    KERN_TYPE_Q8_0 = 8,
+    KERN_TYPE_Q2_K = 10,
+    KERN_TYPE_Q3_K = 11,
+    KERN_TYPE_Q4_K = 12,
+    KERN_TYPE_Q5_K = 13,
+    KERN_TYPE_Q6_K = 14,
+    KERN_TYPE_Q8_K = 15,
+    KERN_TYPE_IQ4_NL = 20,
+    KERN_TYPE_IQ4_XS = 23,
+    KERN_TYPE_BF16 = 30,
+    KERN_TYPE_MXFP4 = 39,
+    KERN_N_TYPES = 40, /* numbers are below this; see kern_type_info for which are supported */
+};
+
+/* What is known of a tensor type.  Also types that no kernel computes with have a row, so that a
+ * refusal can name them; `supported` tells the difference. */
+struct kern_type_info {
+    const char *name;      /* "Q4_K" */
+    uint16_t block_values; /* weights in one block, a power of two; 0: unknown number */
+    uint16_t block_bytes;
+    uint8_t group_values; /* 16 or 32; 0 for F32, F16, BF16 */
+    bool has_min;
+    bool supported;
+};
+
+/* Never NULL.  An unknown number gives a row with name "unknown" and block_values 0. */
+const struct kern_type_info *kern_type_info(uint32_t type);
+
+/* A matrix as it lies in memory: n_rows outputs of n_cols inputs, rows contiguous. */
+struct kern_matrix {
+    const void *data;
+    enum kern_type type;
+    uint32_t n_rows;
+    uint32_t n_cols; /* a multiple of the type's block_values */
+    size_t row_bytes;
+};
+
+enum {
+    KERN_BLOCK = 32,       /* activations that share one scale */
+    KERN_SUM = 16,         /* activations per stored sum */
+    KERN_PANEL_ROWS = 16,  /* outputs computed together; row ranges start at a multiple of it */
+    KERN_ATTN_ITEM = 1024, /* tokens per attention item */
+    KERN_ATTN_TILE = 32,   /* tokens per tile of the K layout */
+    KERN_ATTN_MAX_QUERIES = 16, /* queries per call of attend */
+    KERN_MAX_HEAD_DIM = 512,
+};
+
+/* n_rows quantised activation rows of n_cols (a multiple of KERN_BLOCK); see "canonical order".
+ * The caller owns the arrays; strides are implied: row r starts at r * (count per row). */
+struct kern_act {
+    int8_t *q;    /* [n_rows][n_cols] */
+    float *d;     /* [n_rows][n_cols / 32] */
+    int32_t *sum; /* [n_rows][n_cols / 16]  sum of q */
+    float *xs32;  /* [n_rows][n_cols / 32]  xs_g of types with groups of 32 */
+    float *xs16;  /* [n_rows][n_cols / 16]  xs_g of types with groups of 16 */
+    uint32_t n_cols;
+};
+
+/* The input of a product: both forms of the same rows; only the one the weights need is read. */
+struct kern_input {
+    const float *x;             /* [n_rows][n_cols] */
+    const struct kern_act *act; /* NULL where no quantised matrix reads it */
+};
+
+enum kern_activation {
+    KERN_ACTIVATION_SILU,
+    KERN_ACTIVATION_GELU, /* tanh form */
+    KERN_ACTIVATION_RELU,
+    KERN_ACTIVATION_RELU2, /* relu(x)^2 */
+};
+
+/* One attention item of one KV head: n_q queries (any mixture of rows and of the query heads that
+ * share the KV head) against the tokens item_first .. item_first + KERN_ATTN_ITEM.
+ *
+ * A page of one KV head holds page_tokens tokens (a multiple of KERN_ATTN_TILE): K as tiles
+ * [page_tokens / 32][head_dim][32], then V as [page_tokens][head_dim], all F16. */
+struct kern_attend {
+    const float *q;           /* [n_q][head_dim], already scaled */
+    const uint32_t *first;    /* [n_q] first visible token, absolute position */
+    const uint32_t *end;      /* [n_q] one past the last visible token */
+    const void *const *pages; /* of the item, by (position - item_first) / page_tokens;
+                               * only pages that some query sees are read */
+    uint32_t n_q;             /* 1 .. KERN_ATTN_MAX_QUERIES */
+    uint32_t head_dim;        /* a multiple of 16, at most KERN_MAX_HEAD_DIM */
+    uint32_t page_tokens;
+    uint32_t item_first; /* a multiple of KERN_ATTN_ITEM */
+    float softcap;       /* 0: none; else s = softcap * tanh(s / softcap) */
+    float *m;            /* [n_q] out: maximum; -INFINITY if the item holds nothing for the query */
+    float *l;            /* [n_q] out: sum of p */
+    float *o;            /* [n_q][head_dim] out: sum of p * v, not divided */
+};
+
+struct kern_table {
+    const char *name; /* "ref", "avx2", "avx512vnni" */
+
+    /* dst[0..n) = the values of n weights, n a multiple of the block.  Any supported type. */
+    void (*dequantise)(enum kern_type type, const void *src, float *dst, size_t n);
+
+    /* Quantises rows [row0, row1) of x into act (row r of x to row r of act). */
+    void (*quantise)(const float *x, struct kern_act *act, uint32_t row0, uint32_t row1);
+
+    /* y[t][r] = sum over c of w[r][c] * x[t][c] for r in [row0, row1), t in [t0, t1).
+     * row0 is a multiple of KERN_PANEL_ROWS, row1 too unless it is w->n_rows.
+     * y is [..][ldy]; element (t, r) is y[t * ldy + r]. */
+    void (*mul_mat)(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
+                    const struct kern_input *x, uint32_t t0, uint32_t t1, float *y, size_t ldy);
+
+    /* y[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; y may be x. */
+    void (*rms_norm)(const float *x, const float *weight, float eps, uint32_t n, float *y);
+
+    /* y[i] += scale * x[i]  (an fma) */
+    void (*add_scaled)(float *y, const float *x, float scale, size_t n);
+
+    /* h[i] = activation(gate[i]) * up[i], or activation(gate[i]) if up is NULL; h may be gate. */
+    void (*activate)(enum kern_activation kind, const float *gate, const float *up, float *h,
+                     size_t n);
+
+    /* Rotates the first 2 * n_pairs values of a head in place.  cos_sin holds n_pairs cosines, then
+     * n_pairs sines.  interleaved: pairs (2i, 2i+1); else (i, i + n_pairs). */
+    void (*rope)(float *head, const float *cos_sin, uint32_t n_pairs, bool interleaved);
+
+    /* Writes one token's K and V of one head into its page at `slot` (position % page_tokens). */
+    void (*kv_store)(void *page, uint32_t page_tokens, uint32_t slot, uint32_t head_dim,
+                     const float *k, const float *v);
+
+    void (*attend)(const struct kern_attend *a);
+
+    /* Folds an item's partial into a query's running one, which starts as m = -INFINITY, l = 0,
+     * o = 0:  M = max(*m, m_i), a = exp(*m - M), b = exp(m_i - M);
+     * *l = fma(l_i, b, *l * a), o = fma(o_i, b, o * a), *m = M.  An item with m_i = -INFINITY
+     * changes nothing.  The result is o / *l. */
+    void (*attend_fold)(float *m, float *l, float *o, float m_i, float l_i, const float *o_i,
+                        uint32_t head_dim);
+
+    /* Folds the query's own token, the last it sees, from K and V that were never rounded to F16:
+     * s = q . k by 16 lanes and the tree, capped; then as attend_fold with (s, 1, v). */
+    void (*attend_self)(const float *q, const float *k, const float *v, float softcap,
+                        uint32_t head_dim, float *m, float *l, float *o);
+
+    /* Largest of n values, and the sum of kern_exp(x[i] - max) by 16 lanes and the tree. */
+    void (*max_sum_exp)(const float *x, size_t n, float *max, float *sum);
+};
+
+/* exp(x) by range reduction and a polynomial: same bits on every ISA, relative error below 2e-7,
+ * 0 below -87.  The scalar form of what the vector kernels do. */
+float kern_exp(float x);
+float kern_f16_to_f32(uint16_t h);
+uint16_t kern_f32_to_f16(float f); /* round to nearest even */
+
+/* The processor's features, read by CPUID and XGETBV (or HWCAP), never guessed. */
+struct kern_cpu {
+    bool fma_avx2; /* AVX2, FMA, F16C, BMI2 */
+    bool avx512;   /* F, BW, DQ, VL */
+    bool avx512_vnni;
+    bool avx512_bf16;
+};
+struct kern_cpu kern_cpu_detect(void);
+
+/* The best table this processor runs, or the one named max_isa (NULL or "" = best).
+ * Returns NULL if the name is unknown or not usable here: an error for the caller to report. */
+const struct kern_table *kern_select(const char *max_isa);
+
+/* All usable tables, best first; the last is always "ref". */
+uint32_t kern_n_usable(void);
+const struct kern_table *kern_usable(uint32_t i);
+
+/* "ref, avx2, avx512vnni": every name that kern_select may take, for messages. */
+const char *kern_names(void);
+
+#endif

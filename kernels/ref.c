@@ -1,0 +1,312 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * ref.c - the scalar truth: every kernel as plain loops in the canonical order of kernels.h.  Slow
+ * on purpose, never deleted: all variants must give its bits.
+ */
+#include <assert.h>
+#include <math.h>
+#include <string.h>
+
+#include "kernels/internal.h"
+#include "kernels/unpack.h"
+
+/* The tree of kernels.h over 16 lanes. */
+static float tree(const float *lane)
+{
+    float t[16];
+    memcpy(t, lane, sizeof(t));
+    for (int half = 8; half > 0; half /= 2)
+        for (int i = 0; i < half; i++)
+            t[i] += t[i + half];
+    return t[0];
+}
+
+static float load_float(enum kern_type type, const void *src, size_t i)
+{
+    if (type == KERN_TYPE_F32)
+        return ((const float *)src)[i];
+    uint16_t h = ((const uint16_t *)src)[i];
+    return type == KERN_TYPE_F16 ? kern_f16_to_f32(h) : kern_bf16_to_f32(h);
+}
+
+static void dequantise_blocks(enum kern_type type, const uint8_t *src, float *dst, size_t n)
+{
+    const struct kern_type_info *info = kern_type_info(type);
+    uint8_t u[UNPACK_VALUES];
+    float s[UNPACK_GROUPS], m[UNPACK_GROUPS];
+    struct unpacked out = { .u = u, .s = s, .m = m, .stride = 1 };
+    float zero = (float)unpack_zero(type);
+
+    for (size_t i = 0; i < n; i += UNPACK_VALUES) {
+        uint32_t here = n - i < UNPACK_VALUES ? (uint32_t)(n - i) : UNPACK_VALUES;
+        unpack(type, src + i / info->block_values * info->block_bytes, here, &out);
+        for (uint32_t j = 0; j < here; j++) {
+            uint32_t g = j / info->group_values;
+            dst[i + j] = s[g] * ((float)u[j] - zero) + (info->has_min ? m[g] : 0.0f);
+        }
+    }
+}
+
+void ref_dequantise(enum kern_type type, const void *src, float *dst, size_t n)
+{
+    if (kern_type_info(type)->group_values) {
+        dequantise_blocks(type, src, dst, n);
+        return;
+    }
+    for (size_t i = 0; i < n; i++)
+        dst[i] = load_float(type, src, i);
+}
+
+static void quantise_block(const float *x, int8_t *q, float *d)
+{
+    float max = 0.0f;
+    for (int i = 0; i < KERN_BLOCK; i++)
+        max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
+    *d = max / 127.0f;
+    for (int i = 0; i < KERN_BLOCK; i++) {
+        float v = *d > 0.0f ? x[i] / *d : 0.0f;
+        v = v < 127.0f ? v : 127.0f; /* also a NaN: it must not reach the conversion */
+        v = v > -127.0f ? v : -127.0f;
+        q[i] = (int8_t)rintf(v);
+    }
+}
+
+static void quantise_row(const float *x, const struct kern_act *act, size_t row)
+{
+    uint32_t n = act->n_cols;
+    for (uint32_t b = 0; b < n / KERN_BLOCK; b++) {
+        int8_t *q = act->q + row * n + (size_t)b * KERN_BLOCK;
+        size_t at = row * (n / KERN_BLOCK) + b;
+        quantise_block(x + (size_t)b * KERN_BLOCK, q, &act->d[at]);
+        int32_t sum[2] = { 0, 0 };
+        for (int i = 0; i < KERN_BLOCK; i++)
+            sum[i / KERN_SUM] += q[i];
+        for (size_t h = 0; h < 2; h++) {
+            act->sum[2 * at + h] = sum[h];
+            act->xs16[2 * at + h] = act->d[at] * (float)sum[h];
+        }
+        act->xs32[at] = act->d[at] * (float)(sum[0] + sum[1]);
+    }
+}
+
+static void ref_quantise(const float *x, struct kern_act *act, uint32_t row0, uint32_t row1)
+{
+    for (size_t r = row0; r < row1; r++)
+        quantise_row(x + r * act->n_cols, act, r);
+}
+
+static float dot_float(const struct kern_matrix *w, const void *row, const float *x)
+{
+    float lane[16] = { 0 };
+    for (uint32_t i = 0; i < w->n_cols; i++)
+        lane[i % 16] = fmaf(load_float(w->type, row, i), x[i], lane[i % 16]);
+    return tree(lane);
+}
+
+/* Adds the products of up to 256 weights, unpacked, with activations from column `col` on. */
+static float dot_unpacked(const struct kern_type_info *info, int zero, const struct unpacked *w,
+                          const struct kern_act *act, size_t t, uint32_t col, uint32_t n, float acc)
+{
+    uint32_t size = info->group_values;
+    const int8_t *q = act->q + t * act->n_cols + col;
+    for (uint32_t g = 0; g < n / size; g++) {
+        uint32_t at = col + g * size;
+        int32_t dot = 0;
+        for (uint32_t i = 0; i < size; i++)
+            dot += (w->u[g * size + i] - zero) * q[g * size + i];
+        float d = act->d[t * (act->n_cols / KERN_BLOCK) + at / KERN_BLOCK];
+        acc = fmaf(w->s[g] * d, (float)dot, acc);
+        if (!info->has_min)
+            continue;
+        const float *xs = size == 32 ? act->xs32 : act->xs16;
+        acc = fmaf(w->m[g], xs[t * (act->n_cols / size) + at / size], acc);
+    }
+    return acc;
+}
+
+static float dot_quantised(const struct kern_matrix *w, const uint8_t *row,
+                           const struct kern_act *act, size_t t)
+{
+    const struct kern_type_info *info = kern_type_info(w->type);
+    uint8_t u[UNPACK_VALUES];
+    float s[UNPACK_GROUPS], m[UNPACK_GROUPS];
+    struct unpacked out = { .u = u, .s = s, .m = m, .stride = 1 };
+    float acc = 0.0f;
+    for (uint32_t col = 0; col < w->n_cols; col += UNPACK_VALUES) {
+        uint32_t n = w->n_cols - col < UNPACK_VALUES ? w->n_cols - col : UNPACK_VALUES;
+        unpack(w->type, row + col / info->block_values * (size_t)info->block_bytes, n, &out);
+        acc = dot_unpacked(info, unpack_zero(w->type), &out, act, t, col, n, acc);
+    }
+    return acc;
+}
+
+static void ref_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
+                        const struct kern_input *x, uint32_t t0, uint32_t t1, float *y, size_t ldy)
+{
+    bool quantised = kern_type_info(w->type)->group_values != 0;
+    for (size_t r = row0; r < row1; r++) {
+        const uint8_t *row = (const uint8_t *)w->data + r * w->row_bytes;
+        for (size_t t = t0; t < t1; t++)
+            y[t * ldy + r] = quantised ? dot_quantised(w, row, x->act, t)
+                                       : dot_float(w, row, x->x + t * w->n_cols);
+    }
+}
+
+static void ref_rms_norm(const float *x, const float *weight, float eps, uint32_t n, float *y)
+{
+    float lane[16] = { 0 };
+    for (uint32_t i = 0; i < n; i++)
+        lane[i % 16] = fmaf(x[i], x[i], lane[i % 16]);
+    float scale = 1.0f / sqrtf(tree(lane) / (float)n + eps);
+    for (uint32_t i = 0; i < n; i++)
+        y[i] = x[i] * scale * weight[i];
+}
+
+static void ref_add_scaled(float *y, const float *x, float scale, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        y[i] = fmaf(x[i], scale, y[i]);
+}
+
+static float activation(enum kern_activation kind, float x)
+{
+    float positive = x > 0.0f ? x : 0.0f;
+    switch (kind) {
+    case KERN_ACTIVATION_SILU:
+        return x / (1.0f + kern_exp(-x));
+    case KERN_ACTIVATION_GELU: { /* x * sigmoid(2 u) is 0.5 x (1 + tanh u) */
+        float u = fmaf(KERN_GELU_CUBIC * x * x, x, x);
+        return x / (1.0f + kern_exp(-2.0f * KERN_SQRT_2_OVER_PI * u));
+    }
+    case KERN_ACTIVATION_RELU:
+        return positive;
+    case KERN_ACTIVATION_RELU2:
+        return positive * positive;
+    }
+    return x;
+}
+
+static void ref_activate(enum kern_activation kind, const float *gate, const float *up, float *h,
+                         size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        float a = activation(kind, gate[i]);
+        h[i] = up ? a * up[i] : a;
+    }
+}
+
+void ref_rope(float *head, const float *cos_sin, uint32_t n_pairs, bool interleaved)
+{
+    for (uint32_t i = 0; i < n_pairs; i++) {
+        float *a = interleaved ? head + 2 * i : head + i;
+        float *b = interleaved ? a + 1 : a + n_pairs;
+        float c = cos_sin[i], s = cos_sin[n_pairs + i];
+        float x = *a, y = *b;
+        *a = fmaf(-s, y, x * c);
+        *b = fmaf(s, x, y * c);
+    }
+}
+
+static void ref_kv_store(void *page, uint32_t page_tokens, uint32_t slot, uint32_t head_dim,
+                         const float *k, const float *v)
+{
+    uint16_t *tile = kern_k_tile(page, slot, head_dim);
+    uint16_t *row = kern_v_row(page, page_tokens, slot, head_dim);
+    for (uint32_t c = 0; c < head_dim; c++) {
+        tile[(size_t)c * KERN_ATTN_TILE + slot % KERN_ATTN_TILE] = kern_f32_to_f16(k[c]);
+        row[c] = kern_f32_to_f16(v[c]);
+    }
+}
+
+static float soft_cap(float s, float cap)
+{
+    if (cap == 0.0f)
+        return s;
+    return cap * (1.0f - 2.0f / (kern_exp(2.0f * (s / cap)) + 1.0f));
+}
+
+static void attend_one(const struct kern_attend *a, uint32_t i)
+{
+    const float *q = a->q + (size_t)i * a->head_dim;
+    float *o = a->o + (size_t)i * a->head_dim;
+    float s[KERN_ATTN_ITEM], lane[16] = { 0 };
+    uint32_t first, end;
+    kern_attend_range(a, i, &first, &end);
+
+    a->m[i] = -INFINITY;
+    memset(o, 0, a->head_dim * sizeof(*o));
+    for (uint32_t j = first; j < end; j++) {
+        const uint16_t *tile = kern_k_tile((void *)(uintptr_t)a->pages[j / a->page_tokens],
+                                           j % a->page_tokens, a->head_dim) +
+                               j % KERN_ATTN_TILE;
+        float dot = 0.0f;
+        for (uint32_t c = 0; c < a->head_dim; c++)
+            dot = fmaf(q[c], kern_f16_to_f32(tile[(size_t)c * KERN_ATTN_TILE]), dot);
+        s[j] = soft_cap(dot, a->softcap);
+        a->m[i] = s[j] > a->m[i] ? s[j] : a->m[i];
+    }
+    for (uint32_t j = first; j < end; j++) {
+        float p = kern_exp(s[j] - a->m[i]);
+        const uint16_t *v = kern_v_row((void *)(uintptr_t)a->pages[j / a->page_tokens],
+                                       a->page_tokens, j % a->page_tokens, a->head_dim);
+        lane[j % 16] += p;
+        for (uint32_t c = 0; c < a->head_dim; c++)
+            o[c] = fmaf(p, kern_f16_to_f32(v[c]), o[c]);
+    }
+    a->l[i] = tree(lane);
+}
+
+static void ref_attend(const struct kern_attend *a)
+{
+    for (uint32_t i = 0; i < a->n_q; i++)
+        attend_one(a, i);
+}
+
+void ref_attend_fold(float *m, float *l, float *o, float m_i, float l_i, const float *o_i,
+                     uint32_t head_dim)
+{
+    if (m_i == -INFINITY)
+        return;
+    float max = m_i > *m ? m_i : *m;
+    float a = kern_exp(*m - max), b = kern_exp(m_i - max);
+    *l = fmaf(l_i, b, *l * a);
+    *m = max;
+    for (uint32_t c = 0; c < head_dim; c++)
+        o[c] = fmaf(o_i[c], b, o[c] * a);
+}
+
+static void ref_attend_self(const float *q, const float *k, const float *v, float softcap,
+                            uint32_t head_dim, float *m, float *l, float *o)
+{
+    float lane[16] = { 0 };
+    for (uint32_t c = 0; c < head_dim; c++)
+        lane[c % 16] = fmaf(q[c], k[c], lane[c % 16]);
+    ref_attend_fold(m, l, o, soft_cap(tree(lane), softcap), 1.0f, v, head_dim);
+}
+
+static void ref_max_sum_exp(const float *x, size_t n, float *max, float *sum)
+{
+    float lane[16] = { 0 };
+    *max = -INFINITY;
+    for (size_t i = 0; i < n; i++)
+        *max = x[i] > *max ? x[i] : *max;
+    for (size_t i = 0; i < n; i++)
+        lane[i % 16] += kern_exp(x[i] - *max);
+    *sum = tree(lane);
+}
+
+const struct kern_table kern_ref = {
+    .name = "ref",
+    .dequantise = ref_dequantise,
+    .quantise = ref_quantise,
+    .mul_mat = ref_mul_mat,
+    .rms_norm = ref_rms_norm,
+    .add_scaled = ref_add_scaled,
+    .activate = ref_activate,
+    .rope = ref_rope,
+    .kv_store = ref_kv_store,
+    .attend = ref_attend,
+    .attend_fold = ref_attend_fold,
+    .attend_self = ref_attend_self,
+    .max_sum_exp = ref_max_sum_exp,
+};

@@ -1,0 +1,188 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * v16_avx2.h - sixteen float lanes in two ymm registers: the vocabulary that vector_body.h is
+ * written in.  Each operation is the IEEE one per lane, so that every variant gives the same bits.
+ */
+#ifndef LACUNA_KERNELS_V16_AVX2_H
+#define LACUNA_KERNELS_V16_AVX2_H
+
+#include <immintrin.h>
+#include <math.h>
+
+#include "kernels/internal.h"
+
+typedef struct {
+    __m256 lo, hi;
+} v16;
+
+static inline v16 v16_make(__m256 lo, __m256 hi)
+{
+    return (v16){ lo, hi };
+}
+
+static inline v16 v16_set1(float f)
+{
+    return v16_make(_mm256_set1_ps(f), _mm256_set1_ps(f));
+}
+
+static inline v16 v16_load(const float *p)
+{
+    return v16_make(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8));
+}
+
+static inline void v16_store(float *p, v16 v)
+{
+    _mm256_storeu_ps(p, v.lo);
+    _mm256_storeu_ps(p + 8, v.hi);
+}
+
+/* n < 16 lanes; the others are 0. */
+static inline v16 v16_load_part(const float *p, size_t n)
+{
+    float t[16] = { 0 };
+    for (size_t i = 0; i < n; i++)
+        t[i] = p[i];
+    return v16_load(t);
+}
+
+static inline void v16_store_part(float *p, v16 v, size_t n)
+{
+    float t[16];
+    v16_store(t, v);
+    for (size_t i = 0; i < n; i++)
+        p[i] = t[i];
+}
+
+static inline v16 v16_load_f16(const uint16_t *p)
+{
+    return v16_make(_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)p)),
+                    _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(p + 8))));
+}
+
+static inline void v16_store_f16(uint16_t *p, v16 v)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm256_cvtps_ph(v.lo, _MM_FROUND_TO_NEAREST_INT));
+    _mm_storeu_si128((__m128i *)(void *)(p + 8), _mm256_cvtps_ph(v.hi, _MM_FROUND_TO_NEAREST_INT));
+}
+
+static inline __m256 v8_load_bf16(const uint16_t *p)
+{
+    __m256i w = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(w, 16));
+}
+
+static inline v16 v16_load_bf16(const uint16_t *p)
+{
+    return v16_make(v8_load_bf16(p), v8_load_bf16(p + 8));
+}
+
+static inline v16 v16_add(v16 a, v16 b)
+{
+    return v16_make(_mm256_add_ps(a.lo, b.lo), _mm256_add_ps(a.hi, b.hi));
+}
+
+static inline v16 v16_sub(v16 a, v16 b)
+{
+    return v16_make(_mm256_sub_ps(a.lo, b.lo), _mm256_sub_ps(a.hi, b.hi));
+}
+
+static inline v16 v16_mul(v16 a, v16 b)
+{
+    return v16_make(_mm256_mul_ps(a.lo, b.lo), _mm256_mul_ps(a.hi, b.hi));
+}
+
+static inline v16 v16_div(v16 a, v16 b)
+{
+    return v16_make(_mm256_div_ps(a.lo, b.lo), _mm256_div_ps(a.hi, b.hi));
+}
+
+static inline v16 v16_fma(v16 a, v16 b, v16 c)
+{
+    return v16_make(_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi));
+}
+
+/* a < b ? a : b, and a > b ? a : b: a NaN in a gives b. */
+static inline v16 v16_min(v16 a, v16 b)
+{
+    return v16_make(_mm256_min_ps(a.lo, b.lo), _mm256_min_ps(a.hi, b.hi));
+}
+
+static inline v16 v16_max(v16 a, v16 b)
+{
+    return v16_make(_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi));
+}
+
+static inline v16 v16_abs(v16 a)
+{
+    __m256 sign = _mm256_set1_ps(-0.0f);
+    return v16_make(_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi));
+}
+
+static inline v16 v16_rint(v16 a)
+{
+    return v16_make(_mm256_round_ps(a.lo, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC),
+                    _mm256_round_ps(a.hi, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
+
+/* yes where x < limit, else no. */
+static inline v16 v16_select_less(v16 x, v16 limit, v16 yes, v16 no)
+{
+    return v16_make(_mm256_blendv_ps(no.lo, yes.lo, _mm256_cmp_ps(x.lo, limit.lo, _CMP_LT_OQ)),
+                    _mm256_blendv_ps(no.hi, yes.hi, _mm256_cmp_ps(x.hi, limit.hi, _CMP_LT_OQ)));
+}
+
+static inline __m256 v8_exp2_whole(__m256 n)
+{
+    __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
+}
+
+/* 2^n for whole n in -126 .. 127. */
+static inline v16 v16_exp2_whole(v16 n)
+{
+    return v16_make(v8_exp2_whole(n.lo), v8_exp2_whole(n.hi));
+}
+
+static inline __m256 v8_keep_range(__m256 v, __m256i lane, int first, int end)
+{
+    __m256i out = _mm256_or_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(first), lane),
+                                  _mm256_cmpgt_epi32(lane, _mm256_set1_epi32(end - 1)));
+    return _mm256_blendv_ps(v, _mm256_set1_ps(-INFINITY), _mm256_castsi256_ps(out));
+}
+
+/* -INFINITY in the lanes outside [first, end). */
+static inline v16 v16_keep_range(v16 v, int first, int end)
+{
+    return v16_make(
+        v8_keep_range(v.lo, _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), first, end),
+        v8_keep_range(v.hi, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15), first, end));
+}
+
+/* 32 whole values in -127 .. 127 to int8. */
+static inline void v16_store_int8(int8_t *p, v16 a, v16 b)
+{
+    __m256i x = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
+    __m256i y = _mm256_packs_epi32(_mm256_cvtps_epi32(b.lo), _mm256_cvtps_epi32(b.hi));
+    __m256i z = _mm256_packs_epi16(x, y); /* 4-byte pieces in the order 0 2 4 6 1 3 5 7 */
+    z = _mm256_permutevar8x32_epi32(z, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256((__m256i *)(void *)p, z);
+}
+
+/* The tree of kernels.h. */
+static inline float v16_tree(v16 v)
+{
+    __m256 a = _mm256_add_ps(v.lo, v.hi);
+    __m128 b = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_add_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
+}
+
+static inline float v16_max_lane(v16 v)
+{
+    __m256 a = _mm256_max_ps(v.lo, v.hi);
+    __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_movehdup_ps(b)));
+}
+
+#endif

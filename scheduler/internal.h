@@ -1,0 +1,308 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * internal.h - what the files of scheduler/ share.
+ *
+ * From the ground up: batch.c and stops.c are pure; a transcript turns the tokens of one choice
+ * into text; a choice is one sequence of the engine with its transcript; a request owns its
+ * choices; the queue holds requests that wait; scheduler.c moves everything.
+ *
+ * Threads: the queue has a lock, a request has one atomic flag and one atomic count, the statistics
+ * are published words.  All the rest belongs to the scheduler's thread alone.
+ */
+#ifndef LACUNA_SCHEDULER_INTERNAL_H
+#define LACUNA_SCHEDULER_INTERNAL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "scheduler/scheduler.h"
+
+/* ---- batch.c: what goes into the next step ---- */
+
+struct batch_limits {
+    uint32_t max_rows;
+    uint32_t max_logit_rows;
+};
+
+/* One running choice, seen from the step. */
+struct batch_item {
+    uint32_t n_prefill; /* prompt rows still to compute; 0: it decodes, one row with logits */
+    bool all_logits;    /* every prompt row wants logits (but see last_logits) */
+    bool last_logits;   /* the last prompt row wants logits */
+    uint64_t waited;    /* steps since it last had a row; decides among too many that decode */
+    uint32_t n_rows;    /* out: rows in this step */
+};
+
+/* Fills n_rows of all items, which come oldest first; returns their sum, at least 1 if n_items is.
+ * Never more than the limits allow, logits included. */
+uint32_t batch_pick(struct batch_item *items, uint32_t n_items, const struct batch_limits *limits);
+/* Of the next n_rows of an item, how many want logits. */
+uint32_t batch_n_logits(const struct batch_item *item, uint32_t n_rows);
+
+/* ---- stops.c: stop strings as one automaton ---- */
+
+struct stop_node {
+    uint32_t child, sibling; /* first child; next child of the same parent; 0: none */
+    uint32_t fail;           /* longest proper suffix that is a prefix of some stop string */
+    uint32_t depth;
+    uint32_t next; /* queue link, while building */
+    int32_t match; /* the longest stop string that ends here, -1: none */
+    uint32_t match_len;
+    uint8_t byte;
+};
+
+struct stops {
+    struct stop_node *nodes; /* [0] is the root; caller's memory */
+    uint32_t n_nodes;
+    size_t max_len;
+};
+
+/* nodes has room for 1 + the bytes of all texts, zeroed; no text is empty. */
+void stops_build(struct stops *stops, struct stop_node *nodes, const struct sched_text *texts,
+                 uint32_t n_texts);
+uint32_t stops_next(const struct stops *stops, uint32_t state, uint8_t byte);
+
+/* ---- transcript.c: tokens in, whole code points out ---- */
+
+struct transcript_options {
+    const struct engine *engine;
+    const struct stops *stops; /* NULL: none */
+    const int32_t *echo;       /* tokens that come first, not searched for stops */
+    uint32_t n_echo;
+    uint32_t max_tokens; /* after them */
+    bool skip_special;
+    bool include_stop;
+    bool with_logprobs;
+};
+
+struct transcript {
+    struct engine_detok detok;
+    const struct stops *stops;
+    bool include_stop, with_logprobs;
+    bool cut; /* a stop string matched: the text ends at n_text for good */
+
+    int32_t *tokens; /* echo, then output */
+    size_t *starts;  /* byte of the text before which each token was pushed */
+    uint32_t n_echo;
+    uint32_t n_tokens, n_tokens_sent, tokens_cap;
+
+    char *text; /* [n_text_sent, n_text) of the text */
+    size_t n_text, n_text_sent, text_cap;
+    uint32_t n_points; /* code points in n_text */
+
+    struct sched_logprobs *logprobs; /* of tokens [n_tokens_sent, n_tokens) */
+    uint32_t logprobs_cap;
+
+    uint32_t stop_state;
+    int32_t match; /* stop string that ended the text, -1: none */
+};
+
+struct transcript_delta {
+    struct sched_text text;
+    const int32_t *tokens;
+    uint32_t n_tokens;
+    const struct sched_logprobs *logprobs;
+};
+
+/* Takes all memory; the echo is in afterwards.  -1: out of memory, nothing is held. */
+int transcript_init(struct transcript *t, const struct transcript_options *opt);
+void transcript_fini(struct transcript *t); /* a zeroed one is fine */
+/* The log-probability of echoed token i, once computed. */
+void transcript_set_echo_logprob(struct transcript *t, uint32_t i,
+                                 const struct engine_sample *from);
+enum transcript_flags {
+    TRANSCRIPT_NO_TEXT = 1, /* the token gives no text */
+    TRANSCRIPT_NO_STOP = 2, /* a stop string that ends here does not count */
+};
+/* One generated token.  from: its log-probabilities, used if with_logprobs.  Returns -1 only when
+ * out of memory, and then has changed nothing. */
+int transcript_push(struct transcript *t, int32_t token, const struct engine_sample *from,
+                    unsigned flags);
+/* No token follows: what the detokenizer holds becomes text, unless a stop string cut it. */
+void transcript_end(struct transcript *t);
+/* What may go out now; with `all`, everything.  Valid until the next call of transcript_*. */
+struct transcript_delta transcript_peek(const struct transcript *t, bool all);
+void transcript_drop(struct transcript *t, const struct transcript_delta *delta);
+
+/* ---- choice.c: one sequence of the engine ---- */
+
+enum choice_state { CHOICE_WAITING, CHOICE_RUNNING, CHOICE_OVER };
+
+struct choice {
+    struct sched_request *req;
+    uint32_t index; /* prompt index * n + choice index */
+    enum choice_state state;
+    struct engine_seq *seq; /* may be open while CHOICE_WAITING: then it waits for pages */
+    uint32_t n_computed;    /* positions in the cache */
+    uint64_t last_step;     /* number of the last step that had a row of it */
+    struct transcript transcript;
+    bool started; /* an event with its first token went out */
+    enum sched_finish finish;
+    int32_t stop_token;
+};
+
+/* Opens the sequence, reserves its pages, takes its buffers.  ENGINE_ERR_CAPACITY: call again once
+ * pages came back; any other error is final.  Either way choice_close gives everything back. */
+int choice_open(struct choice *c, struct engine *e, struct engine_err *err);
+void choice_close(struct choice *c); /* idempotent; the state becomes CHOICE_OVER */
+void choice_describe(const struct choice *c, uint64_t step, struct batch_item *item);
+/* Writes the next n_rows rows. */
+void choice_rows(const struct choice *c, uint32_t n_rows, struct engine_row *rows);
+/* The sampling job for a computed row; false if the row needs none. */
+bool choice_job(const struct choice *c, const struct engine_row *row, struct engine_sample *job);
+/* Takes the result of a job: an echoed token's log-probability or a new token. */
+int choice_accept(struct choice *c, const struct engine_sample *job, struct engine_err *err);
+/* max_tokens 0: the prompt is in, there is nothing to generate. */
+bool choice_is_prefilled(const struct choice *c);
+void choice_finish_prefilled(struct choice *c);
+
+/* ---- request.c ---- */
+
+enum request_state { REQUEST_QUEUED, REQUEST_RUNNING, REQUEST_OVER };
+
+/* No event ends a request by having been admitted. */
+#define FATE_OPEN SCHED_EVENT_ADMITTED
+
+struct sched_request {
+    atomic_uint refs;           /* the caller and the scheduler */
+    atomic_int cancel_cause;    /* enum sched_cancel_cause; 0: not cancelled; the first one stays */
+    struct sched_request *next; /* in the queue, or in the scheduler's list */
+    enum request_state state;
+
+    struct sched_options_request opt; /* all pointers are into this block */
+    struct stops stops;
+    const int32_t *banned; /* until min_tokens */
+    uint32_t n_banned;
+    uint64_t n_prompt_tokens;              /* each prompt once */
+    uint64_t n_work_prompt, n_work_output; /* rows and tokens to compute, all choices */
+
+    struct choice *choices;
+    uint32_t n_choices, n_admitted, n_over;
+    bool failed;
+    struct engine_err err;
+    enum sched_event_kind fate; /* the last event, once decided; FATE_OPEN until then */
+
+    struct sched_usage usage;
+    uint64_t submitted_ns, admitted_ns, first_token_ns, end_ns;
+};
+
+/* What request_new must know of the engine. */
+struct request_limits {
+    const struct engine *engine;
+    const int32_t *ends; /* all end tokens */
+    uint32_t n_ends;
+    uint32_t max_positions; /* of a sequence that empty KV pages hold */
+};
+
+/* Checks and copies; one block of memory.  On success *out has two references. */
+enum sched_refusal request_new(struct sched_request **out, const struct sched_options_request *opt,
+                               const struct request_limits *limits, struct engine_err *err);
+void request_put(struct sched_request *r); /* drops one reference */
+/* The only function that changes the state; forward only. */
+void request_set_state(struct sched_request *r, enum request_state state);
+void request_fail(struct sched_request *r, const struct engine_err *err); /* the first one stays */
+/* Past its deadline it counts as cancelled; returns the cause or 0. */
+enum sched_cancel_cause request_cancelled(struct sched_request *r, uint64_t now);
+
+uint64_t clock_now_ns(void);
+
+/* ---- queue.c ---- */
+
+struct queue_limits {
+    uint32_t max_requests;
+    uint64_t max_tokens;
+    uint64_t max_wait_ns;
+};
+
+struct queue {
+    struct queue_limits limits;
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    /* under the lock */
+    struct sched_request *head, *tail;
+    bool closing;
+    uint32_t n_reserved;
+    uint64_t n_reserved_tokens;
+    /* written under the lock, read by anyone */
+    atomic_uint n_requests;
+    _Atomic uint64_t n_tokens, n_work_prompt, n_work_output;
+};
+
+int queue_init(struct queue *q, const struct queue_limits *limits);
+void queue_fini(struct queue *q); /* must be empty */
+enum sched_refusal queue_reserve(struct queue *q, uint64_t n_tokens);
+void queue_unreserve(struct queue *q, uint64_t n_tokens);
+/* Gives the reservation back in every case. */
+enum sched_refusal queue_push(struct queue *q, struct sched_request *r, uint64_t n_reserved,
+                              struct engine_err *err);
+/* Takes out those that must not wait any longer (cancelled, past their deadline, waited too long:
+ * failed) and returns them as a list. */
+struct sched_request *queue_sweep(struct queue *q, uint64_t now);
+struct sched_request *queue_head(struct queue *q); /* stays in; only the loop takes out */
+void queue_pop(struct queue *q);
+/* Sleeps until there is a head; false: the queue is closing. */
+bool queue_wait(struct queue *q);
+bool queue_is_closing(struct queue *q);
+void queue_close(struct queue *q); /* refuses what comes, wakes the loop */
+
+/* ---- sched_stats.c ---- */
+
+struct step_facts {
+    uint32_t n_seqs, n_rows, n_prompt_rows, n_generated;
+    uint64_t ns;
+};
+
+enum { STATS_N_WORDS = sizeof(struct sched_stats) / sizeof(uint64_t) };
+
+struct stats {
+    struct sched_stats live;          /* the loop's own */
+    double prefill_rate, decode_rate; /* tokens per second, moving averages; 0: not yet known */
+    /* published after each step; version is odd while words change */
+    _Atomic uint64_t version;
+    _Atomic uint64_t words[STATS_N_WORDS];
+    _Atomic uint64_t prefill_rate_milli, decode_rate_milli;
+};
+
+void stats_add_step(struct stats *st, const struct step_facts *facts);
+void stats_publish(struct stats *st);
+void stats_read(const struct stats *st, struct sched_stats *out);
+
+/* ---- deliver.c: events ---- */
+
+void deliver_admitted(sched_event_fn *on_event, const struct sched_request *r);
+/* Sends what the choice may show; nothing if that is nothing new. */
+void deliver_delta(sched_event_fn *on_event, struct choice *c);
+void deliver_finished(sched_event_fn *on_event, struct choice *c);
+/* DONE, FAILED or CANCELLED. */
+void deliver_end(sched_event_fn *on_event, const struct sched_request *r,
+                 enum sched_event_kind kind);
+
+/* ---- scheduler.c ---- */
+
+struct sched {
+    struct engine *engine;
+    sched_event_fn *on_event;
+    uint32_t max_seqs;
+    struct batch_limits limits;
+    int32_t *ends;
+    uint32_t n_ends;
+    uint32_t max_positions;
+    struct queue queue;
+    struct stats stats;
+    pthread_t thread;
+    bool has_queue;
+
+    /* the loop's; arrays of max_seqs, max_rows and max_logit_rows */
+    struct choice **running; /* oldest first */
+    uint32_t n_running;
+    struct sched_request *requests;  /* those with a choice admitted */
+    struct sched_request *admitting; /* the one of them with choices still to admit, or NULL */
+    bool blocked;                    /* the next choice found no pages, and none came back since */
+    struct batch_item *items;
+    struct engine_row *rows;
+    struct engine_sample *jobs;
+    struct choice **job_choices;
+    uint64_t step;
+};
+
+#endif

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * sched_stats.c - what the scheduler counts, and how it is read without disturbing it.
+ *
+ * The loop counts in a struct of its own and publishes it after each step, word by word, between
+ * two changes of a version number; a reader that saw the version change, or odd, reads again.  So a
+ * snapshot is of one moment and nobody waits for a lock.  Release stores and acquire loads of the
+ * words do the work of fences: who reads a new word also sees that the version had become odd.
+ */
+#include <assert.h>
+#include <string.h>
+
+#include "scheduler/internal.h"
+
+_Static_assert(sizeof(struct sched_stats) % sizeof(uint64_t) == 0, "published in whole words");
+
+const double sched_step_bounds[SCHED_N_STEP_BOUNDS] = { 0.001, 0.0025, 0.005, 0.01, 0.025,
+                                                        0.05,  0.1,    0.25,  0.5,  1,
+                                                        2.5,   5,      10 };
+const double sched_step_token_bounds[SCHED_N_STEP_TOKEN_BOUNDS] = { 1,    8,    16,   32,   64,
+                                                                    128,  256,  512,  1024, 2048,
+                                                                    4096, 8192, 16384 };
+
+/* Weight of the newest step: the rates follow a change of load within some tens of steps. */
+static const double RATE_WEIGHT = 0.1;
+
+/* ---- the loop's side ---- */
+
+static uint32_t bucket_of(const double *bounds, uint32_t n_bounds, double value)
+{
+    uint32_t i = 0;
+    while (i < n_bounds && value > bounds[i])
+        i++;
+    return i;
+}
+
+static void follow_rate(double *rate, uint32_t n_tokens, uint64_t ns)
+{
+    if (n_tokens == 0) /* all rows were deferred: says nothing */
+        return;
+    double now = (double)n_tokens * 1e9 / (double)(ns > 0 ? ns : 1);
+    *rate = *rate > 0 ? *rate + RATE_WEIGHT * (now - *rate) : now;
+}
+
+void stats_add_step(struct stats *st, const struct step_facts *facts)
+{
+    struct sched_stats *live = &st->live;
+    uint32_t bucket = bucket_of(sched_step_bounds, SCHED_N_STEP_BOUNDS, (double)facts->ns / 1e9);
+    live->steps++;
+    live->batch_size_now = facts->n_seqs;
+    live->prompt_tokens += facts->n_prompt_rows;
+    live->generated_tokens += facts->n_generated;
+    live->step_tokens_sum += facts->n_rows;
+    live->step_tokens[bucket_of(sched_step_token_bounds, SCHED_N_STEP_TOKEN_BOUNDS,
+                                facts->n_rows)]++;
+    if (facts->n_prompt_rows > 0) {
+        live->prefill_step[bucket]++;
+        live->prefill_step_ns += facts->ns;
+        follow_rate(&st->prefill_rate, facts->n_prompt_rows, facts->ns);
+    } else {
+        live->decode_step[bucket]++;
+        live->decode_step_ns += facts->ns;
+        follow_rate(&st->decode_rate, facts->n_rows, facts->ns);
+    }
+}
+
+void stats_publish(struct stats *st)
+{
+    uint64_t words[STATS_N_WORDS];
+    memcpy(words, &st->live, sizeof(words));
+    uint64_t version = atomic_load_explicit(&st->version, memory_order_relaxed);
+    atomic_store_explicit(&st->version, version + 1, memory_order_relaxed);
+    for (uint32_t i = 0; i < STATS_N_WORDS; i++)
+        atomic_store_explicit(&st->words[i], words[i], memory_order_release);
+    atomic_store_explicit(&st->version, version + 2, memory_order_release);
+    atomic_store(&st->prefill_rate_milli, (uint64_t)(st->prefill_rate * 1000));
+    atomic_store(&st->decode_rate_milli, (uint64_t)(st->decode_rate * 1000));
+}
+
+/* ---- anybody's side ---- */
+
+static bool try_read(const struct stats *st, uint64_t *words)
+{
+    uint64_t before = atomic_load_explicit(&st->version, memory_order_acquire);
+    for (uint32_t i = 0; i < STATS_N_WORDS; i++)
+        words[i] = atomic_load_explicit(&st->words[i], memory_order_acquire);
+    uint64_t after = atomic_load_explicit(&st->version, memory_order_relaxed);
+    return before == after && before % 2 == 0;
+}
+
+void stats_read(const struct stats *st, struct sched_stats *out)
+{
+    uint64_t words[STATS_N_WORDS];
+    while (!try_read(st, words)) {
+    }
+    memcpy(out, words, sizeof(words));
+}
+
+void sched_stats(const struct sched *s, struct sched_stats *out)
+{
+    stats_read(&s->stats, out);
+    out->waiting_now = atomic_load(&s->queue.n_requests);
+    out->waiting_tokens_now = atomic_load(&s->queue.n_tokens);
+}
+
+static double seconds_of(uint64_t n_tokens, uint64_t rate_milli)
+{
+    return rate_milli > 0 ? (double)n_tokens * 1000.0 / (double)rate_milli : 0;
+}
+
+uint32_t sched_retry_after(const struct sched *s)
+{
+    double seconds = seconds_of(s->queue.n_work_prompt, s->stats.prefill_rate_milli) +
+                     seconds_of(s->queue.n_work_output, s->stats.decode_rate_milli);
+    if (seconds <= 1)
+        return 1;
+    if (seconds >= 60)
+        return 60;
+    uint32_t whole = (uint32_t)seconds;
+    return whole + ((double)whole < seconds);
+}

@@ -1,0 +1,459 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * scheduler.c - the loop: sweep, admit, pick a batch, step, sample, deliver.
+ *
+ * Admission is first in, first out, choice by choice: a choice runs once there is a seat and pages
+ * for its prompt and all of max_tokens, so that nothing that runs ever runs out of pages.  Nobody
+ * overtakes: while the oldest choice waits, so does everything behind it.  A request leaves the
+ * queue with its first choice; with more choices than seats, the others follow as seats come free.
+ *
+ * Within a step choices only change themselves.  Requests end in `retire` alone, at the top of the
+ * loop, so that nothing is freed while the step's arrays point to it.
+ *
+ * Threads: the queue is shared; everything else here belongs to the one thread that runs
+ * sched_loop.
+ */
+#include <assert.h>
+#include <stdlib.h>
+
+#include "scheduler/internal.h"
+
+enum { DEFAULT_MAX_SEQS = 256, DEFAULT_MAX_QUEUE = 64, DEFAULT_QUEUE_CONTEXTS = 4 };
+static const uint64_t DEFAULT_QUEUE_WAIT_NS = 60ull * 1000 * 1000 * 1000;
+
+/* ---- retire ---- */
+
+static void close_choice(struct sched *s, struct choice *c)
+{
+    choice_close(c);
+    s->blocked = false;
+}
+
+/* Its last event.  Nothing may point to the request or its choices any more. */
+static void end_request(struct sched *s, struct sched_request *r)
+{
+    for (uint32_t i = 0; i < r->n_choices; i++)
+        close_choice(s, &r->choices[i]);
+    if (s->admitting == r)
+        s->admitting = NULL;
+    request_set_state(r, REQUEST_OVER);
+    deliver_end(s->on_event, r, r->fate);
+    request_put(r);
+}
+
+static void sweep_queue(struct sched *s, uint64_t now)
+{
+    struct sched_request *r = queue_sweep(&s->queue, now);
+    while (r) {
+        struct sched_request *next = r->next;
+        r->fate = r->failed ? SCHED_EVENT_FAILED : SCHED_EVENT_CANCELLED;
+        end_request(s, r);
+        r = next;
+    }
+}
+
+static enum sched_event_kind fate_of(struct sched_request *r, uint64_t now)
+{
+    if (r->failed)
+        return SCHED_EVENT_FAILED;
+    if (r->n_over == r->n_choices)
+        return SCHED_EVENT_DONE;
+    return request_cancelled(r, now) ? SCHED_EVENT_CANCELLED : FATE_OPEN;
+}
+
+/* Asked once per pass: a cancel that comes in between must not split a request in two. */
+static void decide_fates(struct sched *s, uint64_t now, bool closing)
+{
+    for (struct sched_request *r = s->requests; r; r = r->next) {
+        if (closing)
+            sched_cancel(r, SCHED_CANCEL_SHUTDOWN);
+        r->fate = fate_of(r, now);
+    }
+}
+
+static void compact_running(struct sched *s)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        struct choice *c = s->running[i];
+        if (c->req->fate == FATE_OPEN && c->state == CHOICE_RUNNING)
+            s->running[n++] = c;
+    }
+    s->n_running = n;
+}
+
+static void end_running(struct sched *s)
+{
+    struct sched_request **link = &s->requests;
+    while (*link) {
+        struct sched_request *r = *link;
+        if (r->fate == FATE_OPEN) {
+            link = &r->next;
+            continue;
+        }
+        *link = r->next;
+        s->stats.live.running_now--;
+        end_request(s, r);
+    }
+}
+
+static void retire(struct sched *s)
+{
+    uint64_t now = clock_now_ns();
+    bool closing = queue_is_closing(&s->queue);
+    sweep_queue(s, now);
+    decide_fates(s, now, closing);
+    compact_running(s);
+    end_running(s);
+}
+
+/* ---- admit ---- */
+
+static void start_request(struct sched *s, struct sched_request *r)
+{
+    queue_pop(&s->queue);
+    request_set_state(r, REQUEST_RUNNING);
+    r->next = s->requests;
+    s->requests = r;
+    s->stats.live.running_now++;
+    deliver_admitted(s->on_event, r);
+}
+
+static void start_choice(struct sched *s, struct choice *c)
+{
+    struct sched_request *r = c->req;
+    if (r->state == REQUEST_QUEUED)
+        start_request(s, r);
+    c->last_step = s->step;
+    s->running[s->n_running++] = c;
+    r->n_admitted++;
+    s->admitting = r->n_admitted < r->n_choices ? r : NULL;
+}
+
+/* Pages are short though nothing runs: waiting would not help. */
+static void refuse_for_good(struct sched_request *r, const struct engine_err *why)
+{
+    struct engine_err err = { .code = ENGINE_ERR_NONE };
+    engine_fail(&err, ENGINE_ERR_MEMORY, "does not fit into empty KV pages: %.400s", why->text);
+    request_fail(r, &err);
+}
+
+/* Admits one choice; false if that has to wait, or the next retire has something to do first. */
+static bool admit_next(struct sched *s)
+{
+    if (s->n_running == s->max_seqs || s->blocked)
+        return false;
+    struct sched_request *r = s->admitting ? s->admitting : queue_head(&s->queue);
+    if (!r)
+        return false;
+
+    struct choice *c = &r->choices[r->n_admitted];
+    struct engine_err err = { .code = ENGINE_ERR_NONE };
+    if (choice_open(c, s->engine, &err) == 0) {
+        start_choice(s, c);
+        return true;
+    }
+    if (err.code != ENGINE_ERR_CAPACITY)
+        request_fail(r, &err);
+    else if (s->n_running > 0)
+        s->blocked = true;
+    else
+        refuse_for_good(r, &err);
+    return false;
+}
+
+/* ---- step ---- */
+
+static uint32_t pick_rows(struct sched *s, struct step_facts *facts)
+{
+    for (uint32_t i = 0; i < s->n_running; i++)
+        choice_describe(s->running[i], s->step, &s->items[i]);
+    uint32_t n_rows = batch_pick(s->items, s->n_running, &s->limits);
+
+    struct engine_row *row = s->rows;
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        const struct batch_item *item = &s->items[i];
+        if (item->n_rows == 0)
+            continue;
+        choice_rows(s->running[i], item->n_rows, row);
+        row += item->n_rows;
+        facts->n_seqs++;
+    }
+    return n_rows;
+}
+
+static void fail_choice(const struct sched *s, struct choice *c)
+{
+    const char *why = engine_row_error(s->engine);
+    struct engine_err err = { .code = ENGINE_ERR_NONE };
+    engine_fail(&err, ENGINE_ERR_INTERNAL, "%s", why ? why : "a row failed");
+    request_fail(c->req, &err);
+}
+
+/* Rows in their order, up to the first that was not computed: a deferred one comes again in a later
+ * step, with all behind it.  Returns how many jobs were added. */
+static uint32_t take_rows(struct sched *s, struct choice *c, const struct engine_row *rows,
+                          const struct batch_item *item, uint32_t n_jobs, struct step_facts *facts)
+{
+    uint32_t i = 0;
+    for (; i < item->n_rows && rows[i].status == ENGINE_ROW_DONE; i++) {
+        if (choice_job(c, &rows[i], &s->jobs[n_jobs])) {
+            s->job_choices[n_jobs] = c;
+            n_jobs++;
+        }
+    }
+    if (i < item->n_rows && rows[i].status == ENGINE_ROW_FAILED)
+        fail_choice(s, c);
+    c->n_computed += i;
+    c->last_step = s->step;
+    facts->n_rows += i;
+    facts->n_prompt_rows += item->n_prefill > 0 ? i : 0;
+    return n_jobs;
+}
+
+static uint32_t take_step(struct sched *s, struct step_facts *facts)
+{
+    const struct engine_row *rows = s->rows;
+    uint32_t n_jobs = 0;
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        const struct batch_item *item = &s->items[i];
+        if (item->n_rows > 0)
+            n_jobs = take_rows(s, s->running[i], rows, item, n_jobs, facts);
+        rows += item->n_rows;
+    }
+    return n_jobs;
+}
+
+static void finish_choice(struct sched *s, struct choice *c)
+{
+    deliver_finished(s->on_event, c);
+    close_choice(s, c);
+}
+
+static void note_first_token(struct sched_request *r)
+{
+    if (r->first_token_ns == 0)
+        r->first_token_ns = clock_now_ns();
+}
+
+static void take_job(struct sched *s, struct choice *c, const struct engine_sample *job,
+                     struct step_facts *facts)
+{
+    struct engine_err err = { .code = ENGINE_ERR_NONE };
+    if (c->req->failed)
+        return;
+    if (choice_accept(c, job, &err)) {
+        request_fail(c->req, &err);
+        return;
+    }
+    if (job->forced >= 0)
+        return;
+    facts->n_generated++;
+    note_first_token(c->req);
+    if (c->finish != SCHED_FINISH_NONE)
+        finish_choice(s, c);
+    else
+        deliver_delta(s->on_event, c);
+}
+
+/* Choices that wanted nothing but their prompt computed. */
+static void finish_prefilled(struct sched *s)
+{
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        struct choice *c = s->running[i];
+        if (c->state != CHOICE_RUNNING || c->req->failed || !choice_is_prefilled(c))
+            continue;
+        note_first_token(c->req);
+        choice_finish_prefilled(c);
+        finish_choice(s, c);
+    }
+}
+
+static void step(struct sched *s)
+{
+    struct step_facts facts = { .n_seqs = 0 };
+    uint64_t start = clock_now_ns();
+    s->step++;
+    uint32_t n_rows = pick_rows(s, &facts);
+    engine_step(s->engine, s->rows, n_rows);
+    uint32_t n_jobs = take_step(s, &facts);
+    if (n_jobs > 0)
+        engine_sample(s->engine, s->jobs, n_jobs);
+    facts.ns = clock_now_ns() - start;
+
+    for (uint32_t i = 0; i < n_jobs; i++)
+        take_job(s, s->job_choices[i], &s->jobs[i], &facts);
+    finish_prefilled(s);
+    stats_add_step(&s->stats, &facts);
+}
+
+/* ---- the thread ---- */
+
+/* False once the queue is closing. */
+static bool wait_for_work(struct sched *s)
+{
+    if (s->requests)
+        return !queue_is_closing(&s->queue);
+    s->stats.live.batch_size_now = 0;
+    stats_publish(&s->stats);
+    return queue_wait(&s->queue);
+}
+
+static void *sched_loop(void *arg)
+{
+    struct sched *s = arg;
+    while (wait_for_work(s)) {
+        retire(s);
+        while (admit_next(s)) {
+        }
+        if (s->n_running > 0)
+            step(s);
+        stats_publish(&s->stats);
+    }
+    retire(s);
+    s->stats.live.batch_size_now = 0;
+    stats_publish(&s->stats);
+    return NULL;
+}
+
+/* ---- open, close ---- */
+
+static int list_ends(struct sched *s)
+{
+    uint32_t n_vocab = engine_info(s->engine)->n_vocab;
+    for (uint32_t i = 0; i < n_vocab; i++)
+        s->n_ends += engine_token_is_end(s->engine, (int32_t)i);
+    s->ends = calloc((size_t)s->n_ends + 1, sizeof(*s->ends));
+    if (!s->ends)
+        return -1;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < n_vocab; i++)
+        if (engine_token_is_end(s->engine, (int32_t)i))
+            s->ends[n++] = (int32_t)i;
+    return 0;
+}
+
+/* The longest sequence that fits into an empty cache.  Asked here, because the engine may be asked
+ * only by the thread that steps it, and a request is refused on its own thread. */
+static uint32_t find_max_positions(const struct engine *e)
+{
+    uint32_t fits = 0, beyond = engine_info(e)->n_ctx + 1;
+    while (beyond - fits > 1) {
+        uint32_t mid = fits + (beyond - fits) / 2;
+        if (engine_fits(e, mid))
+            fits = mid;
+        else
+            beyond = mid;
+    }
+    return fits;
+}
+
+/* Everything a step needs. */
+static int take_memory(struct sched *s)
+{
+    s->running = calloc(s->max_seqs, sizeof(struct choice *));
+    s->items = calloc(s->max_seqs, sizeof(*s->items));
+    s->rows = calloc(s->limits.max_rows, sizeof(*s->rows));
+    s->jobs = calloc(s->limits.max_logit_rows, sizeof(*s->jobs));
+    s->job_choices = calloc(s->limits.max_logit_rows, sizeof(struct choice *));
+    bool has_all = s->running && s->items && s->rows && s->jobs && s->job_choices;
+    return has_all ? list_ends(s) : -1;
+}
+
+static struct queue_limits queue_limits_of(const struct sched_options *opt, uint32_t n_ctx)
+{
+    return (struct queue_limits){
+        .max_requests = opt->max_queue ? opt->max_queue : DEFAULT_MAX_QUEUE,
+        .max_tokens = opt->max_queue_tokens ? opt->max_queue_tokens
+                                            : (uint64_t)n_ctx * DEFAULT_QUEUE_CONTEXTS,
+        .max_wait_ns = opt->max_queue_wait_ns ? opt->max_queue_wait_ns : DEFAULT_QUEUE_WAIT_NS,
+    };
+}
+
+/* Also takes apart what sched_open left half done; the thread is not running. */
+static void destroy(struct sched *s)
+{
+    if (s->has_queue)
+        queue_fini(&s->queue);
+    free(s->running);
+    free(s->items);
+    free(s->rows);
+    free(s->jobs);
+    free(s->job_choices);
+    free(s->ends);
+    free(s);
+}
+
+int sched_open(struct sched **out, struct engine *e, const struct sched_options *opt,
+               struct engine_err *err)
+{
+    const struct engine_info *info = engine_info(e);
+    struct queue_limits limits = queue_limits_of(opt, info->n_ctx);
+    *out = NULL;
+    struct sched *s = calloc(1, sizeof(*s));
+    if (!s)
+        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for the scheduler");
+    s->engine = e;
+    s->on_event = opt->on_event;
+    s->max_seqs = opt->max_seqs ? opt->max_seqs : DEFAULT_MAX_SEQS;
+    s->max_positions = find_max_positions(e);
+    s->limits = (struct batch_limits){ info->max_rows, info->max_logit_rows };
+    assert(s->on_event && s->limits.max_rows > 0 && s->limits.max_logit_rows > 0);
+    if (take_memory(s)) {
+        engine_fail(err, ENGINE_ERR_MEMORY, "no memory for a scheduler of %u sequences",
+                    s->max_seqs);
+        goto fail;
+    }
+    s->has_queue = queue_init(&s->queue, &limits) == 0;
+    if (!s->has_queue || pthread_create(&s->thread, NULL, sched_loop, s)) {
+        engine_fail(err, ENGINE_ERR_INTERNAL, "the scheduler's thread cannot start");
+        goto fail;
+    }
+    *out = s;
+    return 0;
+fail:
+    destroy(s);
+    return -1;
+}
+
+void sched_close(struct sched *s)
+{
+    if (!s)
+        return;
+    queue_close(&s->queue);
+    pthread_join(s->thread, NULL);
+    destroy(s);
+}
+
+/* ---- any thread ---- */
+
+enum sched_refusal sched_reserve(struct sched *s, uint64_t n_tokens)
+{
+    return queue_reserve(&s->queue, n_tokens);
+}
+
+void sched_unreserve(struct sched *s, uint64_t n_tokens)
+{
+    queue_unreserve(&s->queue, n_tokens);
+}
+
+/* *out is set before the push: the first event may come before this returns. */
+enum sched_refusal sched_submit(struct sched *s, const struct sched_options_request *req,
+                                uint64_t n_reserved, struct sched_request **out,
+                                struct engine_err *err)
+{
+    struct request_limits limits = { s->engine, s->ends, s->n_ends, s->max_positions };
+    enum sched_refusal refusal = request_new(out, req, &limits, err);
+    if (refusal != SCHED_REFUSED_NONE) {
+        queue_unreserve(&s->queue, n_reserved);
+        return refusal;
+    }
+    struct sched_request *r = *out;
+    refusal = queue_push(&s->queue, r, n_reserved, err);
+    if (refusal != SCHED_REFUSED_NONE) {
+        request_put(r);
+        request_put(r);
+        *out = NULL;
+    }
+    return refusal;
+}

@@ -1,0 +1,63 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * api_fields.h - tables of fields: name, type, range, place in a struct.  Private to the parsers.
+ */
+#ifndef LACUNA_SERVER_API_FIELDS_H
+#define LACUNA_SERVER_API_FIELDS_H
+
+#include <jansson.h>
+
+#include "server/api/api_parse.h"
+
+struct api_reader {
+    const struct api_limits *limits;
+    const struct api_scan *scan; /* the list that was taken out of the body, if any */
+    struct api_error *err;
+    struct api_unknown *unknown;
+};
+
+enum api_kind {
+    API_KIND_BOOL,    /* bool */
+    API_KIND_U32,     /* uint32_t */
+    API_KIND_I32,     /* int32_t */
+    API_KIND_I64,     /* int64_t */
+    API_KIND_NUMBER,  /* double */
+    API_KIND_STRING,  /* const char *, at most max bytes, without NUL */
+    API_KIND_CUSTOM,  /* parse() */
+    API_KIND_UNBUILT, /* refused unless it asks for nothing: false, 0, min */
+    API_KIND_IGNORED, /* known elsewhere; means nothing here */
+};
+
+typedef int api_parse_fn(struct api_reader *r, const char *name, const json_t *value, void *out);
+
+struct api_field {
+    const char *name;
+    enum api_kind kind;
+    size_t offset;
+    double min, max;
+    bool above_min; /* min itself is not allowed */
+    api_parse_fn *parse;
+};
+
+/* Reads every member of the object by its row; null means the default.  Members without a row are
+ * noted in r->unknown, or refused under strict_params. */
+int api_read_fields(struct api_reader *r, const json_t *object, const struct api_field *fields,
+                    size_t n_fields, void *out);
+
+/* Parses a body whose list `key` may be long.  Returns the outermost object or NULL. */
+json_t *api_read_document(char *body, size_t len, const char *key, struct api_scan *scan,
+                          struct api_error *err);
+
+/* An integer, also when written with a zero fraction.  False if it is none. */
+bool api_integer(const json_t *value, int64_t *out);
+/* "a string", "an array", ... */
+const char *api_type_name(const json_t *value);
+int api_wrong_type(struct api_reader *r, const char *param, const json_t *value,
+                   const char *wanted);
+
+/* An array of token ids, each below n_vocab, into malloc'ed memory. */
+int api_read_ids(struct api_reader *r, const char *name, const json_t *array, size_t max_ids,
+                 int32_t **ids, size_t *n_ids);
+int api_check_id(struct api_reader *r, const char *name, size_t index, int64_t id);
+
+#endif

@@ -1,0 +1,448 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * completions.c - POST /v1/completions until it is submitted: parse, reserve a seat, tokenize one
+ * prompt per turn, check against the context, submit.
+ *
+ * Everything that can be wrong is found before the status line goes out.
+ */
+#include "server/api/completions.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "server/log.h"
+
+enum { BYTES_PER_TOKEN = 3 }; /* a guess, for the seat that is reserved before tokenizing */
+
+/* ---- shared with the other handlers ---- */
+
+void api_limits_of(const struct srv *s, struct api_limits *out)
+{
+    *out = (struct api_limits){
+        .max_prompts = s->opt.max_prompts,
+        .max_n = s->opt.max_n,
+        .max_logprobs = s->opt.max_logprobs,
+        .n_vocab = engine_info(s->engine)->n_vocab,
+        .strict_params = s->opt.strict_params,
+    };
+}
+
+int api_check_model(const struct srv *s, const char *model, struct api_error *e)
+{
+    if (!model || s->opt.any_model || srv_is_model(s, model))
+        return 0;
+    return api_fail(e, API_MODEL_NOT_FOUND, "model", "The model '%.200s' does not exist here",
+                    model);
+}
+
+void api_warn_unknown(struct http_exchange *x, const struct api_unknown *unknown)
+{
+    static _Atomic uint64_t last_ns; /* one line per ten seconds for all requests together */
+    uint64_t now_ns = srv_now_ns(), last = atomic_load(&last_ns);
+    if (unknown->n == 0 || (last != 0 && now_ns - last < 10000000000))
+        return;
+    if (atomic_compare_exchange_strong(&last_ns, &last, now_ns))
+        log_event(LOG_WARN_LEVEL, "fields_ignored", LOG_STR("request_id", x->id),
+                  LOG_STR("fields", unknown->names), LOG_U64("n", unknown->n), LOG_END);
+}
+
+/* ---- the completion ---- */
+
+static void completion_free(void *app)
+{
+    struct completion *c = app;
+    if (c->has_seat)
+        sched_unreserve(c->srv->sched, c->n_reserved);
+    for (uint32_t i = 0; c->tokens && i < c->req.n_prompts; i++)
+        engine_tokens_fini(&c->tokens[i]);
+    for (uint32_t i = 0; c->choices && i < c->n_choices; i++) {
+        buf_fini(&c->choices[i].text);
+        buf_fini(&c->choices[i].token_ids);
+        buf_fini(&c->choices[i].stop_string);
+        api_logprobs_fini(&c->choices[i].logprobs);
+    }
+    free(c->tokens);
+    free(c->prompts);
+    free(c->choices);
+    buf_fini(&c->chunk);
+    api_completion_fini(&c->req);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+}
+
+static struct completion *completion_new(struct http_exchange *x)
+{
+    struct completion *c = calloc(1, sizeof(*c));
+    if (!c)
+        return NULL;
+    c->x = x;
+    c->srv = x->srv;
+    pthread_mutex_init(&c->lock, NULL);
+    return c;
+}
+
+static void completion_cancel(void *app, enum sched_cancel_cause cause)
+{
+    struct completion *c = app;
+    pthread_mutex_lock(&c->lock);
+    if (!c->cancel)
+        c->cancel = cause;
+    if (c->job)
+        sched_cancel(c->job, c->cancel);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void completion_usage(void *app, struct http_usage *out)
+{
+    struct completion *c = app;
+    pthread_mutex_lock(&c->lock);
+    *out = c->log;
+    if (!c->cancel)
+        out->cancel_phase = NULL;
+    pthread_mutex_unlock(&c->lock);
+}
+
+uint32_t completion_n_prompt(const struct completion *c, uint32_t choice)
+{
+    return c->prompts[choice / c->req.n].n_tokens;
+}
+
+struct api_head completion_head(const struct completion *c)
+{
+    return (struct api_head){
+        .id = c->req.request_id ? c->req.request_id : c->x->id,
+        .created = c->x->created,
+        .model = c->srv->model_name,
+        .fingerprint = c->srv->fingerprint,
+    };
+}
+
+/* ---- first turn: parse, reserve ---- */
+
+static uint64_t text_bytes_left(const struct completion *c)
+{
+    uint64_t n = 0;
+    for (uint32_t i = c->n_tokenized; i < c->req.n_prompts; i++)
+        n += c->req.prompts[i].text_len;
+    return n;
+}
+
+static uint64_t guess_tokens(const struct completion *c)
+{
+    uint64_t n = text_bytes_left(c) / BYTES_PER_TOKEN;
+    for (uint32_t i = 0; i < c->req.n_prompts; i++)
+        n += c->req.prompts[i].n_ids;
+    return n ? n : 1;
+}
+
+static int alloc_parts(struct completion *c, struct api_error *err)
+{
+    c->n_choices = c->req.n_prompts * c->req.n; /* both bounded by the parser */
+    c->tokens = calloc(c->req.n_prompts, sizeof(*c->tokens));
+    c->prompts = calloc(c->req.n_prompts, sizeof(*c->prompts));
+    c->choices = calloc(c->n_choices, sizeof(*c->choices));
+    if (!c->tokens || !c->prompts || !c->choices)
+        return api_fail(err, API_INTERNAL, NULL, "Out of memory");
+    return 0;
+}
+
+static int reserve(struct completion *c, struct api_error *err)
+{
+    c->n_reserved = guess_tokens(c);
+    enum sched_refusal refusal = sched_reserve(c->srv->sched, c->n_reserved);
+    c->has_seat = refusal == SCHED_REFUSED_NONE;
+    if (c->has_seat)
+        return 0;
+    struct engine_err none = { 0 };
+    api_error_from_refusal(err, refusal, &none, sched_retry_after(c->srv->sched));
+    return -1;
+}
+
+static int start(struct completion *c, struct api_error *err)
+{
+    struct http_exchange *x = c->x;
+    struct api_limits limits;
+    api_limits_of(c->srv, &limits);
+    if (api_parse_completion(x->body.data, x->body.len, &limits, &c->req, err) != 0)
+        return -1;
+    buf_fini(&x->body); /* still counted: the document has about its size */
+    api_warn_unknown(x, &c->req.unknown);
+    pthread_mutex_lock(&c->lock);
+    c->log.is_stream = c->req.stream;
+    pthread_mutex_unlock(&c->lock);
+    if (api_check_model(c->srv, c->req.model, err) != 0 || alloc_parts(c, err) != 0)
+        return -1;
+    return reserve(c, err);
+}
+
+/* ---- further turns: tokens ---- */
+
+static int too_long(const struct completion *c, uint64_t n_prompt, const char *at_least,
+                    struct api_error *err)
+{
+    uint32_t n_ctx = engine_info(c->srv->engine)->n_ctx;
+    api_fail(err, API_CONTEXT_LENGTH, "prompt",
+             "This model's context holds %u tokens, and the prompt has %s%llu%s", n_ctx, at_least,
+             (unsigned long long)n_prompt,
+             n_prompt == n_ctx ? ", which leaves no room to generate" : "");
+    err->n_prompt_tokens = n_prompt < UINT32_MAX ? (uint32_t)n_prompt : UINT32_MAX;
+    err->n_ctx = n_ctx;
+    return -1;
+}
+
+/* A text so long that even the longest tokens could not make it fit is not worth tokenizing. */
+static int check_bytes(const struct completion *c, const struct api_prompt *p,
+                       struct api_error *err)
+{
+    uint64_t least = p->text_len / (engine_detok_max(c->srv->engine) + 1);
+    if (least <= engine_info(c->srv->engine)->n_ctx || c->req.truncate_prompt_tokens != API_NOT_GIVEN)
+        return 0;
+    return too_long(c, least, "at least ", err);
+}
+
+static int tokenize_text(struct completion *c, uint32_t i, struct api_error *err)
+{
+    const struct engine *e = c->srv->engine;
+    const struct api_prompt *p = &c->req.prompts[i];
+    struct engine_tokens *t = &c->tokens[i];
+    struct engine_err why = { 0 };
+    unsigned flags = (c->req.add_special ? ENGINE_TOKENIZE_ADD_SPECIAL : 0u) |
+                     (c->srv->opt.parse_special ? ENGINE_TOKENIZE_PARSE_SPECIAL : 0u);
+    if (check_bytes(c, p, err) != 0)
+        return -1;
+    if (engine_tokenize(e, p->text, p->text_len, flags, t, &why) != 0) {
+        api_error_from_engine(err, &why);
+        return -1;
+    }
+    if (t->n > UINT32_MAX)
+        return too_long(c, t->n, "", err);
+    c->prompts[i] = (struct sched_prompt){ t->ids, (uint32_t)t->n };
+    return 0;
+}
+
+/* Empty text generates from BOS, if the model has one. */
+static int fill_empty(struct completion *c, uint32_t i, struct api_error *err)
+{
+    int32_t bos = engine_token_bos(c->srv->engine);
+    if (bos < 0)
+        return api_fail(err, API_INVALID_VALUE, "prompt",
+                        "'prompt' is empty, and this model has no token to begin with");
+    int32_t *ids = malloc(sizeof(*ids));
+    if (!ids)
+        return api_fail(err, API_INTERNAL, NULL, "Out of memory");
+    ids[0] = bos;
+    engine_tokens_fini(&c->tokens[i]);
+    c->tokens[i] = (struct engine_tokens){ ids, 1, 1 };
+    c->prompts[i] = (struct sched_prompt){ ids, 1 };
+    return 0;
+}
+
+/* -1 asks for what fits, with room for max_tokens. */
+static uint32_t truncation_limit(const struct completion *c)
+{
+    int64_t n_ctx = engine_info(c->srv->engine)->n_ctx;
+    int64_t wanted = c->req.truncate_prompt_tokens;
+    if (wanted == API_TO_CONTEXT_END) {
+        int64_t room = c->req.max_tokens == API_TO_CONTEXT_END ? 1 : c->req.max_tokens;
+        wanted = room < n_ctx ? n_ctx - room : 1;
+    }
+    return wanted < INT32_MAX ? (uint32_t)wanted : INT32_MAX;
+}
+
+static void truncate_prompt(struct completion *c, struct sched_prompt *p)
+{
+    uint32_t limit = truncation_limit(c);
+    if (c->req.truncate_prompt_tokens == API_NOT_GIVEN || p->n_tokens <= limit)
+        return;
+    if (!c->req.truncate_right)
+        p->tokens += p->n_tokens - limit;
+    p->n_tokens = limit;
+}
+
+static int prepare_prompt(struct completion *c, uint32_t i, struct api_error *err)
+{
+    const struct api_prompt *p = &c->req.prompts[i];
+    if (!p->text && p->n_ids > UINT32_MAX)
+        return too_long(c, p->n_ids, "", err);
+    if (!p->text)
+        c->prompts[i] = (struct sched_prompt){ p->ids, (uint32_t)p->n_ids };
+    else if (tokenize_text(c, i, err) != 0)
+        return -1;
+    if (c->prompts[i].n_tokens == 0 && fill_empty(c, i, err) != 0)
+        return -1;
+    truncate_prompt(c, &c->prompts[i]);
+    uint32_t n_ctx = engine_info(c->srv->engine)->n_ctx;
+    uint32_t needed = c->prompts[i].n_tokens + (c->req.max_tokens != 0);
+    return needed > n_ctx ? too_long(c, c->prompts[i].n_tokens, "", err) : 0;
+}
+
+/* ---- last turn: submit ---- */
+
+/* A choice ends at the context at the latest; the header says so if that is what was cut. */
+static int settle_max_tokens(struct completion *c, struct api_error *err)
+{
+    uint32_t n_ctx = engine_info(c->srv->engine)->n_ctx;
+    uint32_t least_room = UINT32_MAX, most_room = 0;
+    for (uint32_t i = 0; i < c->req.n_prompts; i++) {
+        uint32_t room = n_ctx - c->prompts[i].n_tokens;
+        least_room = room < least_room ? room : least_room;
+        most_room = room > most_room ? room : most_room;
+    }
+    int64_t wanted = c->req.max_tokens;
+    c->max_tokens = wanted < 0 || wanted > most_room ? most_room : (uint32_t)wanted;
+    if (wanted <= (int64_t)least_room)
+        return 0;
+    if (!c->srv->opt.strict_max_tokens) {
+        http_header(c->x, "x-lacuna-max-tokens", "%u", least_room);
+        return 0;
+    }
+    api_fail(err, API_CONTEXT_LENGTH, "max_tokens",
+             "This model's context holds %u tokens: %u of the prompt leave room for %u, and "
+             "max_tokens is %lld",
+             n_ctx, n_ctx - least_room, least_room, (long long)wanted);
+    err->n_prompt_tokens = n_ctx - least_room;
+    err->n_ctx = n_ctx;
+    return -1;
+}
+
+static uint64_t choose_seed(const struct api_completion *req)
+{
+    uint64_t seed = srv_now_ns();
+    if (req->has_seed)
+        return (uint64_t)req->seed;
+    if (getrandom(&seed, sizeof(seed), 0) < 0)
+        seed = srv_now_ns();
+    return seed;
+}
+
+static struct sched_options_request options_of(struct completion *c)
+{
+    const struct api_completion *r = &c->req;
+    uint64_t timeout_ns = c->srv->opt.request_timeout_s * 1000000000ull;
+    return (struct sched_options_request){
+        .prompts = c->prompts,
+        .n_prompts = r->n_prompts,
+        .n = r->n,
+        .max_tokens = c->max_tokens,
+        .min_tokens = r->min_tokens < c->max_tokens ? r->min_tokens : c->max_tokens,
+        .sampling = {
+            .temperature = (float)r->temperature,
+            .top_k = r->top_k > 0 ? r->top_k : 0,
+            .top_p = (float)r->top_p,
+            .min_p = (float)r->min_p,
+            .repetition_penalty = (float)r->repetition_penalty,
+            .frequency_penalty = (float)r->frequency_penalty,
+            .presence_penalty = (float)r->presence_penalty,
+            .seed = choose_seed(r),
+            .bias = r->bias,
+            .n_bias = r->n_bias,
+        },
+        .stops = r->stops,
+        .n_stops = r->n_stops,
+        .stop_tokens = r->stop_tokens,
+        .n_stop_tokens = r->n_stop_tokens,
+        .ignore_eos = r->ignore_eos,
+        .include_stop = r->include_stop,
+        .skip_special = r->skip_special,
+        .echo = r->echo,
+        .n_logprobs = r->n_logprobs,
+        .deadline_ns = timeout_ns ? c->x->arrived_ns + timeout_ns : 0,
+        .ctx = c,
+    };
+}
+
+static void reset_choices(struct completion *c)
+{
+    for (uint32_t i = 0; i < c->n_choices; i++) {
+        c->choices[i].stop_token = -1;
+        c->choices[i].n_echo_left = c->req.echo ? completion_n_prompt(c, i) : 0;
+    }
+}
+
+static void note_prompt(struct completion *c)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < c->req.n_prompts; i++)
+        n += c->prompts[i].n_tokens;
+    pthread_mutex_lock(&c->lock);
+    c->log.prompt_tokens = n;
+    c->log.cancel_phase = metrics_phase_name(METRICS_QUEUED); /* if it is cancelled */
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* Events may come before sched_submit returns, the last one too. */
+static void keep_job(struct completion *c, struct sched_request *job)
+{
+    pthread_mutex_lock(&c->lock);
+    if (c->is_over) {
+        sched_release(job);
+    } else {
+        c->job = job;
+        if (c->cancel)
+            sched_cancel(job, c->cancel);
+    }
+    pthread_mutex_unlock(&c->lock);
+}
+
+static int submit(struct completion *c, struct api_error *err)
+{
+    struct sched_request *job;
+    struct engine_err why = { 0 };
+    if (settle_max_tokens(c, err) != 0)
+        return -1;
+    struct sched_options_request options = options_of(c);
+    reset_choices(c);
+    note_prompt(c);
+    http_ref(c->x); /* the scheduler's, until the last event */
+    c->has_seat = false;
+    enum sched_refusal refusal =
+        sched_submit(c->srv->sched, &options, c->n_reserved, &job, &why);
+    if (refusal == SCHED_REFUSED_NONE) {
+        keep_job(c, job);
+        return 0;
+    }
+    http_unref(c->x);
+    api_error_from_refusal(err, refusal, &why, sched_retry_after(c->srv->sched));
+    return -1;
+}
+
+/* ---- turns ---- */
+
+static enum prepare_turn turn(struct completion *c, struct api_error *err)
+{
+    if (c->n_choices == 0 && start(c, err) != 0)
+        return PREPARE_DONE;
+    if (c->n_tokenized < c->req.n_prompts && prepare_prompt(c, c->n_tokenized++, err) != 0)
+        return PREPARE_DONE;
+    c->x->prepare_cost = text_bytes_left(c);
+    if (c->n_tokenized < c->req.n_prompts)
+        return PREPARE_MORE;
+    if (submit(c, err) == 0 && c->req.stream)
+        http_stream_begin(c->x);
+    return PREPARE_DONE;
+}
+
+const struct http_app completion_app = {
+    .cancel = completion_cancel,
+    .render = completion_render,
+    .usage = completion_usage,
+    .free = completion_free,
+};
+
+enum prepare_turn api_completions_prepare(struct http_exchange *x)
+{
+    struct api_error err = { 0 };
+    struct completion *c = x->app;
+    if (!c) {
+        c = completion_new(x);
+        if (c)
+            http_bind(x, c, &completion_app);
+        else
+            api_fail(&err, API_INTERNAL, NULL, "Out of memory");
+    }
+    enum prepare_turn next = c ? turn(c, &err) : PREPARE_DONE;
+    if (err.kind != API_OK)
+        http_reply_error(x, &err);
+    return next;
+}

@@ -1,0 +1,352 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * completions_events.c - the scheduler's events become chunks of a stream, or one answer.
+ *
+ * Runs on the scheduler's thread and must not wait: it appends to buffers.  The whole answer of a
+ * request that does not stream is put together by the HTTP thread afterwards (completion_render).
+ */
+#include <string.h>
+
+#include "server/api/completions.h"
+#include "server/log.h"
+
+/* ---- times ---- */
+
+/* n_new tokens of a choice came with this event; the time since the last one is shared among them. */
+static void note_tokens(struct completion *c, struct completion_choice *ch, uint32_t n_new,
+                        uint64_t now_ns)
+{
+    if (n_new == 0)
+        return;
+    if (c->first_token_ns == 0) {
+        c->first_token_ns = now_ns;
+        metrics_observe(c->srv->metrics, METRICS_TTFT, now_ns - c->x->arrived_ns, 1);
+    }
+    uint32_t n_gaps = ch->n_tokens > 0 ? n_new : n_new - 1;
+    uint64_t since = ch->n_tokens > 0 ? now_ns - ch->last_token_ns : 0;
+    if (n_gaps > 0)
+        metrics_observe(c->srv->metrics, METRICS_ITL, since / n_gaps, n_gaps);
+    c->n_gaps += n_gaps;
+    ch->n_tokens += n_new;
+    ch->last_token_ns = c->last_token_ns = now_ns;
+}
+
+/* Tokens that never showed (an end token, those of a cut stop string) count too: each choice that
+ * generated has one gap less than tokens. */
+static void settle_gaps(struct completion *c)
+{
+    uint32_t n_started = 0;
+    for (uint32_t i = 0; i < c->n_choices; i++)
+        n_started += c->choices[i].n_tokens > 0;
+    uint32_t n_tokens = c->usage.completion_tokens;
+    if (n_tokens <= n_started || n_tokens - n_started <= c->n_gaps)
+        return;
+    uint32_t missing = n_tokens - n_started - c->n_gaps;
+    uint64_t span = c->last_token_ns - c->first_token_ns;
+    metrics_observe(c->srv->metrics, METRICS_ITL, span / (n_tokens - n_started), missing);
+}
+
+static void observe_times(struct completion *c, uint64_t now_ns)
+{
+    struct metrics *m = c->srv->metrics;
+    uint64_t decode_ns = c->last_token_ns - c->first_token_ns;
+    metrics_observe(m, METRICS_E2E, now_ns - c->x->arrived_ns, 1);
+    if (c->first_token_ns == 0)
+        return;
+    metrics_observe(m, METRICS_PREFILL, c->first_token_ns - c->admitted_ns, 1);
+    metrics_observe(m, METRICS_DECODE, decode_ns, 1);
+    metrics_observe(m, METRICS_INFERENCE, c->last_token_ns - c->admitted_ns, 1);
+    uint32_t n_tokens = c->usage.completion_tokens;
+    if (n_tokens > c->n_choices)
+        metrics_observe(m, METRICS_TPOT, decode_ns * c->n_choices / (n_tokens - c->n_choices), 1);
+}
+
+static void observe_done(struct completion *c, uint64_t now_ns)
+{
+    struct metrics *m = c->srv->metrics;
+    uint32_t longest = 0;
+    for (uint32_t i = 0; i < c->n_choices; i++) {
+        uint32_t n = c->choices[i].n_tokens;
+        longest = n > longest ? n : longest;
+        metrics_count_success(m, c->choices[i].finish);
+    }
+    if (c->n_choices == 1)
+        longest = c->usage.completion_tokens;
+    settle_gaps(c);
+    observe_times(c, now_ns);
+    metrics_observe(m, METRICS_PROMPT_TOKENS, c->usage.prompt_tokens, 1);
+    metrics_observe(m, METRICS_GENERATION_TOKENS, c->usage.completion_tokens, 1);
+    metrics_observe(m, METRICS_MAX_GENERATION_TOKENS, longest, 1);
+    metrics_observe(m, METRICS_PARAMS_MAX_TOKENS, c->max_tokens, 1);
+    metrics_observe(m, METRICS_PARAMS_N, c->req.n, 1);
+}
+
+static enum metrics_phase phase_of(const struct completion *c)
+{
+    if (c->first_token_ns)
+        return METRICS_IN_DECODE;
+    return c->admitted_ns ? METRICS_IN_PREFILL : METRICS_QUEUED;
+}
+
+/* What the access line would say if the request ended now. */
+static void update_log(struct completion *c, const char *finish)
+{
+    uint64_t decode_ns = c->last_token_ns - c->first_token_ns;
+    pthread_mutex_lock(&c->lock);
+    c->log.finish = finish;
+    c->log.cancel_phase = metrics_phase_name(phase_of(c));
+    if (c->usage.prompt_tokens)
+        c->log.prompt_tokens = c->usage.prompt_tokens;
+    c->log.cached_tokens = c->usage.cached_tokens;
+    c->log.completion_tokens = c->usage.completion_tokens;
+    c->log.queue_ns = c->admitted_ns ? c->admitted_ns - c->x->arrived_ns : 0;
+    c->log.ttft_ns = c->first_token_ns ? c->first_token_ns - c->x->arrived_ns : 0;
+    c->log.itl_ns = c->n_gaps ? decode_ns * c->n_choices / c->n_gaps : 0;
+    pthread_mutex_unlock(&c->lock);
+}
+
+/* ---- what a choice has become ---- */
+
+static void gather_ids(struct completion_choice *ch, const int32_t *ids, uint32_t n)
+{
+    if (n > 0 && ch->token_ids.len > 0)
+        buf_char(&ch->token_ids, ',');
+    api_render_ids(&ch->token_ids, ids, n);
+}
+
+static void gather(struct completion *c, struct completion_choice *ch, const struct sched_event *ev,
+                   uint32_t n_echo)
+{
+    buf_add(&ch->text, ev->text.data, ev->text.len);
+    if (c->req.return_token_ids)
+        gather_ids(ch, ev->tokens + n_echo, ev->n_tokens - n_echo);
+    if (c->req.n_logprobs >= 0)
+        api_logprobs_add(&ch->logprobs, c->srv->engine, c->req.tokens_as_ids, ev->logprobs,
+                         ev->n_tokens);
+    if (ev->kind != SCHED_EVENT_FINISHED)
+        return;
+    ch->finish = ev->finish;
+    ch->stop_token = ev->stop_token;
+    ch->has_stop_string = ev->stop_string != NULL;
+    buf_add(&ch->stop_string, ev->stop_string, ev->stop_string_len);
+}
+
+static struct api_choice choice_view(const struct completion *c, uint32_t index, bool is_first)
+{
+    const struct completion_choice *ch = &c->choices[index];
+    const struct sched_prompt *p = &c->prompts[index / c->req.n];
+    bool shows_prompt = c->req.return_token_ids && is_first;
+    return (struct api_choice){
+        .index = index,
+        .text = ch->text.data,
+        .text_len = ch->text.len,
+        .logprobs = c->req.n_logprobs >= 0 ? &ch->logprobs : NULL,
+        .finish = ch->finish,
+        .stop_string = ch->has_stop_string ? ch->stop_string.data : NULL,
+        .stop_string_len = ch->stop_string.len,
+        .stop_token = ch->stop_token,
+        .prompt_ids = shows_prompt ? p->tokens : NULL,
+        .n_prompt_ids = shows_prompt ? p->n_tokens : 0,
+        .token_ids = c->req.return_token_ids ? &ch->token_ids : NULL,
+    };
+}
+
+/* ---- chunks ---- */
+
+static void begin_chunk(struct completion *c)
+{
+    struct api_head head = completion_head(c);
+    buf_clear(&c->chunk);
+    api_render_head(&c->chunk, &head);
+}
+
+static void end_chunk(struct completion *c)
+{
+    if (c->chunk.failed) /* no memory: a gap in the text would be worse than an end */
+        completion_app.cancel(c, SCHED_CANCEL_SLOW_READER);
+    else
+        http_stream_event(c->x, c->chunk.data, c->chunk.len);
+}
+
+static void clear_gathered(struct completion_choice *ch)
+{
+    buf_clear(&ch->text);
+    buf_clear(&ch->token_ids);
+    api_logprobs_clear(&ch->logprobs);
+}
+
+static void send_chunk(struct completion *c, uint32_t index)
+{
+    struct completion_choice *ch = &c->choices[index];
+    struct api_choice view = choice_view(c, index, !ch->is_begun);
+    begin_chunk(c);
+    c->chunk.failed = c->chunk.failed || ch->text.failed || ch->token_ids.failed;
+    api_render_choice(&c->chunk, &view);
+    buf_char(&c->chunk, ']');
+    if (c->req.continuous_usage && c->req.include_usage) {
+        buf_str(&c->chunk, ",\"usage\":");
+        api_render_usage(&c->chunk, &c->usage);
+    } else if (c->req.include_usage) {
+        buf_str(&c->chunk, ",\"usage\":null");
+    }
+    buf_char(&c->chunk, '}');
+    end_chunk(c);
+    ch->is_begun = true;
+    clear_gathered(ch);
+}
+
+static void send_usage(struct completion *c)
+{
+    begin_chunk(c);
+    buf_str(&c->chunk, "],\"usage\":");
+    api_render_usage(&c->chunk, &c->usage);
+    buf_char(&c->chunk, '}');
+    end_chunk(c);
+}
+
+/* ---- events ---- */
+
+static void on_admitted(struct completion *c, uint64_t now_ns)
+{
+    c->admitted_ns = now_ns;
+    metrics_observe(c->srv->metrics, METRICS_QUEUE, now_ns - c->x->arrived_ns, 1);
+    update_log(c, NULL);
+}
+
+static bool has_news(const struct completion *c, const struct completion_choice *ch,
+                     const struct sched_event *ev)
+{
+    if (ch->text.len > 0 || ev->kind == SCHED_EVENT_FINISHED)
+        return true;
+    return ch->token_ids.len > 0 || (c->req.n_logprobs >= 0 && ch->logprobs.tokens.len > 0);
+}
+
+/* The first DELTA of a choice tells of its first token even if its text is still held back. */
+static uint32_t count_new(const struct completion *c, const struct completion_choice *ch,
+                          uint32_t n_generated)
+{
+    bool is_first = ch->n_tokens == 0 && n_generated == 0 && c->max_tokens > 0;
+    return is_first ? 1 : n_generated;
+}
+
+static void on_text(struct completion *c, const struct sched_event *ev, uint64_t now_ns)
+{
+    struct completion_choice *ch = &c->choices[ev->choice];
+    uint32_t n_echo = ev->n_tokens < ch->n_echo_left ? ev->n_tokens : ch->n_echo_left;
+    ch->n_echo_left -= n_echo;
+    note_tokens(c, ch, count_new(c, ch, ev->n_tokens - n_echo), now_ns);
+    gather(c, ch, ev, n_echo);
+    update_log(c, api_finish_name(ch->finish));
+    if (c->req.stream && has_news(c, ch, ev))
+        send_chunk(c, ev->choice);
+}
+
+static void on_done(struct completion *c, uint64_t now_ns)
+{
+    observe_done(c, now_ns);
+    if (!c->req.stream) {
+        http_finish(c->x);
+        return;
+    }
+    if (c->req.include_usage)
+        send_usage(c);
+    http_stream_end(c->x);
+}
+
+static void end_with_error(struct completion *c, const struct api_error *e)
+{
+    update_log(c, api_error_code(e->kind));
+    if (!c->req.stream) {
+        http_reply_error(c->x, e);
+        return;
+    }
+    buf_clear(&c->chunk);
+    api_error_json(&c->chunk, e);
+    end_chunk(c);
+    http_stream_end(c->x);
+}
+
+static void on_failed(struct completion *c, const struct sched_event *ev)
+{
+    struct api_error e = { 0 };
+    api_error_from_engine(&e, &ev->err);
+    if (e.kind == API_QUEUE_TIMEOUT)
+        e.retry_after_s = sched_retry_after(c->srv->sched);
+    if (e.kind == API_INTERNAL)
+        log_event(LOG_ERROR_LEVEL, "request_failed", LOG_STR("request_id", c->x->id),
+                  LOG_STR("error", ev->err.text), LOG_END);
+    end_with_error(c, &e);
+}
+
+static void on_cancelled(struct completion *c, enum sched_cancel_cause cause)
+{
+    struct api_error e = { 0 };
+    metrics_count_cancelled(c->srv->metrics, phase_of(c), cause);
+    if (cause == SCHED_CANCEL_DEADLINE)
+        api_fail(&e, API_REQUEST_TIMEOUT, NULL, "The request took longer than %u s",
+                 c->srv->opt.request_timeout_s);
+    else if (cause == SCHED_CANCEL_SHUTDOWN)
+        api_fail(&e, API_SHUTTING_DOWN, NULL, "The server is shutting down");
+    else
+        api_fail(&e, API_INTERNAL, NULL, "The request was cancelled"); /* nobody reads it */
+    end_with_error(c, &e);
+}
+
+/* Nothing follows: gives the request back, and the exchange. */
+static void leave(struct completion *c)
+{
+    pthread_mutex_lock(&c->lock);
+    c->is_over = true;
+    struct sched_request *job = c->job;
+    c->job = NULL;
+    pthread_mutex_unlock(&c->lock);
+    if (job)
+        sched_release(job);
+    http_unref(c->x);
+}
+
+void api_on_event(const struct sched_event *ev)
+{
+    struct completion *c = ev->ctx;
+    uint64_t now_ns = srv_now_ns();
+    c->usage = ev->usage;
+    switch (ev->kind) {
+    case SCHED_EVENT_ADMITTED:
+        on_admitted(c, now_ns);
+        return;
+    case SCHED_EVENT_DELTA:
+    case SCHED_EVENT_FINISHED:
+        on_text(c, ev, now_ns);
+        return;
+    case SCHED_EVENT_DONE:
+        on_done(c, now_ns);
+        break;
+    case SCHED_EVENT_FAILED:
+        on_failed(c, ev);
+        break;
+    case SCHED_EVENT_CANCELLED:
+        on_cancelled(c, ev->cause);
+        break;
+    }
+    leave(c);
+}
+
+/* ---- the whole answer: the HTTP thread, after http_finish ---- */
+
+void completion_render(struct http_exchange *x, void *app, struct buf *body)
+{
+    const struct completion *c = app;
+    struct api_head head = completion_head(c);
+    (void)x;
+    api_render_head(body, &head);
+    for (uint32_t i = 0; i < c->n_choices; i++) {
+        struct api_choice view = choice_view(c, i, true);
+        if (i > 0)
+            buf_char(body, ',');
+        body->failed = body->failed || c->choices[i].text.failed || c->choices[i].token_ids.failed;
+        api_render_choice(body, &view);
+    }
+    buf_str(body, "],\"usage\":");
+    api_render_usage(body, &c->usage);
+    buf_char(body, '}');
+}

@@ -1,0 +1,475 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cmd_bench.c - `lacuna bench`: how fast prompts are read and answers written, by batch and
+ * context.
+ *
+ * Steps the engine directly, without a scheduler.  A repetition wants its context in the cache;
+ * since filling one costs far more than the measurement, sequences are used again for as long as
+ * they have not grown more than GROWTH beyond the context asked for, and are filled anew after
+ * that.
+ */
+#include "server/commands/commands.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    GROWTH = 10, /* one part in this many: less than timings on a busy machine vary */
+    WARM_UP_PROMPT = 64,
+    WARM_UP_TOKENS = 4,
+    MIN_LOGIT_ROWS = 64,
+    MAX_RESULTS = 4096,
+};
+
+struct shape {
+    bool decode;
+    uint32_t batch, context;
+    uint32_t n; /* tokens of the prompt, or of each answer */
+};
+
+struct result {
+    struct shape shape;
+    double tok_s, ms;
+};
+
+/* Sequences of the same length. */
+struct set {
+    struct engine_seq **seqs; /* [n_max] */
+    int32_t *next;            /* [n_max] the token each decodes next */
+    uint32_t n, n_max, len, room;
+};
+
+struct bench {
+    const struct options *o;
+    struct engine *e;
+    const struct engine_info *info;
+    struct set set;
+    struct engine_row *rows;    /* [max_rows] */
+    uint32_t *row_seq;          /* [n_max] which sequence a decode row is of */
+    struct engine_sample *jobs; /* [n_max] */
+    double *times;              /* [repeat] */
+    struct result *results;
+    uint32_t n_results;
+    bool show;
+};
+
+/* ---- notes ---- */
+
+static void note(const struct bench *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static void note(const struct bench *b, const char *fmt, ...)
+{
+    va_list ap;
+    if (b->show)
+        fputs("\r\033[K", stderr);
+    va_start(ap, fmt);
+    vfprintf(stderr, fmt, ap);
+    va_end(ap);
+    fputc('\n', stderr);
+}
+
+static void show_progress(const struct bench *b, const struct shape *s, const char *what,
+                          uint32_t done, uint32_t total)
+{
+    if (b->show)
+        fprintf(stderr, "\r\033[K%s, batch %u, context %u: %s %u of %u",
+                s->decode ? "decode" : "prefill", s->batch, s->context, what, done, total);
+}
+
+static void clear_progress(const struct bench *b)
+{
+    if (b->show)
+        fputs("\r\033[K", stderr);
+}
+
+/* ---- steps ---- */
+
+/* Fixed but without pattern: a repeated token would flatter caches and routers. */
+static int32_t some_token(const struct bench *b, uint64_t i)
+{
+    uint64_t x = i * UINT64_C(0x9E3779B97F4A7C15) + 1;
+    x = (x ^ (x >> 30)) * UINT64_C(0xBF58476D1CE4E5B9);
+    x = (x ^ (x >> 27)) * UINT64_C(0x94D049BB133111EB);
+    return (int32_t)((x ^ (x >> 31)) % b->info->n_vocab);
+}
+
+static int row_failure(const struct bench *b, struct engine_err *err)
+{
+    return engine_fail(err, ENGINE_ERR_INTERNAL, "a step failed: %s", engine_row_error(b->e));
+}
+
+static uint32_t min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Positions [from, to) of one sequence, the last one with logits. */
+static int feed(struct bench *b, uint32_t seq, uint32_t from, uint32_t to, struct engine_err *err)
+{
+    struct engine_seq *s = b->set.seqs[seq];
+    while (from < to) {
+        uint32_t n = min_u32(to - from, b->info->max_rows), done = 0;
+        if (engine_seq_reserve(s, from + n, err))
+            return -1;
+        for (uint32_t i = 0; i < n; i++)
+            b->rows[i] = (struct engine_row){ .seq = s,
+                                              .pos = from + i,
+                                              .token = some_token(b,
+                                                                  (uint64_t)seq << 32 | (from + i)),
+                                              .want_logits = from + i + 1 == to };
+        engine_step(b->e, b->rows, n);
+        while (done < n && b->rows[done].status == ENGINE_ROW_DONE)
+            done++;
+        if (done < n && b->rows[done].status == ENGINE_ROW_FAILED)
+            return row_failure(b, err);
+        from += done;
+    }
+    return 0;
+}
+
+/* Computes the rows that are waiting, and takes the next tokens of those that are done. */
+static int decode_some(struct bench *b, uint32_t *n_waiting, struct engine_err *err)
+{
+    uint32_t n = *n_waiting, n_jobs = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t seq = b->row_seq[i];
+        b->rows[i] = (struct engine_row){ .seq = b->set.seqs[seq],
+                                          .token = b->set.next[seq],
+                                          .pos = b->set.len,
+                                          .want_logits = true };
+    }
+    engine_step(b->e, b->rows, n);
+    *n_waiting = 0;
+    static const struct engine_sampling greedy = { .top_p = 1, .repetition_penalty = 1 };
+    for (uint32_t i = 0; i < n; i++) {
+        if (b->rows[i].status == ENGINE_ROW_FAILED)
+            return row_failure(b, err);
+        uint32_t seq = b->row_seq[i];
+        if (b->rows[i].status == ENGINE_ROW_DONE)
+            b->jobs[n_jobs++] = (struct engine_sample){ .logits = b->rows[i].logits,
+                                                        .params = &greedy,
+                                                        .stream = seq,
+                                                        .position = b->set.len + 1,
+                                                        .forced = -1,
+                                                        .n_top = -1 };
+        else
+            b->row_seq[(*n_waiting)++] = seq;
+    }
+    engine_sample(b->e, b->jobs, n_jobs);
+    for (uint32_t j = 0; j < n_jobs; j++)
+        b->set.next[b->jobs[j].stream] = b->jobs[j].token;
+    return 0;
+}
+
+/* n tokens more for every sequence of the set. */
+static int decode(struct bench *b, uint32_t n, struct engine_err *err)
+{
+    for (uint32_t t = 0; t < n; t++) {
+        uint32_t n_waiting = b->set.n;
+        for (uint32_t i = 0; i < b->set.n; i++) {
+            b->row_seq[i] = i;
+            if (engine_seq_reserve(b->set.seqs[i], b->set.len + 1, err))
+                return -1;
+        }
+        while (n_waiting > 0) {
+            if (decode_some(b, &n_waiting, err))
+                return -1;
+        }
+        b->set.len++;
+    }
+    return 0;
+}
+
+/* ---- sequences ---- */
+
+static void set_empty(struct set *set)
+{
+    for (uint32_t i = 0; i < set->n; i++)
+        engine_seq_close(set->seqs[i]);
+    set->n = set->len = set->room = 0;
+}
+
+static uint32_t longest_start(const struct shape *s)
+{
+    return s->context + s->context / GROWTH;
+}
+
+/* batch sequences with `context` tokens each. */
+static int set_fill(struct bench *b, const struct shape *s, struct engine_err *err)
+{
+    struct set *set = &b->set;
+    uint32_t room = min_u32(longest_start(s) + s->n, b->info->n_ctx);
+    set_empty(set);
+    for (uint32_t i = 0; i < s->batch; i++) {
+        if (engine_seq_open(b->e, room, &set->seqs[i], err))
+            return -1;
+        set->n = i + 1;
+        set->next[i] = some_token(b, i);
+        if (s->context)
+            show_progress(b, s, "filling sequence", i + 1, s->batch);
+        if (feed(b, i, 0, s->context, err))
+            return -1;
+    }
+    set->len = s->context;
+    set->room = room;
+    return 0;
+}
+
+static bool set_usable(const struct set *set, const struct shape *s)
+{
+    return set->n == s->batch && set->len >= s->context && set->len <= longest_start(s) &&
+           set->len + s->n <= set->room;
+}
+
+/* ---- measuring ---- */
+
+static int repeat_once(struct bench *b, const struct shape *s, double *seconds,
+                       struct engine_err *err)
+{
+    if (!set_usable(&b->set, s) && set_fill(b, s, err))
+        return -1;
+    double start = cmd_now();
+    int rc = s->decode ? decode(b, s->n, err) : feed(b, 0, b->set.len, b->set.len + s->n, err);
+    *seconds = cmd_now() - start;
+    if (!rc && !s->decode)
+        b->set.len += s->n;
+    return rc;
+}
+
+/* As repeat_once; the pages that growing took may be what is missing, so that a second try starts
+ * from sequences that have not grown. */
+static int repeat(struct bench *b, const struct shape *s, double *seconds, struct engine_err *err)
+{
+    bool grown = b->set.n == s->batch && b->set.len > s->context;
+    if (repeat_once(b, s, seconds, err) == 0)
+        return 0;
+    if (!grown || err->code != ENGINE_ERR_CAPACITY)
+        return -1;
+    *err = (struct engine_err){ 0 };
+    set_empty(&b->set);
+    return repeat_once(b, s, seconds, err);
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *v, uint32_t n)
+{
+    qsort(v, n, sizeof(*v), compare_doubles);
+    return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
+}
+
+static void print_row(const struct result *r)
+{
+    const struct shape *s = &r->shape;
+    printf("%-8s %-6s %6u %7u %8u %11.1f %10.2f\n", s->decode ? "decode" : "prefill", "dense",
+           s->batch, s->decode ? 0 : s->n, s->context, r->tok_s, r->ms);
+    fflush(stdout);
+}
+
+static void keep_result(struct bench *b, const struct shape *s, double seconds)
+{
+    struct result *r = &b->results[b->n_results++];
+    *r = (struct result){ .shape = *s, .tok_s = (double)s->batch * s->n / seconds };
+    r->ms = seconds * 1e3 / (s->decode ? s->n : 1);
+    clear_progress(b);
+    if (!b->o->json)
+        print_row(r);
+}
+
+/* 0 also if the shape was skipped for want of room. */
+static int measure(struct bench *b, const struct shape *s, struct engine_err *err)
+{
+    const char *phase = s->decode ? "decode" : "prefill";
+    if (s->n == 0 || b->n_results == MAX_RESULTS)
+        return 0;
+    if ((uint64_t)s->context + s->n > b->info->n_ctx || !engine_fits(b->e, s->context + s->n)) {
+        note(b,
+             "skipped %s, batch %u, context %u: a sequence of %llu tokens does not fit (context "
+             "length %u; see --ctx and --kv-bytes)",
+             phase, s->batch, s->context, (unsigned long long)s->context + s->n, b->info->n_ctx);
+        return 0;
+    }
+    for (uint32_t i = 0; i < b->o->repeat; i++) {
+        show_progress(b, s, "repetition", i + 1, b->o->repeat);
+        if (repeat(b, s, &b->times[i], err) == 0)
+            continue;
+        set_empty(&b->set);
+        if (err->code != ENGINE_ERR_CAPACITY)
+            return -1;
+        note(b, "skipped %s, batch %u, context %u: %s (see --kv-bytes)", phase, s->batch,
+             s->context, err->text);
+        *err = (struct engine_err){ 0 };
+        return 0;
+    }
+    set_empty(&b->set);
+    keep_result(b, s, median(b->times, b->o->repeat));
+    return 0;
+}
+
+/* Threads started, pages touched, clocks up. */
+static int warm_up(struct bench *b, struct engine_err *err)
+{
+    struct shape s = { .decode = true, .batch = 1, .n = WARM_UP_TOKENS };
+    s.context = min_u32(WARM_UP_PROMPT, b->info->n_ctx / 2);
+    double seconds;
+    if (!engine_fits(b->e, s.context + s.n))
+        return 0;
+    int rc = repeat_once(b, &s, &seconds, err);
+    set_empty(&b->set);
+    return rc;
+}
+
+static int measure_all(struct bench *b, struct engine_err *err)
+{
+    const struct options *o = b->o;
+    if (warm_up(b, err))
+        return -1;
+    for (uint32_t p = 0; p < o->prompts.n; p++) {
+        for (uint32_t c = 0; c < o->contexts.n; c++) {
+            struct shape s = { .batch = 1,
+                               .context = o->contexts.items[c],
+                               .n = o->prompts.items[p] };
+            if (measure(b, &s, err))
+                return -1;
+        }
+    }
+    for (uint32_t c = 0; c < o->contexts.n; c++) {
+        for (uint32_t i = 0; i < o->batches.n; i++) {
+            struct shape s = { .decode = true,
+                               .batch = o->batches.items[i],
+                               .context = o->contexts.items[c],
+                               .n = o->gen };
+            if (measure(b, &s, err))
+                return -1;
+        }
+    }
+    return 0;
+}
+
+/* ---- output ---- */
+
+static void print_heading(const struct bench *b)
+{
+    const struct engine_info *i = b->info;
+    char size[CMD_BYTES_MAX];
+    cmd_bytes_text(i->file_bytes, size);
+    fprintf(stderr, "%s: %s, %s, %.1f M parameters; %s, %u threads, context length %u\n",
+            i->file_name, i->arch, size, (double)i->n_params / 1e6, i->isa, i->n_threads, i->n_ctx);
+    if (!b->o->json)
+        printf("%-8s %-6s %6s %7s %8s %11s %10s\n", "phase", "mode", "batch", "prompt", "context",
+               "tok/s", "ms");
+}
+
+static void print_json(const struct bench *b)
+{
+    puts("[");
+    for (uint32_t i = 0; i < b->n_results; i++) {
+        const struct result *r = &b->results[i];
+        const struct shape *s = &r->shape;
+        printf("  {\"phase\": \"%s\", \"mode\": \"dense\", \"batch\": %u, \"prompt\": %u, "
+               "\"context\": %u, \"tok_s\": %.3f, \"ms\": %.4f}%s\n",
+               s->decode ? "decode" : "prefill", s->batch, s->decode ? 0 : s->n, s->context,
+               r->tok_s, r->ms, i + 1 < b->n_results ? "," : "");
+    }
+    puts("]");
+}
+
+/* ---- open and close ---- */
+
+static uint32_t largest(const struct options_numbers *v)
+{
+    uint32_t most = 0;
+    for (uint32_t i = 0; i < v->n; i++)
+        most = v->items[i] > most ? v->items[i] : most;
+    return most;
+}
+
+static void bench_close(struct bench *b)
+{
+    set_empty(&b->set);
+    free(b->set.seqs);
+    free(b->set.next);
+    free(b->rows);
+    free(b->row_seq);
+    free(b->jobs);
+    free(b->times);
+    free(b->results);
+    engine_close(b->e);
+}
+
+static int bench_open(struct bench *b, const struct options *o, const char *path)
+{
+    struct engine_options opt;
+    uint32_t n_max = largest(&o->batches);
+    cmd_engine_options(o, path, &opt);
+    opt.max_logit_rows = n_max > MIN_LOGIT_ROWS ? n_max : 0;
+    if (opt.max_rows ? opt.max_rows < n_max : n_max > 512)
+        opt.max_rows = n_max;
+    *b = (struct bench){ .o = o, .show = isatty(STDERR_FILENO) };
+    int exit_code = cmd_engine_open(&opt, &b->e);
+    if (exit_code)
+        return exit_code;
+    b->info = engine_info(b->e);
+    b->set.n_max = n_max;
+    b->set.seqs = calloc(n_max, sizeof(*b->set.seqs));
+    b->set.next = calloc(n_max, sizeof(*b->set.next));
+    b->rows = calloc(b->info->max_rows, sizeof(*b->rows));
+    b->row_seq = calloc(n_max, sizeof(*b->row_seq));
+    b->jobs = calloc(n_max, sizeof(*b->jobs));
+    b->times = calloc(o->repeat, sizeof(*b->times));
+    b->results = calloc(MAX_RESULTS, sizeof(*b->results));
+    if (b->set.seqs && b->set.next && b->rows && b->row_seq && b->jobs && b->times && b->results)
+        return 0;
+    bench_close(b);
+    return cmd_fail(EX_OSERR, "no memory for %u sequences", n_max);
+}
+
+static int bench(const struct options *o)
+{
+    struct bench b;
+    struct engine_err err = { 0 };
+    int exit_code;
+    const char *path = cmd_model_path(o, true, &exit_code);
+    if (!path)
+        return exit_code;
+    exit_code = bench_open(&b, o, path);
+    if (exit_code)
+        return exit_code;
+    print_heading(&b);
+    int rc = measure_all(&b, &err);
+    clear_progress(&b);
+    if (rc)
+        exit_code = cmd_fail_err(&err);
+    else if (o->json)
+        print_json(&b);
+    bench_close(&b);
+    if (fflush(stdout) || ferror(stdout))
+        return cmd_fail(EX_IOERR, "cannot write the answer: %s", strerror(errno));
+    return exit_code;
+}
+
+const struct cmd cmd_bench = {
+    .usage = {
+        .command = OPTIONS_BENCH,
+        .name = "bench",
+        .summary = "measure prefill and decode speed",
+        .args = "[MODEL.gguf]",
+        .max_args = 1,
+        .about = "Measures how fast prompts are read (prefill, one sequence) and tokens "
+                 "generated (decode, --batches sequences side by side), with --contexts "
+                 "tokens already in the cache.  Shows medians: tok/s counts the tokens of "
+                 "all sequences; ms is the whole prompt's time in prefill, one step's in "
+                 "decode.  Combinations that do not fit are skipped with a note.",
+        .example =
+            "  lacuna bench -m model.gguf -p 512 -n 64 -b 1,8,32 -c 0,8192 -r 5 --threads 2\n",
+    },
+    .run = bench,
+};

@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * cmd_eval.c - `lacuna eval`: perplexity of a text or of given tokens, and their logits as raw
+ * floats for comparison with another engine.
+ */
+#include "server/commands/commands.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+struct eval {
+    struct engine *e;
+    struct engine_tokens tokens;
+    FILE *logits;
+    bool show; /* progress on a terminal */
+    double started, shown;
+};
+
+/* ---- input ---- */
+
+static int read_all(FILE *f, char **text, size_t *len)
+{
+    size_t cap = 0, n = 0, got;
+    *text = NULL;
+    do {
+        if (n == cap) {
+            char *grown = realloc(*text, cap = cap ? 2 * cap : 1 << 16);
+            if (!grown)
+                return -ENOMEM;
+            *text = grown;
+        }
+        errno = 0;
+        got = fread(*text + n, 1, cap - n, f);
+        n += got;
+    } while (got > 0);
+    *len = n;
+    return ferror(f) ? -(errno ? errno : EIO) : 0;
+}
+
+static int tokenize_file(struct eval *v, const char *path)
+{
+    struct engine_err err = { 0 };
+    bool is_stdin = strcmp(path, "-") == 0;
+    char *text;
+    size_t len;
+    FILE *f = is_stdin ? stdin : fopen(path, "re");
+    if (!f)
+        return cmd_fail(EX_NOINPUT, "cannot open %s: %s", path, strerror(errno));
+    int rc = read_all(f, &text, &len);
+    int exit_code = 0;
+    if (rc)
+        exit_code = cmd_fail(rc == -ENOMEM ? EX_OSERR : EX_IOERR, "cannot read %s: %s", path,
+                             strerror(-rc));
+    else if (engine_tokenize(v->e, text, len, ENGINE_TOKENIZE_ADD_SPECIAL, &v->tokens, &err))
+        exit_code = cmd_fail_err(&err);
+    free(text);
+    if (!is_stdin)
+        fclose(f);
+    return exit_code;
+}
+
+static int take_tokens(struct eval *v, const struct options_numbers *given)
+{
+    const struct engine_info *info = engine_info(v->e);
+    if (given->n > info->n_ctx)
+        return cmd_fail(EX_DATAERR, "--tokens: %u tokens, the context holds %u (see --ctx)",
+                        given->n, info->n_ctx);
+    v->tokens.ids = calloc(given->n, sizeof(*v->tokens.ids));
+    if (!v->tokens.ids)
+        return cmd_fail(EX_OSERR, "no memory for %u tokens", given->n);
+    v->tokens.cap = v->tokens.n = given->n;
+    for (uint32_t i = 0; i < given->n; i++) {
+        if (given->items[i] >= info->n_vocab)
+            return cmd_fail(EX_DATAERR, "--tokens: token %u, the vocabulary ends at %u",
+                            given->items[i], info->n_vocab - 1);
+        v->tokens.ids[i] = (int32_t)given->items[i];
+    }
+    return 0;
+}
+
+static int open_logits(struct eval *v, const char *path)
+{
+    if (!path)
+        return 0;
+    v->logits = strcmp(path, "-") == 0 ? stdout : fopen(path, "wbe");
+    return v->logits ? 0 : cmd_fail(EX_IOERR, "cannot write %s: %s", path, strerror(errno));
+}
+
+/* ---- rows ---- */
+
+static int on_row(void *ctx, uint64_t index, const float *logits)
+{
+    struct eval *v = ctx;
+    uint32_t n_vocab = engine_info(v->e)->n_vocab;
+    if (v->logits && fwrite(logits, sizeof(*logits), n_vocab, v->logits) != n_vocab)
+        return -1;
+    double now = v->show ? cmd_now() : 0;
+    if (v->show && now - v->shown > 0.2) {
+        v->shown = now;
+        fprintf(stderr, "\r\033[K%llu of %zu tokens, %.1f tok/s", (unsigned long long)index + 1,
+                v->tokens.n, (double)(index + 1) / (now - v->started));
+    }
+    return 0;
+}
+
+static void print_result(const struct options *o, const struct eval *v,
+                         const struct engine_eval_result *r, uint32_t chunk)
+{
+    const struct engine_info *info = engine_info(v->e);
+    double mean = r->n_tokens ? r->nll / (double)r->n_tokens : 0;
+    double seconds = cmd_now() - v->started;
+    FILE *to = v->logits == stdout ? stderr : stdout;
+    if (!o->json) {
+        if (r->n_tokens)
+            fprintf(to, "perplexity %.4f (%.6f nats per token)\n", exp(mean), mean);
+        fprintf(to, "%zu tokens, %llu of them predicted, windows of %u, %.1f s, %.1f tok/s\n",
+                v->tokens.n, (unsigned long long)r->n_tokens, info->n_ctx, seconds,
+                (double)v->tokens.n / seconds);
+        return;
+    }
+    fprintf(to, "{\"tokens\":%zu,\"predicted\":%llu,\"window\":%u,\"chunk\":%u,\"threads\":%u,",
+            v->tokens.n, (unsigned long long)r->n_tokens, info->n_ctx, chunk, info->n_threads);
+    /* JSON has neither infinities nor a value for "nothing was predicted". */
+    if (r->n_tokens && isfinite(r->nll) && isfinite(exp(mean)))
+        fprintf(to, "\"nll\":%.9g,\"perplexity\":%.9g,", r->nll, exp(mean));
+    else
+        fprintf(to, "\"nll\":null,\"perplexity\":null,");
+    fprintf(to, "\"seconds\":%.3f}\n", seconds);
+}
+
+static int evaluate(const struct options *o, struct eval *v)
+{
+    struct engine_eval_result result = { 0 };
+    struct engine_err err = { 0 };
+    const struct engine_info *info = engine_info(v->e);
+    uint32_t chunk = o->chunk ? o->chunk : info->max_logit_rows;
+    v->show = isatty(STDERR_FILENO);
+    v->started = v->shown = cmd_now();
+    int rc = engine_eval(v->e, v->tokens.ids, v->tokens.n, chunk, on_row, v, &result, &err);
+    if (v->show)
+        fputs("\r\033[K", stderr);
+    if (v->logits && (ferror(v->logits) || fflush(v->logits)))
+        return cmd_fail(EX_IOERR, "cannot write the logits: %s", strerror(errno));
+    if (rc)
+        return cmd_fail_err(&err);
+    print_result(o, v, &result, chunk);
+    if (fflush(stdout))
+        return cmd_fail(EX_IOERR, "cannot write the answer: %s", strerror(errno));
+    return 0;
+}
+
+static int eval_with(const struct options *o, struct engine *e)
+{
+    struct eval v = { .e = e };
+    int exit_code = o->tokens.n ? take_tokens(&v, &o->tokens) : tokenize_file(&v, o->file);
+    if (!exit_code && v.tokens.n == 0)
+        exit_code = cmd_fail(EX_DATAERR, "%s: no tokens", o->file);
+    if (!exit_code)
+        exit_code = open_logits(&v, o->logits_out);
+    if (!exit_code)
+        exit_code = evaluate(o, &v);
+    if (v.logits && v.logits != stdout && fclose(v.logits) && !exit_code)
+        exit_code = cmd_fail(EX_IOERR, "cannot write %s: %s", o->logits_out, strerror(errno));
+    engine_tokens_fini(&v.tokens);
+    return exit_code;
+}
+
+static int eval(const struct options *o)
+{
+    struct engine_options opt;
+    struct engine *e;
+    int exit_code;
+    if (!o->file == !o->tokens.n)
+        return cmd_fail(EX_USAGE, "what to measure: give either --file TEXT or --tokens ID,...");
+    const char *path = cmd_model_path(o, false, &exit_code);
+    if (!path)
+        return exit_code;
+    cmd_engine_options(o, path, &opt);
+    /* Every row wants logits, so a step is as long as the room for them. */
+    opt.max_logit_rows = o->chunk;
+    if (o->chunk > opt.max_rows)
+        opt.max_rows = o->chunk;
+    exit_code = cmd_engine_open(&opt, &e);
+    if (exit_code)
+        return exit_code;
+    exit_code = eval_with(o, e);
+    engine_close(e);
+    return exit_code;
+}
+
+const struct cmd cmd_eval = {
+    .usage = {
+        .command = OPTIONS_EVAL,
+        .name = "eval",
+        .summary = "measure a model's perplexity, or write its logits",
+        .args = "",
+        .about = "Runs a text or given tokens through the model, each token predicted from "
+                 "the true ones before it, in windows of --ctx tokens, and prints the "
+                 "perplexity.  --logits-out writes what the model said at each position.  "
+                 "Neither --chunk nor --threads changes a bit of the result.",
+        .example = "  lacuna eval -m model.gguf -f book.txt --ctx 2048\n"
+                   "  lacuna eval -m model.gguf --tokens 1,15043,3186 --logits-out logits.f32\n",
+    },
+    .run = eval,
+};

@@ -1,0 +1,85 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * commands.h - the commands of the program, and what several of them share.
+ *
+ * A command is one file cmd_NAME.c: it parses, calls and prints; what it does lives in the folder
+ * whose job it is.  Its function returns the process's exit code (server/exits.h).  Results go to
+ * stdout, everything else to stderr.
+ */
+#ifndef LACUNA_SERVER_COMMANDS_H
+#define LACUNA_SERVER_COMMANDS_H
+
+#include "engine/engine.h"
+#include "server/exits.h"
+#include "server/options.h"
+
+struct cmd {
+    struct options_usage usage;
+    int (*run)(const struct options *o);
+};
+
+extern const struct cmd cmd_serve, cmd_run, cmd_inspect, cmd_tokenize, cmd_bench, cmd_eval;
+
+/* All commands, in the order of the help; NULL past the end. */
+const struct cmd *cmd_at(size_t i);
+const struct cmd *cmd_find(const char *name); /* or NULL */
+const char *cmd_nearest(const char *name);    /* for "did you mean"; or NULL */
+
+/* `lacuna --version`: version and commit. */
+void cmd_print_version(void);
+/* `lacuna --healthcheck [URL]`: 0 if a GET there answers 200, else EXIT_UNHEALTHY. */
+int cmd_healthcheck(const char *url);
+
+/* ---- errors ---- */
+
+/* One line on stderr, "lacuna: ..."; returns exit_code. */
+int cmd_fail(int exit_code, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+int cmd_fail_err(const struct engine_err *err); /* exit code as exit_code_of says */
+
+/* ---- the model ---- */
+
+/* The model's path, from the argument or --model; checked to be a readable file.  NULL: *exit_code
+ * is set and the reason printed. */
+const char *cmd_model_path(const struct options *o, bool from_argument, int *exit_code);
+/* What the flags say about the engine; the rest stays zeroed. */
+void cmd_engine_options(const struct options *o, const char *path, struct engine_options *out);
+/* For the commands without a server: opens with progress on a terminal, warnings on stderr.  Ends
+ * with the exit code on failure, 0 on success. */
+int cmd_engine_open(const struct engine_options *opt, struct engine **out);
+/* A SIGBUS from now on says that the model's file was truncated while mapped, and exits 74. */
+void cmd_guard_mapping(void);
+
+/* "1.5 GiB" */
+enum { CMD_BYTES_MAX = 32 };
+void cmd_bytes_text(uint64_t bytes, char out[CMD_BYTES_MAX]);
+double cmd_now(void); /* seconds, CLOCK_MONOTONIC */
+
+/* ---- progress of loading ---- */
+
+struct srv;
+struct cmd_progress {
+    bool line;       /* rewrite one line on stderr */
+    bool log;        /* a log line at each tenth */
+    struct srv *srv; /* told too, if not NULL */
+    uint32_t tenths; /* logged so far */
+    bool drawn;
+};
+engine_progress_fn cmd_progress_show;          /* ctx: struct cmd_progress */
+void cmd_progress_end(struct cmd_progress *p); /* takes the line away */
+
+/* ---- signals ---- */
+
+/* From now on SIGINT and SIGTERM reach only one thread of ours: the first sets the stop flag and
+ * calls on_stop(ctx) there, the second ends the process with 130 at once.  SIGHUP is the same on a
+ * terminal (it was closed), else nothing.  Call before other threads start.  0 or -1. */
+int cmd_signals_start(void (*on_stop)(void *ctx), void *ctx);
+bool cmd_signals_stopped(void);
+const volatile int *cmd_signals_flag(void); /* the same, for engine_options.cancel */
+void cmd_signals_wait(void);                /* until stopped */
+
+/* ---- systemd ---- */
+
+/* "READY=1" and the like to NOTIFY_SOCKET; does nothing without one (NULL). */
+void cmd_notify(const char *socket_path, const char *state);
+
+#endif

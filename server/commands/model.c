@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * model.c - from flags to an open engine, for every command; and what to do if the file under the
+ * mapping goes away.
+ */
+#include "server/commands/commands.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+static int check_file(const char *path)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    if (fd < 0)
+        return cmd_fail(EX_NOINPUT, "cannot open model %s: %s", path, strerror(errno));
+    int rc = fstat(fd, &st);
+    close(fd);
+    if (rc == 0 && S_ISDIR(st.st_mode))
+        return cmd_fail(EX_NOINPUT, "cannot open model %s: it is a directory", path);
+    return 0;
+}
+
+const char *cmd_model_path(const struct options *o, bool from_argument, int *exit_code)
+{
+    const char *path = o->model;
+    if (from_argument && o->n_args > 0)
+        path = o->args[0];
+    if (!path) {
+        *exit_code = cmd_fail(EX_USAGE, "no model: give one with --model FILE.gguf");
+        return NULL;
+    }
+    *exit_code = check_file(path);
+    return *exit_code ? NULL : path;
+}
+
+void cmd_engine_options(const struct options *o, const char *path, struct engine_options *out)
+{
+    *out = (struct engine_options){
+        .model_path = path,
+        .max_isa = o->max_isa,
+        .n_threads = o->threads,
+        .n_ctx = o->ctx,
+        .kv_bytes = o->kv_bytes,
+        .max_rows = o->max_batch_rows,
+        .io = (enum engine_io)o->io,
+        .read_file = o->no_mmap,
+        .gating = (enum engine_gating)o->expert_gating,
+    };
+}
+
+int cmd_engine_open(const struct engine_options *opt, struct engine **out)
+{
+    struct engine_err err = { 0 };
+    struct cmd_progress progress = { .line = isatty(STDERR_FILENO) };
+    struct engine_options with_progress = *opt;
+    with_progress.progress = cmd_progress_show;
+    with_progress.progress_ctx = &progress;
+    cmd_guard_mapping();
+    int rc = engine_open(out, &with_progress, &err);
+    cmd_progress_end(&progress);
+    if (rc)
+        return cmd_fail_err(&err);
+    const struct engine_info *info = engine_info(*out);
+    for (uint32_t i = 0; i < info->n_warnings; i++)
+        fprintf(stderr, "warning: %s\n", info->warnings[i]);
+    return 0;
+}
+
+/* Only what POSIX allows in a handler: the faulting thread cannot go on, nor can the process. */
+static void on_bus_error(int sig)
+{
+    static const char text[] =
+        "lacuna: bus error: the model file was truncated, or its storage failed, while it was "
+        "mapped; --no-mmap reads it into memory instead\n";
+    (void)sig;
+    ssize_t n = write(STDERR_FILENO, text, sizeof(text) - 1);
+    (void)n;
+    _exit(EX_IOERR);
+}
+
+void cmd_guard_mapping(void)
+{
+    struct sigaction sa = { .sa_handler = on_bus_error };
+    sigemptyset(&sa.sa_mask);
+    sigaction(SIGBUS, &sa, NULL);
+}

@@ -1,0 +1,96 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * access_log.c - one line and one count per request, when it is over.
+ */
+#include "server/http/auth.h"
+#include "server/http/http.h"
+#include "server/log.h"
+#include "server/metrics.h"
+
+enum { MAX_FIELDS = 24 };
+
+struct line {
+    struct log_field fields[MAX_FIELDS];
+    uint32_t n;
+};
+
+static void add(struct line *l, struct log_field f)
+{
+    if (l->n + 1 < MAX_FIELDS)
+        l->fields[l->n++] = f;
+}
+
+static double ms(uint64_t ns)
+{
+    return (double)ns / 1e6;
+}
+
+static const char *method_name(enum http_method method)
+{
+    switch (method) {
+    case HTTP_GET:
+        return "GET";
+    case HTTP_HEAD:
+        return "HEAD";
+    case HTTP_POST:
+        return "POST";
+    case HTTP_OPTIONS:
+        return "OPTIONS";
+    default:
+        return "other";
+    }
+}
+
+static void add_usage(struct line *l, const struct http_exchange *x)
+{
+    struct http_usage u = { 0 };
+    if (!x->app_ops || !x->app_ops->usage)
+        return;
+    x->app_ops->usage(x->app, &u);
+    add(l, LOG_STR("model", x->srv->model_name));
+    add(l, LOG_BOOL("stream", u.is_stream));
+    add(l, LOG_U64("prompt_tokens", u.prompt_tokens));
+    add(l, LOG_U64("cached_tokens", u.cached_tokens));
+    add(l, LOG_U64("completion_tokens", u.completion_tokens));
+    add(l, LOG_STR("finish", u.finish));
+    add(l, LOG_F64("queue_ms", ms(u.queue_ns)));
+    add(l, LOG_F64("ttft_ms", ms(u.ttft_ns)));
+    add(l, LOG_F64("itl_ms", ms(u.itl_ns)));
+    if (u.cancel_phase)
+        add(l, LOG_STR("cancel_phase", u.cancel_phase));
+}
+
+static void log_line(const struct http_exchange *x, unsigned status, uint64_t ns)
+{
+    enum log_level level = x->route->is_quiet ? LOG_DEBUG_LEVEL : LOG_INFO_LEVEL;
+    struct line l = { .n = 0 };
+    if (!log_enabled(level))
+        return;
+    add(&l, LOG_STR("request_id", x->id));
+    if (x->trace_id[0])
+        add(&l, LOG_STR("trace_id", x->trace_id));
+    if (x->key)
+        add(&l, LOG_STR("key", auth_key_name(x->key)));
+    add(&l, LOG_STR("client", x->client));
+    add(&l, LOG_STR("method", method_name(x->method)));
+    add(&l, LOG_STR("route", x->route->name));
+    add(&l, LOG_U64("status", status));
+    if (x->error != API_OK)
+        add(&l, LOG_STR("error", api_error_code(x->error)));
+    add_usage(&l, x);
+    add(&l, LOG_F64("total_ms", ms(ns)));
+    add(&l, LOG_U64("bytes_out", x->bytes_out));
+    add(&l, LOG_END);
+    log_fields(level, "request", l.fields);
+}
+
+void http_account(struct http_exchange *x, unsigned status)
+{
+    uint64_t ns = srv_now_ns() - x->arrived_ns;
+    uint32_t route = (uint32_t)(x->route - http_routes);
+    unsigned method = x->route->methods & x->method ? x->method : HTTP_OTHER;
+    metrics_count_http(x->srv->metrics, route, method, status, ns);
+    if (x->error != API_OK)
+        metrics_count_rejected(x->srv->metrics, x->error);
+    log_line(x, status, ns);
+}

@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * checks.c - what can be said of a request by its headers alone, in this order: where it comes
+ * from, what it asks for, who asks, whether anybody can answer now, and what the body will be.
+ */
+#include <microhttpd.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "server/api/api.h"
+#include "server/http/auth.h"
+#include "server/http/http.h"
+
+static const char *header_of(const struct http_exchange *x, const char *name)
+{
+    return MHD_lookup_connection_value(x->mhd, MHD_HEADER_KIND, name);
+}
+
+static bool is_listed(const char *const *list, uint32_t n, const char *value)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (strcmp(list[i], value) == 0)
+            return true;
+    return false;
+}
+
+/* A web page can make a browser send requests to a name of its own that resolves to 127.0.0.1; such
+ * a request carries that name as its Host. */
+static void check_host(struct http_exchange *x)
+{
+    const struct srv_options *opt = &x->srv->opt;
+    const char *header = header_of(x, "Host");
+    char host[256];
+    if (!x->listener->is_loopback || !header)
+        return;
+    if (http_host_name(header, host, sizeof(host)) &&
+        (http_is_loopback_name(host) || strcmp(host, x->listener->host) == 0 ||
+         is_listed(opt->allowed_hosts, opt->n_allowed_hosts, host)))
+        return;
+    api_fail(&x->early, API_HOST_REFUSED, NULL,
+             "This server listens on a loopback address and does not answer to this Host name");
+}
+
+/* ---- CORS ---- */
+
+static void note_origin(struct http_exchange *x)
+{
+    const struct srv_options *opt = &x->srv->opt;
+    const char *origin = header_of(x, "Origin");
+    if (!origin || opt->n_cors_origins == 0)
+        return;
+    if (is_listed(opt->cors_origins, opt->n_cors_origins, "*"))
+        x->origin = strdup("*");
+    else if (is_listed(opt->cors_origins, opt->n_cors_origins, origin))
+        x->origin = strdup(origin);
+}
+
+static bool is_preflight(struct http_exchange *x)
+{
+    if (x->method != HTTP_OPTIONS || x->srv->opt.n_cors_origins == 0 || !x->route->path)
+        return false;
+    const char *asked = header_of(x, "Access-Control-Request-Headers");
+    if (asked && strlen(asked) < 4096)
+        x->asked_headers = strdup(asked);
+    return true;
+}
+
+/* ---- route and key ---- */
+
+static void check_route(struct http_exchange *x)
+{
+    const struct http_route *r = x->route;
+    bool is_metrics = r->answer == api_metrics_answer;
+    bool elsewhere = x->listener->metrics_only ? !is_metrics && !r->is_open
+                                               : is_metrics && x->srv->opt.metrics_listen;
+    if (!r->path || elsewhere)
+        api_fail(&x->early, API_UNKNOWN_URL, NULL, "There is nothing at this URL");
+    else if (!(r->methods & x->method))
+        api_fail(&x->early, API_METHOD_NOT_ALLOWED, NULL, "This URL does not take this method");
+}
+
+static const char *secret_of(const struct http_exchange *x)
+{
+    const char *authorization = header_of(x, "Authorization");
+    const char *secret = authorization ? http_bearer(authorization) : NULL;
+    return secret ? secret : header_of(x, "X-Api-Key");
+}
+
+static bool needs_key(const struct http_exchange *x)
+{
+    bool is_model_list = x->route->answer == api_models_answer ||
+                         x->route->answer == api_model_answer;
+    if (!x->srv->auth || x->route->is_open || x->listener->metrics_only)
+        return false;
+    return !(is_model_list && x->srv->opt.public_models);
+}
+
+static void check_key(struct http_exchange *x)
+{
+    const char *secret = x->srv->auth ? secret_of(x) : NULL;
+    if (secret)
+        x->key = auth_find(x->srv->auth, secret);
+    if (needs_key(x) && !x->key)
+        api_fail(&x->early, API_INVALID_KEY, NULL,
+                 secret ? "This API key is not known"
+                        : "An API key is needed: Authorization: Bearer KEY, or X-Api-Key: KEY");
+}
+
+static void take_seat(struct http_exchange *x)
+{
+    if (!x->route->is_counted || !x->key)
+        return;
+    x->holds_seat = auth_acquire(x->key);
+    if (x->holds_seat)
+        return;
+    api_fail(&x->early, API_KEY_LIMIT, NULL, "This API key allows %u requests at a time",
+             auth_limit(x->key));
+    x->early.retry_after_s = 1;
+}
+
+/* ---- the body to come ---- */
+
+static void check_body(struct http_exchange *x)
+{
+    const char *length = header_of(x, "Content-Length");
+    unsigned long long limit = x->srv->opt.max_body_bytes;
+    if (!x->route->prepare)
+        return;
+    if (!http_is_json_type(header_of(x, "Content-Type")))
+        api_fail(&x->early, API_MEDIA_TYPE, NULL, "The Content-Type must be application/json");
+    if (length && strtoull(length, NULL, 10) > limit)
+        api_fail(&x->early, API_BODY_TOO_LARGE, NULL, "The body is larger than %llu bytes", limit);
+}
+
+void http_check_request(struct http_exchange *x, const char *url)
+{
+    x->route = http_find_route(url);
+    if (x->route->takes_rest)
+        x->rest = strdup(url + strlen(x->route->path));
+    note_origin(x);
+    check_host(x);
+    if (x->early.kind == API_OK && is_preflight(x))
+        return;
+    if (x->early.kind == API_OK)
+        check_route(x);
+    if (x->early.kind == API_OK)
+        check_key(x);
+    if (x->early.kind == API_OK && x->route->needs_model)
+        api_check_state(x->srv, &x->early);
+    if (x->early.kind == API_OK)
+        check_body(x);
+    if (x->early.kind == API_OK)
+        take_seat(x);
+}
+
+bool http_wants_openmetrics(const struct http_exchange *x)
+{
+    static const char type[] = "application/openmetrics-text";
+    const char *accept = header_of(x, "Accept");
+    return accept && strncmp(accept, type, sizeof(type) - 1) == 0;
+}

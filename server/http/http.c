@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * http.c - the daemons: one of libmicrohttpd's per listening address, all with the same handlers.
+ *
+ * Stopping has an order that must be kept, since libmicrohttpd aborts the process if a connection
+ * is suspended when its daemon stops: no new connections, every suspended one resumed and shut down,
+ * wait until all are gone, stop, close the sockets.
+ */
+#include "server/http/http.h"
+
+#include <microhttpd.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "server/log.h"
+
+enum {
+    HTTP_MAX_CONNECTIONS = 8192,
+    HTTP_SPARE_FILES = 128, /* descriptors for everything else */
+    HTTP_CLOSE_WAIT_MS = 5000,
+};
+static const char default_address[] = "127.0.0.1:8080";
+
+/* ---- opening ---- */
+
+static int check_exposure(const struct http_listener *l, const struct srv *s,
+                          struct engine_err *err)
+{
+    bool is_open = !l->is_loopback && !l->is_unix && !l->metrics_only;
+    if (!is_open || s->auth || s->opt.insecure_no_auth)
+        return 0;
+    return engine_fail(err, ENGINE_ERR_OPTION,
+                       "refusing to listen on %s, which is not a loopback address, without API "
+                       "keys: give --api-key-file, or --insecure-no-auth if that is meant",
+                       l->address);
+}
+
+static int add_listener(struct http *h, const char *address, bool metrics_only,
+                        struct engine_err *err)
+{
+    struct http_listener *l = &h->listeners[h->n_listeners];
+    l->http = h;
+    l->metrics_only = metrics_only;
+    if (http_listen(l, address, err) != 0)
+        return -1;
+    h->n_listeners++;
+    return check_exposure(l, h->srv, err);
+}
+
+static int open_listeners(struct http *h, struct engine_err *err)
+{
+    const struct srv_options *opt = &h->srv->opt;
+    h->listeners = calloc(opt->n_listen + 2, sizeof(*h->listeners));
+    if (!h->listeners)
+        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for the HTTP listeners");
+    if (opt->n_listen == 0 && add_listener(h, default_address, false, err) != 0)
+        return -1;
+    for (uint32_t i = 0; i < opt->n_listen; i++)
+        if (add_listener(h, opt->listen[i], false, err) != 0)
+            return -1;
+    if (opt->metrics_listen && add_listener(h, opt->metrics_listen, true, err) != 0)
+        return -1;
+    return 0;
+}
+
+int http_open(struct http **out, struct srv *srv, struct engine_err *err)
+{
+    *out = NULL;
+    struct http *h = calloc(1, sizeof(*h));
+    if (!h)
+        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for the HTTP server");
+    h->srv = srv;
+    if (open_listeners(h, err) != 0 || watch_open(&h->watch, h, err) != 0) {
+        http_close(h);
+        return -1;
+    }
+    *out = h;
+    return 0;
+}
+
+static uint32_t max_connections(void)
+{
+    struct rlimit limit;
+    uint64_t files = HTTP_MAX_CONNECTIONS;
+    if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        files = limit.rlim_cur > 2 * HTTP_SPARE_FILES ? limit.rlim_cur - HTTP_SPARE_FILES
+                                                      : limit.rlim_cur / 2;
+    return files < HTTP_MAX_CONNECTIONS ? (uint32_t)files : HTTP_MAX_CONNECTIONS;
+}
+
+int http_start(struct http *h, struct engine_err *err)
+{
+    for (uint32_t i = 0; i < h->n_listeners; i++) {
+        struct http_listener *l = &h->listeners[i];
+        uint32_t n_threads = l->metrics_only ? 1 : h->srv->opt.http_threads;
+        l->daemon = http_start_daemon(l, n_threads, max_connections() / h->n_listeners);
+        if (!l->daemon)
+            return engine_fail(err, ENGINE_ERR_INTERNAL, "cannot start the HTTP server on %s",
+                               l->address);
+    }
+    return 0;
+}
+
+/* ---- closing ---- */
+
+static uint32_t n_open(const struct http *h)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < h->n_listeners; i++) {
+        if (!h->listeners[i].daemon)
+            continue;
+        const union MHD_DaemonInfo *info =
+            MHD_get_daemon_info(h->listeners[i].daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+        n += info ? info->num_connections : 0;
+    }
+    return n;
+}
+
+static void sleep_ms(long ms)
+{
+    nanosleep(&(struct timespec){ .tv_sec = ms / 1000, .tv_nsec = ms % 1000 * 1000000 }, NULL);
+}
+
+static void hang_up_all(struct http *h)
+{
+    enum { STEP_MS = 10 };
+    for (int waited = 0; n_open(h) > 0 && waited < HTTP_CLOSE_WAIT_MS; waited += STEP_MS) {
+        watch_cancel_all(h->watch, SCHED_CANCEL_SHUTDOWN, true);
+        sleep_ms(STEP_MS);
+    }
+    if (n_open(h) > 0)
+        log_event(LOG_WARN_LEVEL, "connections_left", LOG_U64("n", n_open(h)), LOG_END);
+}
+
+void http_close(struct http *h)
+{
+    if (!h)
+        return;
+    for (uint32_t i = 0; i < h->n_listeners; i++)
+        if (h->listeners[i].daemon)
+            MHD_quiesce_daemon(h->listeners[i].daemon);
+    if (h->watch)
+        hang_up_all(h);
+    for (uint32_t i = 0; i < h->n_listeners; i++) {
+        if (h->listeners[i].daemon)
+            MHD_stop_daemon(h->listeners[i].daemon);
+        http_unlisten(&h->listeners[i]);
+    }
+    watch_close(h->watch);
+    free(h->listeners);
+    free(h);
+}
+
+/* ---- questions ---- */
+
+const char *http_address(const struct http *h, uint32_t i)
+{
+    return i < h->n_listeners ? h->listeners[i].address : NULL;
+}
+
+void http_cancel_all(struct http *h, enum sched_cancel_cause cause)
+{
+    watch_cancel_all(h->watch, cause, false);
+}
+
+uint32_t http_n_connections(const struct http *h)
+{
+    return watch_n_connections(h->watch);
+}
+
+uint32_t http_n_streams(const struct http *h)
+{
+    return atomic_load(&h->n_streams);
+}

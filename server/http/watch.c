@@ -1,0 +1,298 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * watch.c - one thread that looks at all connections: who left, who is too slow, who needs a ping.
+ *
+ * libmicrohttpd does not notice that the client of a suspended connection left.  Every connection
+ * is therefore also in an epoll set of our own, edge-triggered and only for "the peer closed its
+ * side".  Events carry slot and generation instead of a pointer, since a connection may end while
+ * its event is on the way.
+ *
+ * A connection's entry is removed, under the lock, before libmicrohttpd closes its descriptor: what
+ * is done to a descriptor under the lock never hits another connection's.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "server/http/http.h"
+
+enum {
+    WATCH_TICK_MS = 200,
+    WATCH_N_EVENTS = 64,
+};
+/* From the end of one request (or the connection's start) to the last header of the next. */
+static const uint64_t watch_idle_ns = 32ull * 1000000000;
+/* For the rest of a request of a client that has already closed its side. */
+static const uint64_t watch_closed_ns = 2ull * 1000000000;
+static const uint64_t watch_stop_id = UINT64_MAX;
+
+struct http_conn {
+    int fd;
+    uint32_t slot, generation;
+    uint64_t peer_closed_ns; /* 0: not yet */
+    struct http_exchange *x; /* the request in progress */
+    uint64_t idle_since_ns;
+};
+
+struct watch {
+    struct http *http;
+    pthread_t thread;
+    int epoll_fd, stop_fd;
+    atomic_bool is_stopping;
+    _Atomic uint32_t n_conns;
+    pthread_mutex_t lock;
+    /* Under the lock. */
+    struct http_conn **slots; /* NULL: free */
+    uint32_t n_slots, slots_cap, generation;
+};
+
+/* ---- connections come and go ---- */
+
+static bool find_slot(struct watch *w, uint32_t *slot)
+{
+    for (*slot = 0; *slot < w->n_slots; ++*slot)
+        if (!w->slots[*slot])
+            return true;
+    if (w->n_slots == w->slots_cap) {
+        uint32_t cap = w->slots_cap ? w->slots_cap * 2 : 64;
+        struct http_conn **slots = realloc(w->slots, cap * sizeof(struct http_conn *));
+        if (!slots)
+            return false;
+        w->slots = slots;
+        w->slots_cap = cap;
+    }
+    w->slots[w->n_slots++] = NULL;
+    return true;
+}
+
+static bool add_locked(struct watch *w, struct http_conn *c)
+{
+    if (!find_slot(w, &c->slot))
+        return false;
+    c->generation = w->generation++;
+    struct epoll_event ev = {
+        .events = EPOLLRDHUP | EPOLLET,
+        .data.u64 = (uint64_t)c->generation << 32 | c->slot,
+    };
+    if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, c->fd, &ev) != 0)
+        return false;
+    w->slots[c->slot] = c;
+    atomic_fetch_add(&w->n_conns, 1);
+    return true;
+}
+
+struct http_conn *watch_add(struct watch *w, int fd)
+{
+    struct http_conn *c = calloc(1, sizeof(*c));
+    if (!c)
+        return NULL;
+    c->fd = fd;
+    c->idle_since_ns = srv_now_ns();
+    pthread_mutex_lock(&w->lock);
+    bool ok = add_locked(w, c);
+    pthread_mutex_unlock(&w->lock);
+    if (!ok) {
+        free(c);
+        c = NULL;
+    }
+    return c;
+}
+
+void watch_remove(struct watch *w, struct http_conn *c)
+{
+    pthread_mutex_lock(&w->lock);
+    epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->fd, NULL);
+    w->slots[c->slot] = NULL;
+    atomic_fetch_sub(&w->n_conns, 1);
+    pthread_mutex_unlock(&w->lock);
+    free(c);
+}
+
+void watch_attach(struct watch *w, struct http_conn *c, struct http_exchange *x)
+{
+    pthread_mutex_lock(&w->lock);
+    c->x = x;
+    if (c->peer_closed_ns) {
+        pthread_mutex_lock(&x->lock);
+        http_give_up(x, SCHED_CANCEL_CLIENT);
+        pthread_mutex_unlock(&x->lock);
+    }
+    pthread_mutex_unlock(&w->lock);
+}
+
+void watch_detach(struct watch *w, struct http_conn *c)
+{
+    pthread_mutex_lock(&w->lock);
+    c->x = NULL;
+    c->idle_since_ns = srv_now_ns();
+    pthread_mutex_unlock(&w->lock);
+}
+
+uint32_t watch_n_connections(const struct watch *w)
+{
+    return atomic_load(&w->n_conns);
+}
+
+/* ---- what the thread does; under the lock ---- */
+
+static void peer_closed(struct watch *w, uint64_t id)
+{
+    uint32_t slot = (uint32_t)id;
+    struct http_conn *c = slot < w->n_slots ? w->slots[slot] : NULL;
+    if (!c || c->generation != id >> 32)
+        return;
+    c->peer_closed_ns = srv_now_ns();
+    if (!c->x)
+        return;
+    pthread_mutex_lock(&c->x->lock);
+    http_give_up(c->x, SCHED_CANCEL_CLIENT);
+    pthread_mutex_unlock(&c->x->lock);
+}
+
+static bool is_late_body(struct http_exchange *x, uint64_t now_ns)
+{
+    uint64_t deadline = atomic_load(&x->body_deadline_ns);
+    return deadline != 0 && now_ns > deadline;
+}
+
+/* Nothing is being answered, and nothing more to be expected. */
+static bool is_abandoned(const struct http_conn *c, uint64_t now_ns)
+{
+    bool is_silent = now_ns > c->idle_since_ns + watch_idle_ns;
+    return is_silent || (c->peer_closed_ns && now_ns > c->peer_closed_ns + watch_closed_ns);
+}
+
+static void look_at(struct http_conn *c, uint64_t now_ns)
+{
+    bool hang_up;
+    if (c->x) {
+        pthread_mutex_lock(&c->x->lock);
+        hang_up = http_stream_tick(c->x, now_ns) || is_late_body(c->x, now_ns);
+        if (hang_up)
+            http_give_up(c->x, SCHED_CANCEL_SLOW_READER);
+        pthread_mutex_unlock(&c->x->lock);
+    } else {
+        hang_up = is_abandoned(c, now_ns);
+    }
+    if (hang_up) /* libmicrohttpd sees the end of the connection and closes it */
+        shutdown(c->fd, SHUT_RDWR);
+}
+
+static void look_at_all(struct watch *w, uint64_t now_ns)
+{
+    pthread_mutex_lock(&w->lock);
+    for (uint32_t i = 0; i < w->n_slots; i++)
+        if (w->slots[i])
+            look_at(w->slots[i], now_ns);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void handle_events(struct watch *w, const struct epoll_event *events, int n)
+{
+    pthread_mutex_lock(&w->lock);
+    for (int i = 0; i < n; i++)
+        if (events[i].data.u64 != watch_stop_id)
+            peer_closed(w, events[i].data.u64);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void *watch_main(void *arg)
+{
+    struct watch *w = arg;
+    uint64_t last_look_ns = 0;
+    while (!atomic_load(&w->is_stopping)) {
+        struct epoll_event events[WATCH_N_EVENTS];
+        int n = epoll_wait(w->epoll_fd, events, WATCH_N_EVENTS, WATCH_TICK_MS);
+        if (n > 0)
+            handle_events(w, events, n);
+        uint64_t now_ns = srv_now_ns();
+        if (now_ns - last_look_ns < WATCH_TICK_MS * 1000000ull)
+            continue;
+        last_look_ns = now_ns;
+        look_at_all(w, now_ns);
+        srv_tick(w->http->srv, now_ns);
+    }
+    return NULL;
+}
+
+void watch_cancel_all(struct watch *w, enum sched_cancel_cause cause, bool hang_up)
+{
+    pthread_mutex_lock(&w->lock);
+    for (uint32_t i = 0; i < w->n_slots; i++) {
+        struct http_conn *c = w->slots[i];
+        if (!c)
+            continue;
+        struct http_exchange *x = c->x;
+        if (x) {
+            pthread_mutex_lock(&x->lock);
+            if (hang_up)
+                http_give_up(x, cause);
+            else if (x->app_ops && !x->gone)
+                x->app_ops->cancel(x->app, cause);
+            pthread_mutex_unlock(&x->lock);
+        }
+        if (hang_up)
+            shutdown(c->fd, SHUT_RDWR);
+    }
+    pthread_mutex_unlock(&w->lock);
+}
+
+/* ---- open and close ---- */
+
+static int start_thread(struct watch *w)
+{
+    struct epoll_event ev = { .events = EPOLLIN, .data.u64 = watch_stop_id };
+    w->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    w->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (w->epoll_fd < 0 || w->stop_fd < 0)
+        return -1;
+    if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, w->stop_fd, &ev) != 0)
+        return -1;
+    return pthread_create(&w->thread, NULL, watch_main, w) == 0 ? 0 : -1;
+}
+
+static void watch_free(struct watch *w)
+{
+    if (w->epoll_fd >= 0)
+        close(w->epoll_fd);
+    if (w->stop_fd >= 0)
+        close(w->stop_fd);
+    pthread_mutex_destroy(&w->lock);
+    free(w->slots);
+    free(w);
+}
+
+int watch_open(struct watch **out, struct http *h, struct engine_err *err)
+{
+    *out = NULL;
+    struct watch *w = calloc(1, sizeof(*w));
+    if (!w)
+        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for the connection watch");
+    w->http = h;
+    w->epoll_fd = w->stop_fd = -1;
+    pthread_mutex_init(&w->lock, NULL);
+    if (start_thread(w) != 0) {
+        watch_free(w);
+        return engine_fail(err, ENGINE_ERR_INTERNAL, "cannot start the connection watch: %s",
+                           strerror(errno));
+    }
+    *out = w;
+    return 0;
+}
+
+void watch_close(struct watch *w)
+{
+    if (!w)
+        return;
+    uint64_t one = 1;
+    atomic_store(&w->is_stopping, true);
+    if (write(w->stop_fd, &one, sizeof(one)) < 0) {
+        /* the tick ends the wait anyway */
+    }
+    pthread_join(w->thread, NULL);
+    watch_free(w);
+}

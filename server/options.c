@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * options.c - the one table of flags, and the order of its sources: what the command line says
+ * beats the environment, that beats the file of --config, that beats the table's default.
+ *
+ * Every text is checked where it was found, also one that a stronger source overrides: a typing
+ * mistake in a file should not wait for the day the environment changes.
+ *
+ * The only getenv of the program.
+ */
+#include "server/options_table.h"
+#include "server/options_help.h"
+#include "server/exits.h"
+#include "server/values.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- the table ---- */
+
+/* The field, refused by the compiler if it is not of the type that the row's kind writes. */
+#define FIELD(kind, ctype, member)                                                                 \
+    .type = (kind), .offset = offsetof(struct options, member) +                                   \
+                              0 * sizeof(_Generic(((struct options *)0)->member, ctype : 0))
+#define BOOL(m) FIELD(OPTIONS_BOOL, bool, m)
+#define U32(m, lo, hi) FIELD(OPTIONS_U32, uint32_t, m), .min = (lo), .max = (hi)
+#define U64(m, lo, hi) FIELD(OPTIONS_U64, uint64_t, m), .min = (lo), .max = (hi)
+#define BYTES(m, lo, hi) FIELD(OPTIONS_BYTES, uint64_t, m), .min = (lo), .max = (hi)
+#define SECONDS(m, lo, hi) FIELD(OPTIONS_SECONDS, uint32_t, m), .min = (lo), .max = (hi)
+#define REAL(m, lo, hi) FIELD(OPTIONS_REAL, float, m), .min = (lo)*1000, .max = (hi)*1000
+#define CHOICE(m, words) FIELD(OPTIONS_CHOICE, uint32_t, m), .choices = (words)
+#define STRING(m) FIELD(OPTIONS_STRING, const char *, m)
+#define LIST(m) FIELD(OPTIONS_LIST, struct options_list, m)
+#define NUMBERS(m, lo, hi)                                                                         \
+    FIELD(OPTIONS_NUMBERS, struct options_numbers, m), .min = (lo), .max = (hi)
+#define AUTO .word = "auto", .def = "auto"
+
+#define KIB UINT64_C(1024)
+#define MIB (1024 * KIB)
+#define GIB (1024 * MIB)
+#define TIB (1024 * GIB)
+
+enum {
+    STEPPING = OPTIONS_SERVE | OPTIONS_RUN | OPTIONS_BENCH | OPTIONS_EVAL, /* load the weights */
+    ALL = STEPPING | OPTIONS_INSPECT | OPTIONS_TOKENIZE,
+    SERVE = OPTIONS_SERVE,
+};
+
+/* clang-format off */
+const struct options_row options_rows[] = {
+    /* ---- of one command ---- */
+    { "max-tokens", 'n', "N", U32(max_tokens, 1, 1 << 24), .def = "256",
+      .help = "tokens to generate at most", GROUP_COMMAND, OPTIONS_RUN },
+    { "temperature", 0, "T", REAL(temperature, 0, 2), .def = "0",
+      .help = "0 takes the likeliest token each time", GROUP_COMMAND, OPTIONS_RUN },
+    { "top-k", 0, "K", U32(top_k, 0, INT32_MAX), .def = "0",
+      .help = "choose among the K likeliest; 0: all", GROUP_COMMAND, OPTIONS_RUN },
+    { "top-p", 0, "P", REAL(top_p, 0, 1), .def = "1",
+      .help = "choose among the likeliest that make up P", GROUP_COMMAND, OPTIONS_RUN },
+    { "min-p", 0, "P", REAL(min_p, 0, 1), .def = "0",
+      .help = "drop tokens less likely than P times the likeliest", GROUP_COMMAND, OPTIONS_RUN },
+    { "seed", 0, "N", U64(seed, 0, UINT64_MAX - 1), .word = "random", .word_value = UINT64_MAX,
+      .def = "random", .help = "the same seed gives the same text", GROUP_COMMAND, OPTIONS_RUN },
+    { "special", 0, NULL, BOOL(special), .def = "false",
+      .help = "add the model's start and end tokens, and read the text of control tokens "
+              "(such as <|im_end|>) as these tokens", GROUP_COMMAND,
+      OPTIONS_TOKENIZE },
+    { "special", 0, NULL, BOOL(special), .def = "false",
+      .help = "read the text of control tokens (such as <|im_start|>) in the prompt as these "
+              "tokens, and show those that are generated", GROUP_COMMAND, OPTIONS_RUN },
+    { "prompts", 'p', "N,...", NUMBERS(prompts, 0, 1 << 20), .def = "512",
+      .help = "prefill: tokens of the prompt; 0: no prefill", GROUP_COMMAND, OPTIONS_BENCH },
+    { "gen", 'n', "N", U32(gen, 0, 1 << 20), .def = "64",
+      .help = "decode: tokens per sequence; 0: no decode", GROUP_COMMAND, OPTIONS_BENCH },
+    { "batches", 'b', "N,...", NUMBERS(batches, 1, 1 << 16), .def = "1",
+      .help = "decode: sequences side by side", GROUP_COMMAND, OPTIONS_BENCH },
+    { "contexts", 'c', "N,...", NUMBERS(contexts, 0, 1 << 24), .def = "0",
+      .help = "tokens already in the cache", GROUP_COMMAND, OPTIONS_BENCH },
+    { "repeat", 'r', "N", U32(repeat, 1, 1000), .def = "5",
+      .help = "repetitions; the median is shown", GROUP_COMMAND, OPTIONS_BENCH },
+    { "file", 'f', "FILE", STRING(file), .help = "text to measure; - is standard input",
+      GROUP_COMMAND, OPTIONS_EVAL },
+    { "tokens", 0, "ID,...", NUMBERS(tokens, 0, INT32_MAX),
+      .help = "measure these tokens instead of a text", GROUP_COMMAND, OPTIONS_EVAL },
+    { "logits-out", 0, "FILE", STRING(logits_out),
+      .help = "write the logits: 32-bit floats, row i = logits after token i; - is standard "
+              "output", GROUP_COMMAND, OPTIONS_EVAL },
+    { "chunk", 0, "N", U32(chunk, 1, 1 << 16), AUTO,
+      .help = "rows per step; changes the speed, never the result", GROUP_COMMAND, OPTIONS_EVAL },
+    { "json", 0, NULL, BOOL(json), .def = "false", .help = "print JSON instead of text",
+      GROUP_COMMAND, OPTIONS_BENCH | OPTIONS_EVAL },
+
+    /* ---- model and memory ---- */
+    { "model", 'm', "FILE", STRING(model), .help = "the GGUF file; of a split one, any part",
+      GROUP_MODEL, ALL },
+    { "ctx", 0, "TOKENS", U32(ctx, 1, 1 << 24), AUTO,
+      .help = "longest sequence, prompt and answer together; auto: the model's own, at most 32768",
+      GROUP_MODEL, STEPPING },
+    { "kv-bytes", 0, "SIZE", BYTES(kv_bytes, MIB, 64 * TIB), AUTO,
+      .help = "memory for keys and values; auto: a few sequences of --ctx, if there is room",
+      GROUP_MODEL, STEPPING },
+    { "threads", 't', "N", U32(threads, 1, 1024), AUTO,
+      .help = "computing threads; auto: the cores this process may use", GROUP_MODEL, STEPPING },
+    { "max-isa", 0, "NAME", STRING(max_isa),
+      .help = "use no better instruction set than this; a wrong name lists them", GROUP_MODEL,
+      STEPPING },
+    { "no-mmap", 0, NULL, BOOL(no_mmap), .def = "false",
+      .help = "read the model into memory of its own instead of mapping the file", GROUP_MODEL,
+      STEPPING },
+    { "io", 0, "HOW", CHOICE(io, "auto uring pread"), .def = "auto",
+      .help = "how --no-mmap reads the file", GROUP_MODEL, STEPPING },
+    { "expert-gating", 0, "HOW", CHOICE(expert_gating, "file softmax sigmoid"), .def = "file",
+      .help = "how experts are weighed; file: as the model says", GROUP_MODEL, STEPPING },
+    { "max-batch-rows", 0, "N", U32(max_batch_rows, 1, 1 << 16), AUTO,
+      .help = "tokens per step; auto: 512", GROUP_MODEL, STEPPING },
+
+    /* ---- network and access ---- */
+    { "listen", 0, "ADDRESS", LIST(listen), .def = "127.0.0.1:8080",
+      .help = "HOST:PORT, [IPV6]:PORT or unix:/PATH; may be given again", GROUP_NETWORK, SERVE },
+    { "alias", 0, "NAME", LIST(alias),
+      .help = "name of the model for clients; may be given again, the first is the one shown "
+              "(default: the file's name without .gguf)", GROUP_NETWORK, SERVE },
+    { "api-key-file", 0, "FILE", STRING(api_key_file),
+      .help = "who may use the server: lines NAME:KEY[:MAX-CONCURRENT]", GROUP_NETWORK, SERVE,
+      .secret = true },
+    { "insecure-no-auth", 0, NULL, BOOL(insecure_no_auth), .def = "false",
+      .help = "listen on addresses that others can reach without asking for keys", GROUP_NETWORK,
+      SERVE },
+    { "public-models", 0, NULL, BOOL(public_models), .def = "false",
+      .help = "/v1/models needs no key", GROUP_NETWORK, SERVE },
+    { "allowed-host", 0, "HOST", LIST(allowed_host),
+      .help = "Host header to accept besides localhost when bound to loopback; may be given again",
+      GROUP_NETWORK, SERVE },
+    { "cors-origin", 0, "ORIGIN", LIST(cors_origin),
+      .help = "web origin whose pages may call the API, or *; may be given again", GROUP_NETWORK,
+      SERVE },
+    { "metrics-listen", 0, "ADDRESS", STRING(metrics_listen),
+      .help = "own address for /metrics, without keys", GROUP_NETWORK, SERVE },
+    { "http-threads", 0, "N", U32(http_threads, 1, 64), .def = "2",
+      .help = "threads that talk to clients", GROUP_NETWORK, SERVE },
+
+    /* ---- requests ---- */
+    { "model-policy", 0, "HOW", CHOICE(model_policy, "strict any"), .def = "strict",
+      .help = "strict: a model that a request names must be this one; any: its name is ignored",
+      GROUP_REQUESTS, SERVE },
+    { "strict-params", 0, NULL, BOOL(strict_params), .def = "false",
+      .help = "unknown fields of a request are errors", GROUP_REQUESTS, SERVE },
+    { "strict-max-tokens", 0, NULL, BOOL(strict_max_tokens), .def = "false",
+      .help = "max_tokens beyond the context is an error instead of being cut", GROUP_REQUESTS,
+      SERVE },
+    { "parse-special", 0, NULL, BOOL(parse_special), .def = "false",
+      .help = "text of control tokens in a string prompt becomes these tokens", GROUP_REQUESTS,
+      SERVE },
+    { "max-body", 0, "SIZE", BYTES(max_body, KIB, GIB), .def = "16M",
+      .help = "largest request body", GROUP_REQUESTS, SERVE },
+    { "max-n", 0, "N", U32(max_n, 1, 128), .def = "8", .help = "largest n of a request",
+      GROUP_REQUESTS, SERVE },
+    { "max-prompts", 0, "N", U32(max_prompts, 1, 2048), .def = "64",
+      .help = "prompts in one request", GROUP_REQUESTS, SERVE },
+    { "max-logprobs", 0, "N", U32(max_logprobs, 1, 20), .def = "20",
+      .help = "largest logprobs of a request", GROUP_REQUESTS, SERVE },
+
+    /* ---- load ---- */
+    { "slots", 0, "N", U32(slots, 1, 4096), .def = "256",
+      .help = "sequences running at once at most; the cache's pages are the usual limit",
+      GROUP_LOAD, SERVE },
+    { "max-queue", 0, "N", U32(max_queue, 1, 1 << 16), .def = "64", .help = "requests waiting",
+      GROUP_LOAD, SERVE },
+    { "max-queue-tokens", 0, "TOKENS", U64(max_queue_tokens, 1, UINT64_C(1) << 40), AUTO,
+      .help = "prompt tokens waiting; auto: 4 times --ctx", GROUP_LOAD, SERVE },
+    { "max-queue-wait", 0, "TIME", SECONDS(max_queue_wait_s, 1, 86400), .def = "60s",
+      .help = "longest wait before a request is refused", GROUP_LOAD, SERVE },
+    { "overload-status", 0, "CODE", CHOICE(overload_status, "429 503"), .def = "429",
+      .help = "HTTP status of requests refused for load", GROUP_LOAD, SERVE },
+    { "request-timeout", 0, "TIME", SECONDS(request_timeout_s, 0, 7 * 86400), .word = "off",
+      .def = "off", .help = "longest time a request may take; 0 or off: any", GROUP_LOAD, SERVE },
+    { "ping", 0, "TIME", SECONDS(ping_s, 1, 300), .word = "off", .word_value = UINT32_MAX,
+      .def = "5s", .help = "silence after which a stream gets a comment to keep it open",
+      GROUP_LOAD, SERVE },
+
+    /* ---- life ---- */
+    { "watchdog", 0, "TIME", SECONDS(watchdog_s, 1, 86400), .def = "60s",
+      .help = "/live fails once the engine stood still for this long", GROUP_LIFE, SERVE },
+    { "drain-delay", 0, "TIME", SECONDS(drain_delay_s, 0, 3600), .def = "5s",
+      .help = "after SIGTERM, serve on for this long while /ready says no", GROUP_LIFE, SERVE },
+    { "drain-timeout", 0, "TIME", SECONDS(drain_timeout_s, 0, 86400), .def = "120s",
+      .help = "then let running requests finish for this long", GROUP_LIFE, SERVE },
+
+    /* ---- logging and configuration ---- */
+    { "log-level", 0, "LEVEL", CHOICE(log_level, "debug info warn error"), .def = "info",
+      .help = "least important lines to write", GROUP_CONFIG, SERVE },
+    { "log-format", 0, "HOW", CHOICE(log_format, "auto text json"), .def = "auto",
+      .help = "auto: text on a terminal, else one JSON object per line", GROUP_CONFIG, SERVE },
+    { "config", 0, "FILE", STRING(config), .help = "read options from a file", GROUP_CONFIG, ALL,
+      .not_in_file = true },
+    { "check-config", 0, NULL, BOOL(check_config), .def = "false",
+      .help = "print the options in force and exit", GROUP_CONFIG, SERVE, .not_in_file = true,
+      .only_flag = true },
+};
+/* clang-format on */
+
+const size_t options_n_rows = sizeof(options_rows) / sizeof(options_rows[0]);
+
+const char *const options_group_titles[N_GROUPS] = {
+    [GROUP_COMMAND] = "What to do:",
+    [GROUP_MODEL] = "Model and memory:",
+    [GROUP_NETWORK] = "Network and access:",
+    [GROUP_REQUESTS] = "Requests:",
+    [GROUP_LOAD] = "Load:",
+    [GROUP_LIFE] = "Starting and stopping:",
+    [GROUP_CONFIG] = "Logging and configuration:",
+};
+
+const struct options_row *options_find(const char *name)
+{
+    for (size_t i = 0; i < options_n_rows; i++) {
+        if (strcmp(options_rows[i].name, name) == 0)
+            return &options_rows[i];
+    }
+    return NULL;
+}
+
+/* ---- memory ---- */
+
+void *options_alloc(struct options *o, size_t bytes)
+{
+    struct options_block *b = calloc(1, sizeof(*b) + bytes);
+    if (!b)
+        return NULL;
+    b->next = o->owned->blocks;
+    o->owned->blocks = b;
+    return b->data;
+}
+
+void options_fini(struct options *o)
+{
+    struct options_owned *owned = o->owned;
+    *o = (struct options){ 0 };
+    if (!owned)
+        return;
+    for (struct options_block *b = owned->blocks, *next; b; b = next) {
+        next = b->next;
+        free(b);
+    }
+    free(owned);
+}
+
+static char *format_text(struct options *o, const char *fmt, ...)
+{
+    va_list ap;
+    char *text = NULL;
+    va_start(ap, fmt);
+    int len = vasprintf(&text, fmt, ap);
+    va_end(ap);
+    if (len < 0)
+        return NULL;
+    char *copy = options_alloc(o, (size_t)len + 1);
+    if (copy)
+        memcpy(copy, text, (size_t)len + 1);
+    free(text);
+    return copy;
+}
+
+/* ---- errors ---- */
+
+int options_refuse(struct options_outcome *outcome, int exit_code, const char *fmt, ...)
+{
+    va_list ap;
+    outcome->exit_code = exit_code;
+    va_start(ap, fmt);
+    vsnprintf(outcome->message, sizeof(outcome->message), fmt, ap);
+    va_end(ap);
+    return -1;
+}
+
+static int no_memory(struct options_outcome *outcome)
+{
+    return options_refuse(outcome, EX_OSERR, "no memory to read the options");
+}
+
+static int bad_value(const struct options_row *row, const char *where, const char *text,
+                     int exit_code, struct options_outcome *outcome)
+{
+    char expected[OPTIONS_EXPECTED_MAX];
+    options_expected(row, expected);
+    return options_refuse(outcome, exit_code, "%s: '%.80s' is not %s", where, text, expected);
+}
+
+/* ---- the configuration file ---- */
+
+enum { CONFIG_MAX_BYTES = 1 << 20 };
+
+static char *trim(char *text)
+{
+    while (isspace((unsigned char)*text))
+        text++;
+    char *end = text + strlen(text);
+    while (end > text && isspace((unsigned char)end[-1]))
+        *--end = '\0';
+    return text;
+}
+
+/* A comment is a # at the start of a line or after a blank. */
+static void cut_comment(char *line)
+{
+    for (char *p = line; (p = strchr(p, '#')); p++) {
+        if (p == line || isspace((unsigned char)p[-1])) {
+            *p = '\0';
+            return;
+        }
+    }
+}
+
+static int set_from_file(struct options *o, const char *where, const char *key, const char *value,
+                         struct options_outcome *outcome)
+{
+    const struct options_row *row = options_find(key);
+    if (!row || row->not_in_file) {
+        const char *near = row ? NULL : options_nearest(key, UINT32_MAX);
+        return options_refuse(outcome, EX_CONFIG, "%s: %s '%.80s'%s%s%s", where,
+                              row ? "not allowed in a file:" : "unknown option", key,
+                              near ? "; did you mean '" : "", near ? near : "", near ? "'?" : "");
+    }
+    for (size_t i = 0; i < options_n_rows; i++) {
+        struct options_setting *s = &o->owned->settings[i];
+        if (strcmp(options_rows[i].name, key) != 0)
+            continue;
+        if (s->text)
+            return options_refuse(outcome, EX_CONFIG, "%s: '%s' was already set at %s", where, key,
+                                  s->where);
+        if (!options_check(&options_rows[i], value))
+            return bad_value(&options_rows[i], format_text(o, "%s: %s", where, key), value,
+                             EX_CONFIG, outcome);
+        *s = (struct options_setting){ .text = value, .where = where };
+    }
+    return 0;
+}
+
+static int read_line(struct options *o, char *line, const char *where,
+                     struct options_outcome *outcome)
+{
+    cut_comment(line);
+    line = trim(line);
+    if (line[0] == '\0')
+        return 0;
+    char *eq = strchr(line, '=');
+    if (!eq)
+        return options_refuse(outcome, EX_CONFIG, "%s: no '=' in '%.80s': lines are KEY = VALUE",
+                              where, line);
+    *eq = '\0';
+    return set_from_file(o, where, trim(line), trim(eq + 1), outcome);
+}
+
+static int read_file_text(struct options *o, const char *path, char **text,
+                          struct options_outcome *outcome)
+{
+    FILE *f = fopen(path, "re");
+    if (!f)
+        return options_refuse(outcome, EX_NOINPUT, "--config: cannot open %.300s: %s", path,
+                              strerror(errno));
+    *text = options_alloc(o, CONFIG_MAX_BYTES + 1);
+    size_t n = *text ? fread(*text, 1, CONFIG_MAX_BYTES + 1, f) : 0;
+    int failed = ferror(f) ? errno : 0;
+    fclose(f);
+    if (!*text)
+        return no_memory(outcome);
+    if (failed)
+        return options_refuse(outcome, EX_IOERR, "--config: cannot read %.300s: %s", path,
+                              strerror(failed));
+    if (n > CONFIG_MAX_BYTES)
+        return options_refuse(outcome, EX_CONFIG, "%.300s: larger than %d bytes", path,
+                              CONFIG_MAX_BYTES);
+    (*text)[n] = '\0';
+    if (strlen(*text) != n)
+        return options_refuse(outcome, EX_CONFIG, "%.300s: holds a NUL byte at offset %zu", path,
+                              strlen(*text));
+    return 0;
+}
+
+static int read_file(struct options *o, const char *path, struct options_outcome *outcome)
+{
+    char *text;
+    if (read_file_text(o, path, &text, outcome))
+        return -1;
+    unsigned number = 1;
+    for (char *line; (line = strsep(&text, "\n")); number++) {
+        const char *where = format_text(o, "%.300s:%u", path, number);
+        if (!where)
+            return no_memory(outcome);
+        if (read_line(o, line, where, outcome))
+            return -1;
+    }
+    return 0;
+}
+
+/* ---- the environment ---- */
+
+/* "kv-bytes" -> "LACUNA_KV_BYTES" */
+static const char *env_name(struct options *o, const struct options_row *row)
+{
+    char *name = format_text(o, "LACUNA_%s", row->name);
+    for (char *p = name; p && *p; p++)
+        *p = *p == '-' ? '_' : (char)toupper((unsigned char)*p);
+    return name;
+}
+
+/* An empty variable counts as none: unit files and compose files set such. */
+static const char *env_text(const char *name)
+{
+    const char *text = getenv(name);
+    return text && text[0] ? text : NULL;
+}
+
+static int read_environment(struct options *o, uint32_t command, struct options_outcome *outcome)
+{
+    for (size_t i = 0; i < options_n_rows; i++) {
+        const struct options_row *row = &options_rows[i];
+        if (!(row->commands & command) || row->only_flag)
+            continue;
+        const char *name = env_name(o, row);
+        if (!name)
+            return no_memory(outcome);
+        const char *text = env_text(name);
+        if (!text)
+            continue;
+        if (!options_check(row, text))
+            return bad_value(row, name, text, EX_CONFIG, outcome);
+        o->owned->settings[i] = (struct options_setting){ .text = text, .where = name };
+    }
+    return 0;
+}
+
+/* ---- the command line ---- */
+
+int options_take_flag(struct options *o, size_t i, const char *text,
+                      struct options_outcome *outcome)
+{
+    const struct options_row *row = &options_rows[i];
+    struct options_setting *s = &o->owned->flags[i];
+    bool appends = row->type == OPTIONS_LIST || row->type == OPTIONS_NUMBERS;
+    char *where = format_text(o, "--%s", row->name);
+    if (!where)
+        return no_memory(outcome);
+    if (!options_check(row, text))
+        return bad_value(row, where, text, EX_USAGE, outcome);
+    if (appends && s->text)
+        text = format_text(o, "%s,%s", s->text, text);
+    if (!text)
+        return no_memory(outcome);
+    *s = (struct options_setting){ .text = text, .where = where };
+    return 0;
+}
+
+/* ---- all together ---- */
+
+static const char *config_path(const struct options *o)
+{
+    for (size_t i = 0; i < options_n_rows; i++) {
+        if (strcmp(options_rows[i].name, "config") == 0 && o->owned->flags[i].text)
+            return o->owned->flags[i].text;
+    }
+    return env_text("LACUNA_CONFIG");
+}
+
+static int apply(struct options *o, uint32_t command, struct options_outcome *outcome)
+{
+    for (size_t i = 0; i < options_n_rows; i++) {
+        const struct options_row *row = &options_rows[i];
+        struct options_setting *s = &o->owned->settings[i];
+        if (!(row->commands & command))
+            continue;
+        if (o->owned->flags[i].text)
+            *s = o->owned->flags[i];
+        else if (!s->text && row->def)
+            *s = (struct options_setting){ .text = row->def, .where = "default" };
+        if (s->text && options_store(o, row, s->text))
+            return no_memory(outcome);
+    }
+    return 0;
+}
+
+int options_parse(struct options *out, const struct options_usage *usage, int argc, char **argv,
+                  struct options_outcome *outcome)
+{
+    *out = (struct options){ 0 };
+    *outcome = (struct options_outcome){ 0 };
+    out->owned = calloc(1,
+                        sizeof(*out->owned) + 2 * options_n_rows * sizeof(struct options_setting));
+    if (!out->owned)
+        return no_memory(outcome);
+    out->owned->settings = out->owned->memory;
+    out->owned->flags = out->owned->memory + options_n_rows;
+    if (options_read_flags(out, usage, argc, argv, outcome))
+        goto fail;
+    const char *path = config_path(out);
+    if (path && read_file(out, path, outcome))
+        goto fail;
+    if (read_environment(out, usage->command, outcome) || apply(out, usage->command, outcome))
+        goto fail;
+    out->notify_socket = env_text("NOTIFY_SOCKET");
+    return 0;
+fail:
+    options_fini(out);
+    return -1;
+}

@@ -1,0 +1,226 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * server.c - the server's states: loading, ready, draining, closed; see server.h.
+ */
+#include "server/server.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "server/api/api.h"
+#include "server/http/auth.h"
+#include "server/http/http.h"
+#include "server/internal.h"
+#include "server/log.h"
+#include "server/metrics.h"
+
+enum { DRAIN_STEP_MS = 20, CANCEL_WAIT_MS = 5000 };
+
+uint64_t srv_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* ---- options ---- */
+
+static void set_default(uint32_t *field, uint32_t value)
+{
+    if (*field == 0)
+        *field = value;
+}
+
+static void fill_defaults(struct srv_options *opt)
+{
+    set_default(&opt->http_threads, 2);
+    set_default(&opt->max_prompts, 64);
+    set_default(&opt->max_n, 8);
+    set_default(&opt->max_logprobs, ENGINE_MAX_TOP);
+    set_default(&opt->ping_s, 5);
+    set_default(&opt->watchdog_s, 60);
+    if (opt->max_body_bytes == 0)
+        opt->max_body_bytes = 16 << 20;
+}
+
+/* "dir/smol.Q4_1.gguf" answers to "smol.Q4_1". */
+static void name_model(struct srv *s)
+{
+    const char *file = s->opt.model_file ? s->opt.model_file : "model";
+    const char *slash = strrchr(file, '/');
+    file = slash ? slash + 1 : file;
+    size_t len = strlen(file), suffix = strlen(".gguf");
+    if (len > suffix && strcmp(file + len - suffix, ".gguf") == 0)
+        len -= suffix;
+    snprintf(s->model_name, sizeof(s->model_name), "%.*s", (int)len, file);
+    if (s->opt.n_aliases > 0)
+        snprintf(s->model_name, sizeof(s->model_name), "%s", s->opt.aliases[0]);
+}
+
+static int check_options(const struct srv_options *opt, struct engine_err *err)
+{
+    if (opt->max_logprobs > ENGINE_MAX_TOP)
+        return engine_fail(err, ENGINE_ERR_OPTION, "max-logprobs is %u; the limit is %d",
+                           opt->max_logprobs, ENGINE_MAX_TOP);
+    for (uint32_t i = 0; i < opt->n_aliases; i++)
+        if (!opt->aliases[i][0] || strlen(opt->aliases[i]) > 255 ||
+            !utf8_valid(opt->aliases[i], strlen(opt->aliases[i])))
+            return engine_fail(err, ENGINE_ERR_OPTION,
+                               "an alias must be 1 to 255 bytes of UTF-8 text");
+    return 0;
+}
+
+bool srv_is_model(const struct srv *s, const char *name)
+{
+    if (strcmp(name, s->model_name) == 0)
+        return true;
+    for (uint32_t i = 0; i < s->opt.n_aliases; i++)
+        if (strcmp(name, s->opt.aliases[i]) == 0)
+            return true;
+    return false;
+}
+
+/* ---- open ---- */
+
+static int open_parts(struct srv *s, struct engine_err *err)
+{
+    if (check_options(&s->opt, err) != 0 || metrics_open(&s->metrics, err) != 0)
+        return -1;
+    if (s->opt.api_key_file && auth_open(&s->auth, s->opt.api_key_file, err) != 0)
+        return -1;
+    if (prepare_open(&s->prepare, s, err) != 0 || http_open(&s->http, s, err) != 0)
+        return -1;
+    return http_start(s->http, err);
+}
+
+int srv_open(struct srv **out, const struct srv_options *opt, struct engine_err *err)
+{
+    *out = NULL;
+    struct srv *s = calloc(1, sizeof(*s));
+    if (!s)
+        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for the server");
+    s->opt = *opt;
+    fill_defaults(&s->opt);
+    name_model(s);
+    s->opened_at = (int64_t)time(NULL);
+    s->opened_ns = srv_now_ns();
+    if (open_parts(s, err) != 0) {
+        srv_close(s);
+        return -1;
+    }
+    *out = s;
+    return 0;
+}
+
+void srv_loading(struct srv *s, uint64_t done_bytes, uint64_t total_bytes)
+{
+    atomic_store(&s->load_done_bytes, done_bytes);
+    atomic_store(&s->load_total_bytes, total_bytes);
+}
+
+/* Changes whenever the same request may get another answer. */
+static void make_fingerprint(struct srv *s)
+{
+    const struct engine_info *info = engine_info(s->engine);
+    char text[128];
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    snprintf(text, sizeof(text), "%s %s %016llx", LACUNA_VERSION, LACUNA_COMMIT,
+             (unsigned long long)info->model_hash);
+    for (const char *c = text; *c; c++)
+        hash = (hash ^ (unsigned char)*c) * 16777619u;
+    snprintf(s->fingerprint, sizeof(s->fingerprint), "lacuna-%s-%08x", LACUNA_VERSION, hash);
+}
+
+int srv_attach(struct srv *s, struct engine *e, struct engine_err *err)
+{
+    struct sched_options options = {
+        .on_event = api_on_event,
+        .max_seqs = s->opt.max_seqs,
+        .max_queue = s->opt.max_queue,
+        .max_queue_tokens = s->opt.max_queue_tokens,
+        .max_queue_wait_ns = s->opt.max_queue_wait_s * 1000000000ull,
+    };
+    if (sched_open(&s->sched, e, &options, err) != 0)
+        return -1;
+    s->engine = e;
+    make_fingerprint(s);
+    atomic_store(&s->load_ns, srv_now_ns() - s->opened_ns);
+    atomic_store(&s->state, SRV_READY);
+    return 0;
+}
+
+const char *srv_address(const struct srv *s, uint32_t i)
+{
+    return http_address(s->http, i);
+}
+
+/* ---- the engine's pulse: the watch thread ---- */
+
+void srv_tick(struct srv *s, uint64_t now_ns)
+{
+    struct engine_stats engine;
+    struct sched_stats sched;
+    if (srv_state(s) == SRV_LOADING || !s->sched)
+        return;
+    engine_stats(s->engine, &engine);
+    sched_stats(s->sched, &sched);
+    bool is_idle = sched.running_now == 0;
+    if (is_idle || engine.heartbeat != s->pulse || s->pulse_ns == 0) {
+        s->pulse = engine.heartbeat;
+        s->pulse_ns = now_ns;
+    }
+    bool is_stuck = now_ns - s->pulse_ns > s->opt.watchdog_s * 1000000000ull;
+    if (is_stuck && !atomic_load(&s->is_stuck))
+        log_event(LOG_ERROR_LEVEL, "engine_stuck", LOG_U64("seconds", s->opt.watchdog_s), LOG_END);
+    atomic_store(&s->is_stuck, is_stuck);
+}
+
+/* ---- the end ---- */
+
+static bool is_hurried(const volatile int *hurry)
+{
+    return hurry && *hurry;
+}
+
+/* Sleeps until the time is over, the requests are, or somebody is in a hurry. */
+static void wait_ms(const struct srv *s, uint64_t ms, bool until_idle, const volatile int *hurry)
+{
+    uint64_t end_ns = srv_now_ns() + ms * 1000000;
+    while (srv_now_ns() < end_ns && !is_hurried(hurry)) {
+        if (until_idle && atomic_load(&s->n_completions) == 0)
+            return;
+        nanosleep(&(struct timespec){ .tv_nsec = DRAIN_STEP_MS * 1000000 }, NULL);
+    }
+}
+
+void srv_drain(struct srv *s, uint32_t delay_s, uint32_t timeout_s, const volatile int *hurry)
+{
+    bool is_loaded = srv_state(s) != SRV_LOADING;
+    if (is_loaded) {
+        atomic_store(&s->state, SRV_DRAIN_DELAY);
+        wait_ms(s, delay_s * 1000ull, false, hurry);
+        atomic_store(&s->state, SRV_DRAINING);
+        wait_ms(s, timeout_s * 1000ull, true, hurry);
+    }
+    uint32_t n_left = atomic_load(&s->n_completions);
+    if (n_left == 0)
+        return;
+    log_event(LOG_WARN_LEVEL, "requests_cancelled", LOG_U64("n", n_left), LOG_END);
+    http_cancel_all(s->http, SCHED_CANCEL_SHUTDOWN);
+    wait_ms(s, CANCEL_WAIT_MS, true, hurry);
+}
+
+void srv_close(struct srv *s)
+{
+    if (!s)
+        return;
+    atomic_store(&s->state, SRV_CLOSING);
+    http_close(s->http);
+    prepare_close(s->prepare);
+    sched_close(s->sched);
+    auth_close(s->auth);
+    metrics_close(s->metrics);
+    free(s);
+}

@@ -1,0 +1,66 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * server.h - the HTTP daemon: listens first, loads, serves, drains.
+ *
+ * srv_open binds and answers at once (/live 200, everything that needs the model 503
+ * model_loading); srv_attach hands it a loaded engine and a scheduler-to-be; srv_drain stops it.
+ */
+#ifndef LACUNA_SERVER_H
+#define LACUNA_SERVER_H
+
+#include "engine/engine.h"
+
+struct srv;
+
+struct srv_options { /* borrowed strings must live until srv_close; a zeroed field is its default */
+    const char *const *listen;  /* "127.0.0.1:8080", "[::1]:8080", "unix:/path" */
+    uint32_t n_listen;          /* 0: 127.0.0.1:8080 */
+    const char *const *aliases; /* names the model answers to; the first is the canonical one */
+    uint32_t n_aliases;         /* 0: the file's base name without .gguf */
+    const char *model_file;     /* its base name: the name of the model while it loads */
+    const char *api_key_file;   /* lines name:key[:max-concurrent]; NULL: no keys */
+    bool insecure_no_auth;      /* allow a non-loopback address without keys */
+    bool public_models;         /* /v1/models without a key */
+    bool any_model;             /* --model-policy any */
+    bool strict_params;         /* unknown fields are errors */
+    bool strict_max_tokens; /* prompt + max_tokens beyond the context is an error, not clamped */
+    bool parse_special;     /* special tokens in string prompts */
+    bool slow_status_503;   /* --overload-status 503 instead of 429 */
+    const char *const *allowed_hosts; /* Host headers besides the loopback names */
+    uint32_t n_allowed_hosts;
+    const char *const *cors_origins;
+    uint32_t n_cors_origins;
+    const char *metrics_listen; /* own address for /metrics; NULL: on the main one, with a key */
+    uint32_t http_threads;      /* 0: 2 */
+    uint64_t max_body_bytes;    /* 0: 16 MiB */
+    uint32_t max_prompts;       /* 0: 64 */
+    uint32_t max_n;             /* 0: 8 */
+    uint32_t max_logprobs;      /* 0: 20 */
+    uint32_t max_seqs;          /* --slots; 0: 256 */
+    uint32_t max_queue;         /* 0: 64 */
+    uint64_t max_queue_tokens;  /* 0: 4 x n_ctx */
+    uint32_t max_queue_wait_s;  /* 0: 60 */
+    uint32_t ping_s;            /* SSE comment after this silence; 0: 5; UINT32_MAX: off */
+    uint32_t request_timeout_s; /* 0: none */
+    uint32_t watchdog_s;        /* engine heartbeat older than this: /live is 503; 0: 60 */
+};
+
+/* Binds and starts answering.  ENGINE_ERR_OPTION names the bad address or key file line. */
+int srv_open(struct srv **out, const struct srv_options *opt, struct engine_err *err);
+
+/* For the progress line of 503 answers and /health while loading; any thread. */
+void srv_loading(struct srv *s, uint64_t done_bytes, uint64_t total_bytes);
+
+/* The model is there: opens the scheduler on e (which must outlive srv_close) and gets ready. */
+int srv_attach(struct srv *s, struct engine *e, struct engine_err *err);
+
+/* The address of listener i as text ("127.0.0.1:8080"; the real port if 0 was asked for). */
+const char *srv_address(const struct srv *s, uint32_t i);
+
+/* delay_s of not-ready but serving, then refuses new requests and waits up to timeout_s for the
+ * running ones, then cancels them.  *hurry != 0 (a second signal) ends the wait at once. */
+void srv_drain(struct srv *s, uint32_t delay_s, uint32_t timeout_s, const volatile int *hurry);
+
+void srv_close(struct srv *s); /* NULL is fine */
+
+#endif

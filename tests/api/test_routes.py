@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Paths, methods, models, health, version."""
+import pytest
+
+
+def test_health_routes(client):
+    for path in ("/live", "/ready", "/health", "/v1/health"):
+        assert client.get(path).status_code == 200
+        answer = client.request("HEAD", path)
+        assert answer.status_code == 200 and answer.content == b""
+    assert client.get("/health").json() == {"status": "ok"}
+
+
+def test_version(client):
+    body = client.get("/version").json()
+    assert body["version"] and "commit" in body
+
+
+@pytest.mark.parametrize("path", ["/", "/nothing", "/v1", "/v1/completions/", "/v1/chat", "/v2/x", "/v1/models/a/b",
+                                  "/v1/embeddings/x", "//v1/models", "/%2e%2e/etc/passwd"])
+def test_unknown_paths(client, path):
+    for method in ("GET", "POST"):
+        answer = client.request(method, path)
+        assert answer.status_code == 404, (method, path, answer.status_code)
+        assert answer.json()["error"]["type"] == "invalid_request_error"
+
+
+@pytest.mark.parametrize("method, path, allowed", [
+    ("GET", "/v1/completions", "POST"), ("PUT", "/v1/completions", "POST"), ("DELETE", "/v1/models", "GET"),
+    ("POST", "/v1/models", "GET"), ("POST", "/live", "GET"), ("GET", "/tokenize", "POST"),
+    ("POST", "/metrics", "GET"), ("PATCH", "/version", "GET")])
+def test_wrong_methods(client, method, path, allowed):
+    answer = client.request(method, path)
+    assert answer.status_code == 405
+    assert allowed in answer.headers["allow"]
+    assert answer.json()["error"]["code"] == "method_not_allowed"
+
+
+def test_slots_are_off(client):
+    answer = client.get("/slots")
+    assert answer.status_code == 501
+    error = answer.json()["error"]
+    assert (error["type"], error["code"]) == ("not_supported_error", "endpoint_disabled")
+
+
+def test_models(client):
+    listed = client.get("/v1/models").json()
+    assert listed["object"] == "list" and len(listed["data"]) == 1
+    model = listed["data"][0]
+    assert (model["id"], model["object"], model["owned_by"]) == ("smollm2-135m", "model", "lacuna")
+    assert model["meta"]["n_vocab"] == 49152
+    assert model["meta"]["n_embd"] == 576
+    assert 130e6 < model["meta"]["n_params"] < 140e6
+    assert model["max_model_len"] <= model["meta"]["n_ctx_train"]
+    assert client.get("/v1/models/smollm2-135m").json() == model
+    assert client.get("/v1/models").json() == listed, "it does not change from call to call"
+
+
+def test_every_alias_is_served(start):
+    client = start("--alias", "org/other-name")
+    answer = client.get("/v1/models").json()["data"][0]
+    for name in ("smollm2-135m", "org/other-name"):
+        body = client.complete(model=name)
+        assert body["model"] == answer["id"], "the canonical name, whatever was asked for"
+    assert client.get("/v1/models/org%2Fother-name").status_code == 200
+
+
+def test_unknown_model(client):
+    error = client.refused({"model": "other", "prompt": "a"}, status=404, code="model_not_found", param="model")
+    assert error["type"] == "invalid_request_error"
+    assert client.get("/v1/models/other").status_code == 404
+    client.refused({"model": 5, "prompt": "a"}, code="invalid_type", param="model")
+
+
+def test_any_model_policy(start):
+    client = start("--model-policy", "any")
+    assert client.complete(model="gpt-4")["model"] == "smollm2-135m"
+
+
+def test_request_ids_are_echoed_or_made(client):
+    answer = client.get("/version", headers={"X-Request-Id": "my.id-1_2"})
+    assert answer.headers["x-request-id"] == "my.id-1_2"
+    for bad in ("a b", "x" * 129, "ü".encode(), "a\tb"):
+        answer = client.get("/version", headers={"X-Request-Id": bad})
+        assert len(answer.headers["x-request-id"]) == 32
+    assert client.get("/version").headers["x-request-id"] != client.get("/version").headers["x-request-id"]
+    answer = client.post("/v1/completions", {"prompt": "a", "max_tokens": 1, "request_id": "from-the-body"})
+    assert answer.json()["id"] == "cmpl-from-the-body"

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""lacuna bench: shapes of its output; the figures are the machine's business."""
+import json
+
+from commands import USAGE, lacuna, refused
+from harness import model_path
+
+KEYS = {"phase", "mode", "batch", "prompt", "context", "tok_s", "ms"}
+
+
+def bench(*words):
+    done = lacuna("bench", "-m", model_path(), "--threads", "2", *words, seconds=300)
+    assert done.returncode == 0, done.error
+    return done
+
+
+def test_json_has_a_row_for_each_combination():
+    rows = json.loads(bench("-p", "16,40", "-n", "3", "-b", "1,3", "-c", "0,24", "-r", "2", "--json").stdout)
+    assert all(set(row) == KEYS and row["mode"] == "dense" for row in rows)
+    shapes = [(row["phase"], row["batch"], row["prompt"], row["context"]) for row in rows]
+    assert shapes == [("prefill", 1, 16, 0), ("prefill", 1, 16, 24), ("prefill", 1, 40, 0), ("prefill", 1, 40, 24),
+                      ("decode", 1, 0, 0), ("decode", 3, 0, 0), ("decode", 1, 0, 24), ("decode", 3, 0, 24)]
+    for row in rows:
+        assert row["tok_s"] > 0 and row["ms"] > 0
+        tokens = row["prompt"] if row["phase"] == "prefill" else row["batch"]
+        assert abs(row["tok_s"] * row["ms"] / 1e3 / tokens - 1) < 0.01
+
+
+def test_table_is_aligned():
+    lines = bench("-p", "8", "-n", "2", "-r", "1").stdout.decode().splitlines()
+    assert [line.split()[0] for line in lines] == ["phase", "prefill", "decode"]
+    assert len(set(map(len, lines))) == 1
+
+
+def test_zero_leaves_a_phase_out():
+    rows = json.loads(bench("-p", "0", "-n", "2", "-r", "1", "--json").stdout)
+    assert [row["phase"] for row in rows] == ["decode"]
+
+
+def test_what_does_not_fit_is_skipped_with_a_note():
+    done = bench("-p", "8", "-n", "2", "-c", "0,4000", "-r", "1", "--ctx", "512", "--json")
+    assert [row["context"] for row in json.loads(done.stdout)] == [0, 0]
+    assert done.error.count("skipped") == 2 and "--ctx" in done.error
+
+
+def test_too_few_pages_are_a_note():
+    # 22.5 KiB of keys and values per token: room for some 700 tokens.
+    done = bench("-p", "0", "-n", "2", "-b", "1,8", "-c", "256", "-r", "2", "--ctx", "512", "--kv-bytes", "16M",
+                 "--json")
+    assert [row["batch"] for row in json.loads(done.stdout)] == [1]
+    assert "skipped" in done.error and "--kv-bytes" in done.error
+
+
+def test_bad_lists_are_refused():
+    assert "'1,,2'" in refused(USAGE, "bench", "-m", model_path(), "-b", "1,,2")
+    assert "'0'" in refused(USAGE, "bench", "-m", model_path(), "-b", "0")

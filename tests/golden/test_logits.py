@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Logits of the fixtures, and of the golden folder's, against the independent engine's.
+
+The bars are issue A's: the reference is exact, F16 K and V and int8 activations are what they allow.
+"""
+import json
+import os
+import pathlib
+import subprocess
+
+import numpy as np
+import pytest
+
+from harness import SLOWNESS, binary, clean_environment
+
+HERE = pathlib.Path(__file__).parent
+FOLDERS = [HERE] + ([pathlib.Path(os.environ["LACUNA_GOLDEN"])] if "LACUNA_GOLDEN" in os.environ else [])
+
+ARCH_MAX_ERROR = 0.0015  # of the logits' standard deviation
+QUANT_MAX_KL = 1e-4  # mean over the rows
+QUANT_SAFE_MARGIN = 0.1  # above it the first choice must be the same
+
+
+def fixtures(kind):
+    found = [stem for folder in FOLDERS for stem in sorted(folder.glob(f"{kind}/*.gguf"))]
+    return pytest.mark.parametrize("model", found, ids=[f"{path.parts[-3]}-{path.stem}" for path in found])
+
+
+def logits_of(model, tokens, tmp_path, *options):
+    out = tmp_path / "logits.f32"
+    done = subprocess.run([binary(), "eval", "-m", model, "--tokens", ",".join(map(str, tokens)), "--logits-out", out,
+                           *options], capture_output=True, text=True, timeout=120 * SLOWNESS, env=clean_environment())
+    assert done.returncode == 0, done.stderr
+    assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, done.stderr
+    return np.fromfile(out, np.float32).reshape(len(tokens), -1)
+
+
+def load(model):
+    tokens = json.loads(model.with_suffix(".json").read_text())["tokens"]
+    return tokens, np.fromfile(model.with_suffix(".logits.f32"), np.float32).reshape(len(tokens), -1)
+
+
+def log_softmax(logits):
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+
+@fixtures("arch")
+def test_architecture(model, tmp_path):
+    tokens, expected = load(model)
+    found = logits_of(model, tokens, tmp_path)
+    error = np.abs(found - expected).max() / expected.std()
+    assert error <= ARCH_MAX_ERROR, f"{error:.2%} of the standard deviation"
+
+
+@fixtures("quant")
+def test_tensor_type(model, tmp_path):
+    tokens, expected = load(model)
+    found = log_softmax(logits_of(model, tokens, tmp_path))
+    expected = log_softmax(expected)
+    kl = (np.exp(expected) * (expected - found)).sum(axis=1).mean()
+    assert kl <= QUANT_MAX_KL, f"KL {kl:.1e}"
+    ordered = np.sort(expected, axis=1)
+    safe = ordered[:, -1] - ordered[:, -2] > QUANT_SAFE_MARGIN
+    assert safe.any()
+    assert (found.argmax(axis=1) == expected.argmax(axis=1))[safe].all()
+
+
+@fixtures("arch")
+def test_chunks_and_threads_do_not_matter(model, tmp_path):
+    tokens, _ = load(model)
+    whole = logits_of(model, tokens, tmp_path)
+    for options in (["--chunk", "1", "--threads", "2"], ["--chunk", "13", "--threads", "1"]):
+        assert logits_of(model, tokens, tmp_path, *options).tobytes() == whole.tobytes(), options

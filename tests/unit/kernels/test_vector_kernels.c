@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_vector_kernels.c - the float kernels of every variant give the bits of ref, and ref is
+ * right.
+ */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tests/support/random_blocks.h"
+
+static const size_t sizes[] = { 1, 2, 3, 4, 7, 8, 9, 15, 16, 17, 31, 32, 33, 100, 576 };
+enum { N_SIZES = sizeof(sizes) / sizeof(sizes[0]) };
+
+static const struct kern_table *ref(void)
+{
+    return kern_select("ref");
+}
+
+static void expect_bits(const char *what, const struct kern_table *k, const float *a,
+                        const float *b, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        cr_assert(memcmp(&a[i], &b[i], 4) == 0, "%s %s, n %zu: element %zu is %.9g, ref %.9g",
+                  k->name, what, n, i, (double)a[i], (double)b[i]);
+}
+
+Test(exp, is_within_two_units_and_saturates)
+{
+    for (double x = -86.9; x < 87.9; x += 0.00137) {
+        double exact = exp((double)(float)x);
+        cr_assert(fabs((double)kern_exp((float)x) / exact - 1) < 2e-7, "x %g", x);
+    }
+    cr_assert_eq(kern_exp(-200.0f), 0.0f);
+    cr_assert_eq(kern_exp(-INFINITY), 0.0f);
+    cr_assert_eq(kern_exp(0.0f), 1.0f);
+    cr_assert(isinf(kern_exp(1000.0f)));
+    cr_assert(isnan(kern_exp(NAN)));
+}
+
+Test(half, every_value_survives_the_round_trip)
+{
+    for (uint32_t h = 0; h < 65536; h++) {
+        float f = kern_f16_to_f32((uint16_t)h);
+        if (!isnan(f))
+            cr_assert_eq(kern_f32_to_f16(f), h, "%x", h);
+    }
+}
+
+Test(half, rounds_to_nearest_even)
+{
+    cr_assert_eq(kern_f32_to_f16(1.0f + 0x1p-11f), 0x3c00);
+    cr_assert_eq(kern_f32_to_f16(1.0f + 0x3p-11f), 0x3c02);
+    cr_assert_eq(kern_f32_to_f16(65519.9f), 0x7bff);
+    cr_assert_eq(kern_f32_to_f16(65520.0f), 0x7c00);
+    cr_assert_eq(kern_f32_to_f16(0x1p-25f), 0);
+    cr_assert_eq(kern_f32_to_f16(0x1.8p-25f), 1);
+    cr_assert_eq(kern_f32_to_f16(-0.0f), 0x8000);
+}
+
+Test(norm, every_variant_gives_the_bits_of_ref)
+{
+    for (size_t s = 0; s < N_SIZES; s++) {
+        size_t n = sizes[s];
+        float *x = random_floats(n, s), *w = random_floats(n, s + 50);
+        float *a = malloc(n * 4), *b = malloc(n * 4);
+        ref()->rms_norm(x, w, 1e-5f, (uint32_t)n, a);
+        for (uint32_t v = 0; v < kern_n_usable(); v++) {
+            kern_usable(v)->rms_norm(x, w, 1e-5f, (uint32_t)n, b);
+            expect_bits("rms_norm", kern_usable(v), b, a, n);
+        }
+        free(x), free(w), free(a), free(b);
+    }
+}
+
+Test(norm, output_has_unit_mean_square)
+{
+    float x[64], w[64], y[64];
+    double sum = 0;
+    for (int i = 0; i < 64; i++) {
+        x[i] = (float)(i - 20) * 3.0f;
+        w[i] = 1.0f;
+    }
+    ref()->rms_norm(x, w, 0.0f, 64, y);
+    for (int i = 0; i < 64; i++)
+        sum += (double)y[i] * (double)y[i];
+    cr_assert_float_eq(sum / 64, 1.0, 1e-5);
+}
+
+Test(activate, every_variant_gives_the_bits_of_ref)
+{
+    for (int kind = KERN_ACTIVATION_SILU; kind <= KERN_ACTIVATION_RELU2; kind++)
+        for (size_t s = 0; s < N_SIZES; s++)
+            for (int with_up = 0; with_up < 2; with_up++) {
+                size_t n = sizes[s];
+                float *g = random_floats(n, s + 9), *u = random_floats(n, s + 60);
+                float *a = malloc(n * 4), *b = malloc(n * 4);
+                for (size_t i = 0; i < n; i++)
+                    g[i] *= i % 5 == 0 ? 60.0f : 3.0f;
+                ref()->activate((enum kern_activation)kind, g, with_up ? u : NULL, a, n);
+                for (uint32_t v = 0; v < kern_n_usable(); v++) {
+                    kern_usable(v)->activate((enum kern_activation)kind, g, with_up ? u : NULL, b,
+                                             n);
+                    expect_bits("activate", kern_usable(v), b, a, n);
+                }
+                free(g), free(u), free(a), free(b);
+            }
+}
+
+Test(activate, follows_the_formulas)
+{
+    for (float x = -12.0f; x < 12.0f; x += 0.037f) {
+        float y;
+        double d = (double)x, t = tanh(0.7978845608028654 * (d + 0.044715 * d * d * d));
+        ref()->activate(KERN_ACTIVATION_SILU, &x, NULL, &y, 1);
+        cr_assert_float_eq((double)y, d / (1 + exp(-d)), 1e-6 * (1 + fabs(d)));
+        ref()->activate(KERN_ACTIVATION_GELU, &x, NULL, &y, 1);
+        cr_assert_float_eq((double)y, 0.5 * d * (1 + t), 1e-6 * (1 + fabs(d)));
+        ref()->activate(KERN_ACTIVATION_RELU2, &x, NULL, &y, 1);
+        cr_assert_float_eq((double)y, d > 0 ? d * d : 0, 1e-5 * (1 + d * d));
+    }
+}
+
+Test(add_scaled, every_variant_gives_the_bits_of_ref)
+{
+    for (size_t s = 0; s < N_SIZES; s++) {
+        size_t n = sizes[s];
+        float *x = random_floats(n, s), *a = random_floats(n, 5);
+        ref()->add_scaled(a, x, 0.3f, n);
+        for (uint32_t v = 0; v < kern_n_usable(); v++) {
+            float *b = random_floats(n, 5);
+            kern_usable(v)->add_scaled(b, x, 0.3f, n);
+            expect_bits("add_scaled", kern_usable(v), b, a, n);
+            free(b);
+        }
+        free(x), free(a);
+    }
+}
+
+Test(max_sum_exp, every_variant_gives_the_bits_of_ref)
+{
+    for (size_t s = 0; s < N_SIZES; s++) {
+        float *x = random_floats(sizes[s], s), a[2], b[2];
+        ref()->max_sum_exp(x, sizes[s], &a[0], &a[1]);
+        for (uint32_t v = 0; v < kern_n_usable(); v++) {
+            kern_usable(v)->max_sum_exp(x, sizes[s], &b[0], &b[1]);
+            expect_bits("max_sum_exp", kern_usable(v), b, a, 2);
+        }
+        free(x);
+    }
+}
+
+Test(quantise, every_variant_gives_the_bits_of_ref)
+{
+    enum { ROWS = 5, COLS = 96 };
+    float *x = random_floats(ROWS * COLS, 3);
+    memset(x + COLS, 0, 32 * sizeof(float)); /* a block of zeros */
+    x[2 * COLS] = 1e30f;
+    x[3 * COLS] = 1e-43f; /* subnormal beside ordinary values */
+    memset(x + 4 * COLS, 0, 32 * sizeof(float));
+    x[4 * COLS] = 1e-43f; /* and alone: its scale is subnormal too */
+    struct kern_act a, b;
+    random_act_init(&a, ROWS, COLS);
+    random_act_init(&b, ROWS, COLS);
+    ref()->quantise(x, &a, 0, ROWS);
+    for (uint32_t v = 0; v < kern_n_usable(); v++) {
+        kern_usable(v)->quantise(x, &b, 0, 2);
+        kern_usable(v)->quantise(x, &b, 2, ROWS);
+        cr_assert_arr_eq(a.q, b.q, ROWS * COLS);
+        cr_assert_arr_eq(a.sum, b.sum, ROWS * COLS / 16 * sizeof(int32_t));
+        expect_bits("d", kern_usable(v), b.d, a.d, ROWS * COLS / 32);
+        expect_bits("xs16", kern_usable(v), b.xs16, a.xs16, ROWS * COLS / 16);
+        expect_bits("xs32", kern_usable(v), b.xs32, a.xs32, ROWS * COLS / 32);
+    }
+    random_act_fini(&a), random_act_fini(&b), free(x);
+}
+
+Test(quantise, no_value_leaves_the_domain)
+{
+    float x[32];
+    for (int i = 0; i < 32; i++)
+        x[i] = i == 3 ? NAN : i == 4 ? INFINITY : i == 5 ? -INFINITY : (float)i;
+    for (uint32_t v = 0; v < kern_n_usable(); v++) {
+        struct kern_act a;
+        random_act_init(&a, 1, 32);
+        kern_usable(v)->quantise(x, &a, 0, 1);
+        for (int i = 0; i < 32; i++)
+            cr_assert_geq(a.q[i], -127);
+        random_act_fini(&a);
+    }
+}
+
+Test(rope, turns_by_the_angle)
+{
+    float head[4] = { 1, 2, 3, 4 };
+    float cs[4] = { 0, 0, 1, 1 }; /* a quarter turn: (a, b) becomes (-b, a) */
+    ref()->rope(head, cs, 2, true);
+    cr_assert_arr_eq(head, ((float[]){ -2, 1, -4, 3 }), sizeof(head));
+    float half[4] = { 1, 2, 3, 4 };
+    ref()->rope(half, cs, 2, false);
+    cr_assert_arr_eq(half, ((float[]){ -3, -4, 1, 2 }), sizeof(half));
+}
