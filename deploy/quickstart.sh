@@ -34,8 +34,11 @@ build() {
 build
 model=$("$root/deploy/fetch-model.sh" smollm2-135m)
 
+program=$root/build/release/lacuna
+[[ -x $program ]] || program=$root/build/release/server/lacuna
+
 if [[ $serve == no ]]; then
-    echo "Ready: $root/build/release/lacuna serve -m $model"
+    echo "Ready: $program serve -m $model"
     exit 0
 fi
-exec "$root/build/release/lacuna" serve -m "$model" "${log_format[@]}" "${serve_options[@]}"
+exec "$program" serve -m "$model" "${log_format[@]}" "${serve_options[@]}"

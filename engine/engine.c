@@ -159,6 +159,17 @@ static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_e
     return 0;
 }
 
+/* A byte-level vocabulary without the name of its expressions is an old file: GPT-2's are assumed.
+ */
+static void warn_of_pre(struct engine *e)
+{
+    struct gguf_str model;
+    if (gguf_get_str(e->gguf, "tokenizer.ggml.model", false, &model, NULL) == 0 && model.len == 4 &&
+        memcmp(model.data, "gpt2", 4) == 0 && !gguf_has(e->gguf, "tokenizer.ggml.pre"))
+        engine_warn(e, "key \"tokenizer.ggml.pre\" is absent: \"default\" assumed; a newer "
+                       "conversion of the model may tokenize better");
+}
+
 static void warn_of_gating(struct engine *e)
 {
     char key[128];
@@ -225,6 +236,7 @@ static int open_model(struct engine *e, struct engine_err *err)
     if (config_read(&e->shape, e->gguf, &config, err) != 0 || make_plan(e, &plan, err) != 0)
         return -1;
     warn_of_gating(e);
+    warn_of_pre(e);
     if (load(e, &plan, err) != 0 || open_parts(e, &plan, err) != 0)
         return -1;
     engine_stats_update(e);

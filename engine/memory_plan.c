@@ -19,7 +19,7 @@ enum {
 
 static uint64_t layer_bytes(const struct model_shape *s)
 {
-    return (uint64_t)KV_PAGE_TOKENS * s->n_kv_heads * s->head_dim * 2 * sizeof(uint16_t);
+    return s->n_kv_heads * (uint64_t)config_head_page_bytes(s);
 }
 
 /* Pools for sequences of together n_tokens. */

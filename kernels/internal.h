@@ -38,16 +38,16 @@ void ref_attend_fold(float *m, float *l, float *o, float m_i, float l_i, const f
                      uint32_t head_dim);
 
 /* The page of one KV head: K tiles [page_tokens / 32][head_dim][32], then V
- * [page_tokens][head_dim]. The tile that holds a slot; the row of a slot. */
-static inline uint16_t *kern_k_tile(void *page, uint32_t slot, uint32_t head_dim)
+ * [page_tokens][head_dim]. Where, in elements, the tile begins that holds a slot, and a slot's row
+ * of V. */
+static inline size_t kern_k_tile(uint32_t slot, uint32_t head_dim)
 {
-    return (uint16_t *)page + (size_t)(slot / KERN_ATTN_TILE) * KERN_ATTN_TILE * head_dim;
+    return (size_t)(slot / KERN_ATTN_TILE) * KERN_ATTN_TILE * head_dim;
 }
 
-static inline uint16_t *kern_v_row(void *page, uint32_t page_tokens, uint32_t slot,
-                                   uint32_t head_dim)
+static inline size_t kern_v_row(uint32_t page_tokens, uint32_t slot, uint32_t head_dim)
 {
-    return (uint16_t *)page + ((size_t)page_tokens + slot) * head_dim;
+    return ((size_t)page_tokens + slot) * head_dim;
 }
 
 /* The visible tokens of query i, relative to the item's first; first == end if there are none. */

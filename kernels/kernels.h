@@ -129,7 +129,8 @@ enum kern_activation {
  * share the KV head) against the tokens item_first .. item_first + KERN_ATTN_ITEM.
  *
  * A page of one KV head holds page_tokens tokens (a multiple of KERN_ATTN_TILE): K as tiles
- * [page_tokens / 32][head_dim][32], then V as [page_tokens][head_dim], all F16. */
+ * [page_tokens / 32][head_dim][32], then V as [page_tokens][head_dim], all F16, or all F32 if the
+ * pages are wide. */
 struct kern_attend {
     const float *q;           /* [n_q][head_dim], already scaled */
     const uint32_t *first;    /* [n_q] first visible token, absolute position */
@@ -140,6 +141,7 @@ struct kern_attend {
     uint32_t head_dim;        /* a multiple of 16, at most KERN_MAX_HEAD_DIM */
     uint32_t page_tokens;
     uint32_t item_first; /* a multiple of KERN_ATTN_ITEM */
+    bool wide;           /* pages hold F32 */
     float softcap;       /* 0: none; else s = softcap * tanh(s / softcap) */
     float *m;            /* [n_q] out: maximum; -INFINITY if the item holds nothing for the query */
     float *l;            /* [n_q] out: sum of p */
@@ -176,7 +178,7 @@ struct kern_table {
     void (*rope)(float *head, const float *cos_sin, uint32_t n_pairs, bool interleaved);
 
     /* Writes one token's K and V of one head into its page at `slot` (position % page_tokens). */
-    void (*kv_store)(void *page, uint32_t page_tokens, uint32_t slot, uint32_t head_dim,
+    void (*kv_store)(void *page, bool wide, uint32_t page_tokens, uint32_t slot, uint32_t head_dim,
                      const float *k, const float *v);
 
     void (*attend)(const struct kern_attend *a);

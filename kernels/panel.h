@@ -39,6 +39,14 @@ static void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u);
 static void panel_product(const struct panel *p, const struct kern_act *act, size_t t0, size_t t1,
                           float *y, size_t ldy, uint32_t n_rows);
 
+/* Sixteen rows are sixteen short streams, which the processor's own prefetching does not follow:
+ * ask for the same piece of the next panel.  Asking beyond the matrix does no harm. */
+static inline void prefetch_piece(const uint8_t *p, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(p + i);
+}
+
 /* Columns [p->col, p->col + p->n_cols) of the 16 rows from row0; rows beyond the last repeat it. */
 static inline __attribute__((always_inline)) void
 panel_fill_type(enum kern_type type, struct panel *p, const struct kern_matrix *w, size_t row0)
@@ -56,6 +64,8 @@ panel_fill_type(enum kern_type type, struct panel *p, const struct kern_matrix *
                                     .s = p->s + group * KERN_PANEL_ROWS + i,
                                     .m = p->m + group * KERN_PANEL_ROWS + i,
                                     .stride = KERN_PANEL_ROWS };
+            prefetch_piece(src + KERN_PANEL_ROWS * w->row_bytes,
+                           n / info->block_values * (size_t)info->block_bytes);
             unpack(type, src, n, &out);
         }
         panel_transpose((const uint8_t(*)[UNPACK_VALUES])rows, p->u + (size_t)c * KERN_PANEL_ROWS);

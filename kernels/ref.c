@@ -207,14 +207,27 @@ void ref_rope(float *head, const float *cos_sin, uint32_t n_pairs, bool interlea
     }
 }
 
-static void ref_kv_store(void *page, uint32_t page_tokens, uint32_t slot, uint32_t head_dim,
-                         const float *k, const float *v)
+static void store_element(void *page, bool wide, size_t at, float x)
 {
-    uint16_t *tile = kern_k_tile(page, slot, head_dim);
-    uint16_t *row = kern_v_row(page, page_tokens, slot, head_dim);
+    if (wide)
+        ((float *)page)[at] = x;
+    else
+        ((uint16_t *)page)[at] = kern_f32_to_f16(x);
+}
+
+static float load_element(const void *page, bool wide, size_t at)
+{
+    return wide ? ((const float *)page)[at] : kern_f16_to_f32(((const uint16_t *)page)[at]);
+}
+
+static void ref_kv_store(void *page, bool wide, uint32_t page_tokens, uint32_t slot,
+                         uint32_t head_dim, const float *k, const float *v)
+{
+    size_t tile = kern_k_tile(slot, head_dim) + slot % KERN_ATTN_TILE;
+    size_t row = kern_v_row(page_tokens, slot, head_dim);
     for (uint32_t c = 0; c < head_dim; c++) {
-        tile[(size_t)c * KERN_ATTN_TILE + slot % KERN_ATTN_TILE] = kern_f32_to_f16(k[c]);
-        row[c] = kern_f32_to_f16(v[c]);
+        store_element(page, wide, tile + (size_t)c * KERN_ATTN_TILE, k[c]);
+        store_element(page, wide, row + c, v[c]);
     }
 }
 
@@ -236,22 +249,21 @@ static void attend_one(const struct kern_attend *a, uint32_t i)
     a->m[i] = -INFINITY;
     memset(o, 0, a->head_dim * sizeof(*o));
     for (uint32_t j = first; j < end; j++) {
-        const uint16_t *tile = kern_k_tile((void *)(uintptr_t)a->pages[j / a->page_tokens],
-                                           j % a->page_tokens, a->head_dim) +
-                               j % KERN_ATTN_TILE;
+        const void *page = a->pages[j / a->page_tokens];
+        size_t k = kern_k_tile(j % a->page_tokens, a->head_dim) + j % KERN_ATTN_TILE;
         float dot = 0.0f;
         for (uint32_t c = 0; c < a->head_dim; c++)
-            dot = fmaf(q[c], kern_f16_to_f32(tile[(size_t)c * KERN_ATTN_TILE]), dot);
+            dot = fmaf(q[c], load_element(page, a->wide, k + (size_t)c * KERN_ATTN_TILE), dot);
         s[j] = soft_cap(dot, a->softcap);
         a->m[i] = s[j] > a->m[i] ? s[j] : a->m[i];
     }
     for (uint32_t j = first; j < end; j++) {
+        const void *page = a->pages[j / a->page_tokens];
+        size_t v = kern_v_row(a->page_tokens, j % a->page_tokens, a->head_dim);
         float p = kern_exp(s[j] - a->m[i]);
-        const uint16_t *v = kern_v_row((void *)(uintptr_t)a->pages[j / a->page_tokens],
-                                       a->page_tokens, j % a->page_tokens, a->head_dim);
         lane[j % 16] += p;
         for (uint32_t c = 0; c < a->head_dim; c++)
-            o[c] = fmaf(p, kern_f16_to_f32(v[c]), o[c]);
+            o[c] = fmaf(p, load_element(page, a->wide, v + c), o[c]);
     }
     a->l[i] = tree(lane);
 }

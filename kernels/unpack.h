@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * unpack.h - stored blocks to (u, zero, s, m): the form of the canonical order in kernels.h, one
- * static inline function per type.  Included by ref.c and by every variant, whose compiler flags
- * vectorise the plain loops.
+ * static inline function per type.  Included by ref.c and by every variant; the vectors of 16 bytes
+ * are what any compiler target has.
  *
  * A function unpacks UNPACK_VALUES weights of one row: u[256], and per group its scale (and
  * minimum).  For types with blocks of 32, up to 8 blocks; n_blocks tells how many are there.
@@ -20,6 +20,9 @@
 #define LACUNA_KERNELS_UNPACK_H
 
 #include <string.h>
+#ifdef __SSSE3__
+#include <immintrin.h>
+#endif
 
 #include "kernels/kernels.h"
 
@@ -83,20 +86,40 @@ static inline int unpack_max(enum kern_type type)
     return unpack_zero(type) == 128 ? 255 : 63;
 }
 
+typedef uint8_t u8x16 __attribute__((vector_size(16)));
+
+static inline u8x16 unpack_load(const uint8_t *p)
+{
+    u8x16 v;
+    memcpy(&v, p, sizeof(v));
+    return v;
+}
+
+static inline void unpack_store(uint8_t *p, u8x16 v)
+{
+    memcpy(p, &v, sizeof(v));
+}
+
 static inline void unpack_nibbles(const uint8_t *src, uint8_t *u)
 {
-    for (int j = 0; j < 16; j++) {
-        u[j] = src[j] & 15;
-        u[j + 16] = src[j] >> 4;
-    }
+    u8x16 v = unpack_load(src);
+    unpack_store(u, v & 15);
+    unpack_store(u + 16, v >> 4);
 }
 
 static inline void unpack_table(const uint8_t *src, const uint8_t *table, uint8_t *u)
 {
+#ifdef __SSSE3__
+    u8x16 v = unpack_load(src);
+    __m128i t = (__m128i)unpack_load(table);
+    unpack_store(u, (u8x16)_mm_shuffle_epi8(t, (__m128i)(v & 15)));
+    unpack_store(u + 16, (u8x16)_mm_shuffle_epi8(t, (__m128i)(v >> 4)));
+#else
     for (int j = 0; j < 16; j++) {
         u[j] = table[src[j] & 15];
         u[j + 16] = table[src[j] >> 4];
     }
+#endif
 }
 
 static inline void unpack_q4_0(const uint8_t *src, uint32_t n_blocks, const struct unpacked *out)
@@ -116,12 +139,16 @@ static inline void unpack_q4_1(const uint8_t *src, uint32_t n_blocks, const stru
     }
 }
 
-/* Bit j of the word becomes bit 4 of u[j]. */
+/* Bit j of the word becomes bit 4 of u[j].  Eight at a time: a byte copied to all eight, each
+ * keeping one bit; adding 127 carries any bit into the top one. */
 static inline void unpack_fifth_bits(const uint8_t *word, uint8_t *u)
 {
-    for (int i = 0; i < 4; i++)
-        for (int j = 0; j < 8; j++)
-            u[8 * i + j] = (uint8_t)(u[8 * i + j] | ((word[i] >> j & 1) << 4));
+    for (int i = 0; i < 4; i++) {
+        uint64_t bits = word[i] * 0x0101010101010101u & 0x8040201008040201u, v;
+        memcpy(&v, u + 8 * i, sizeof(v));
+        v |= ((bits + 0x7f7f7f7f7f7f7f7fu) & 0x8080808080808080u) >> 3;
+        memcpy(u + 8 * i, &v, sizeof(v));
+    }
 }
 
 static inline void unpack_q5_0(const uint8_t *src, uint32_t n_blocks, const struct unpacked *out)
@@ -147,8 +174,8 @@ static inline void unpack_q8_0(const uint8_t *src, uint32_t n_blocks, const stru
 {
     for (uint32_t b = 0; b < n_blocks; b++, src += 34) {
         out->s[(size_t)b * out->stride] = unpack_f16(src);
-        for (int j = 0; j < 32; j++)
-            out->u[32 * b + (uint32_t)j] = src[2 + j] ^ 0x80;
+        unpack_store(out->u + 32 * b, unpack_load(src + 2) ^ 0x80);
+        unpack_store(out->u + 32 * b + 16, unpack_load(src + 18) ^ 0x80);
     }
 }
 
@@ -187,9 +214,11 @@ static inline void unpack_q2_k(const uint8_t *src, const struct unpacked *out)
     }
     /* Two halves of 128; each of their 32 bytes holds four weights 32 apart. */
     for (int h = 0; h < 2; h++)
-        for (int k = 0; k < 4; k++)
-            for (int j = 0; j < 32; j++)
-                out->u[128 * h + 32 * k + j] = bits[32 * h + j] >> (2 * k) & 3;
+        for (int j = 0; j < 32; j += 16) {
+            u8x16 v = unpack_load(bits + 32 * h + j);
+            for (int k = 0; k < 4; k++)
+                unpack_store(out->u + 128 * h + 32 * k + j, v >> (uint8_t)(2 * k) & 3);
+        }
 }
 
 /* Sixteen 6-bit scales in 12 bytes: 4 low bits in the first 8 bytes, 2 high bits in the last 4. */
@@ -207,10 +236,13 @@ static inline void unpack_q3_k(const uint8_t *src, const struct unpacked *out)
     for (int g = 0; g < 16; g++)
         out->s[(size_t)g * out->stride] = d * (float)unpack_q3_scale(scales, g);
     for (int h = 0; h < 2; h++)
-        for (int k = 0; k < 4; k++)
-            for (int j = 0; j < 32; j++)
-                out->u[128 * h + 32 * k + j] = (uint8_t)((bits[32 * h + j] >> (2 * k) & 3) |
-                                                         (high[j] >> (4 * h + k) & 1) << 2);
+        for (int j = 0; j < 32; j += 16) {
+            u8x16 v = unpack_load(bits + 32 * h + j), third = unpack_load(high + j);
+            for (int k = 0; k < 4; k++)
+                unpack_store(out->u + 128 * h + 32 * k + j,
+                             (v >> (uint8_t)(2 * k) & 3) | (third >> (uint8_t)(4 * h + k) & 1)
+                                                               << 2);
+        }
 }
 
 /* Eight pairs of 6-bit scale and minimum in 12 bytes. */
@@ -241,9 +273,10 @@ static inline void unpack_q4_k(const uint8_t *src, const struct unpacked *out)
     const uint8_t *bits = src + 16;
     unpack_q4k_scales(src, out);
     for (int k = 0; k < 4; k++)
-        for (int j = 0; j < 32; j++) {
-            out->u[64 * k + j] = bits[32 * k + j] & 15;
-            out->u[64 * k + 32 + j] = bits[32 * k + j] >> 4;
+        for (int j = 0; j < 32; j += 16) {
+            u8x16 v = unpack_load(bits + 32 * k + j);
+            unpack_store(out->u + 64 * k + j, v & 15);
+            unpack_store(out->u + 64 * k + 32 + j, v >> 4);
         }
 }
 
@@ -252,10 +285,11 @@ static inline void unpack_q5_k(const uint8_t *src, const struct unpacked *out)
     const uint8_t *high = src + 16, *bits = src + 48;
     unpack_q4k_scales(src, out);
     for (int k = 0; k < 4; k++)
-        for (int j = 0; j < 32; j++) {
-            out->u[64 * k + j] = (uint8_t)((bits[32 * k + j] & 15) | (high[j] >> (2 * k) & 1) << 4);
-            out->u[64 * k + 32 + j] = (uint8_t)((bits[32 * k + j] >> 4) |
-                                                (high[j] >> (2 * k + 1) & 1) << 4);
+        for (int j = 0; j < 32; j += 16) {
+            u8x16 v = unpack_load(bits + 32 * k + j), fifth = unpack_load(high + j);
+            unpack_store(out->u + 64 * k + j, (v & 15) | (fifth >> (uint8_t)(2 * k) & 1) << 4);
+            unpack_store(out->u + 64 * k + 32 + j, v >> 4 | (fifth >> (uint8_t)(2 * k + 1) & 1)
+                                                                << 4);
         }
 }
 
@@ -267,12 +301,14 @@ static inline void unpack_q6_k(const uint8_t *src, const struct unpacked *out)
     for (int g = 0; g < 16; g++)
         out->s[(size_t)g * out->stride] = d * (float)scales[g];
     for (int h = 0; h < 2; h++, low += 64, high += 32)
-        for (int j = 0; j < 32; j++) {
+        for (int j = 0; j < 32; j += 16) {
             uint8_t *u = out->u + 128 * h + j;
-            u[0] = (uint8_t)((low[j] & 15) | (high[j] & 3) << 4);
-            u[32] = (uint8_t)((low[j + 32] & 15) | (high[j] >> 2 & 3) << 4);
-            u[64] = (uint8_t)((low[j] >> 4) | (high[j] >> 4 & 3) << 4);
-            u[96] = (uint8_t)((low[j + 32] >> 4) | (high[j] >> 6) << 4);
+            u8x16 v = unpack_load(low + j), w = unpack_load(low + j + 32);
+            u8x16 top = unpack_load(high + j);
+            unpack_store(u, (v & 15) | (top & 3) << 4);
+            unpack_store(u + 32, (w & 15) | (top >> 2 & 3) << 4);
+            unpack_store(u + 64, v >> 4 | (top >> 4 & 3) << 4);
+            unpack_store(u + 96, w >> 4 | (top >> 6) << 4);
         }
 }
 
@@ -282,8 +318,8 @@ static inline void unpack_q8_k(const uint8_t *src, const struct unpacked *out)
     memcpy(&d, src, sizeof(d));
     for (int g = 0; g < 8; g++)
         out->s[(size_t)g * out->stride] = d;
-    for (int j = 0; j < 256; j++)
-        out->u[j] = src[4 + j] ^ 0x80;
+    for (int j = 0; j < 256; j += 16)
+        unpack_store(out->u + j, unpack_load(src + 4 + j) ^ 0x80);
 }
 
 static inline void unpack_iq4_xs(const uint8_t *src, const struct unpacked *out)

@@ -262,18 +262,29 @@ static void vec_max_sum_exp(const float *x, size_t n, float *max, float *sum)
 
 /* ---- keys and values ---- */
 
-static void vec_kv_store(void *page, uint32_t page_tokens, uint32_t slot, uint32_t head_dim,
-                         const float *k, const float *v)
+static void vec_kv_store(void *page, bool wide, uint32_t page_tokens, uint32_t slot,
+                         uint32_t head_dim, const float *k, const float *v)
 {
-    uint16_t *tile = kern_k_tile(page, slot, head_dim) + slot % KERN_ATTN_TILE;
-    uint16_t *row = kern_v_row(page, page_tokens, slot, head_dim);
-    uint16_t half[16];
+    size_t tile = kern_k_tile(slot, head_dim) + slot % KERN_ATTN_TILE;
+    size_t row = kern_v_row(page_tokens, slot, head_dim);
+    if (wide) {
+        for (uint32_t c = 0; c < head_dim; c++)
+            ((float *)page)[tile + (size_t)c * KERN_ATTN_TILE] = k[c];
+        memcpy((float *)page + row, v, head_dim * sizeof(float));
+        return;
+    }
+    uint16_t half[16], *out = page;
     for (uint32_t c = 0; c < head_dim; c += 16) {
         v16_store_f16(half, v16_load(k + c));
         for (uint32_t i = 0; i < 16; i++)
-            tile[(size_t)(c + i) * KERN_ATTN_TILE] = half[i];
-        v16_store_f16(row + c, v16_load(v + c));
+            out[tile + (size_t)(c + i) * KERN_ATTN_TILE] = half[i];
+        v16_store_f16(out + row + c, v16_load(v + c));
     }
+}
+
+static inline __attribute__((always_inline)) v16 vec_load_kv(const void *page, bool wide, size_t at)
+{
+    return wide ? v16_load((const float *)page + at) : v16_load_f16((const uint16_t *)page + at);
 }
 
 static inline v16 vec_soft_cap(v16 s, float cap)
@@ -283,32 +294,34 @@ static inline v16 vec_soft_cap(v16 s, float cap)
     return v16_mul(v16_set1(cap), v16_sub(one, v16_div(two, v16_add(e, one))));
 }
 
-/* Scores of n queries, adjacent in q, against one tile of 32 tokens. */
+/* Scores of n queries, adjacent in q, against the tile of 32 tokens at an item's token j. */
 static inline __attribute__((always_inline)) void
-vec_tile_scores(const uint16_t *tile, const float *q, uint32_t head_dim, uint32_t n,
-                float (*s)[KERN_ATTN_ITEM], uint32_t at)
+vec_tile_scores(const struct kern_attend *a, bool wide, const float *q, uint32_t n,
+                float (*s)[KERN_ATTN_ITEM], uint32_t j)
 {
+    const void *page = a->pages[j / a->page_tokens];
+    size_t tile = kern_k_tile(j % a->page_tokens, a->head_dim);
     v16 acc[VEC_ATTN_QUERIES][2];
     for (uint32_t i = 0; i < n; i++)
         acc[i][0] = acc[i][1] = v16_set1(0.0f);
-    for (uint32_t c = 0; c < head_dim; c++, tile += KERN_ATTN_TILE) {
-        v16 k0 = v16_load_f16(tile), k1 = v16_load_f16(tile + 16);
+    for (uint32_t c = 0; c < a->head_dim; c++, tile += KERN_ATTN_TILE) {
+        v16 k0 = vec_load_kv(page, wide, tile), k1 = vec_load_kv(page, wide, tile + 16);
         for (uint32_t i = 0; i < n; i++) {
-            v16 qc = v16_set1(q[(size_t)i * head_dim + c]);
+            v16 qc = v16_set1(q[(size_t)i * a->head_dim + c]);
             acc[i][0] = v16_fma(qc, k0, acc[i][0]);
             acc[i][1] = v16_fma(qc, k1, acc[i][1]);
         }
     }
     for (uint32_t i = 0; i < n; i++) {
-        v16_store(s[i] + at, acc[i][0]);
-        v16_store(s[i] + at + 16, acc[i][1]);
+        v16_store(s[i] + j, acc[i][0]);
+        v16_store(s[i] + j + 16, acc[i][1]);
     }
 }
 
-/* o += p v over the tokens [first, end), 16 * n_v channels from c on, for n queries. */
+/* o = sum of p v over the tokens [first, end), 16 * n_v channels from c on, for n queries. */
 static inline __attribute__((always_inline)) void
-vec_value_columns(const struct kern_attend *a, float (*p)[KERN_ATTN_ITEM], uint32_t first,
-                  uint32_t end, uint32_t c, uint32_t n_v, float *o, uint32_t n)
+vec_value_columns(const struct kern_attend *a, bool wide, float (*p)[KERN_ATTN_ITEM],
+                  uint32_t first, uint32_t end, uint32_t c, uint32_t n_v, float *o, uint32_t n)
 {
     v16 acc[VEC_ATTN_QUERIES][4];
     for (uint32_t i = 0; i < n; i++)
@@ -317,12 +330,11 @@ vec_value_columns(const struct kern_attend *a, float (*p)[KERN_ATTN_ITEM], uint3
     for (uint32_t j = first; j < end;) {
         uint32_t slot = j % a->page_tokens;
         uint32_t stop = j - slot + a->page_tokens < end ? j - slot + a->page_tokens : end;
-        const uint16_t *v = kern_v_row((void *)(uintptr_t)a->pages[j / a->page_tokens],
-                                       a->page_tokens, slot, a->head_dim) +
-                            c;
-        for (; j < stop; j++, v += a->head_dim)
+        const void *page = a->pages[j / a->page_tokens];
+        size_t row = kern_v_row(a->page_tokens, slot, a->head_dim) + c;
+        for (; j < stop; j++, row += a->head_dim)
             for (uint32_t k = 0; k < n_v; k++) {
-                v16 vv = v16_load_f16(v + 16 * k);
+                v16 vv = vec_load_kv(page, wide, row + 16 * k);
                 for (uint32_t i = 0; i < n; i++)
                     acc[i][k] = v16_fma(v16_set1(p[i][j]), vv, acc[i][k]);
             }
@@ -332,16 +344,16 @@ vec_value_columns(const struct kern_attend *a, float (*p)[KERN_ATTN_ITEM], uint3
             v16_store(o + (size_t)i * a->head_dim + c + 16 * k, acc[i][k]);
 }
 
-static inline __attribute__((always_inline)) void vec_values(const struct kern_attend *a,
+static inline __attribute__((always_inline)) void vec_values(const struct kern_attend *a, bool wide,
                                                              float (*p)[KERN_ATTN_ITEM],
                                                              uint32_t first, uint32_t end, float *o,
                                                              uint32_t n)
 {
     uint32_t c = 0;
     for (; c + 16 * VEC_ATTN_COLUMNS <= a->head_dim; c += 16 * VEC_ATTN_COLUMNS)
-        vec_value_columns(a, p, first, end, c, VEC_ATTN_COLUMNS, o, n);
+        vec_value_columns(a, wide, p, first, end, c, VEC_ATTN_COLUMNS, o, n);
     for (; c < a->head_dim; c += 16)
-        vec_value_columns(a, p, first, end, c, 1, o, n);
+        vec_value_columns(a, wide, p, first, end, c, 1, o, n);
 }
 
 /* Scores become weights: masked, capped, exponentials of the distance to the maximum.  Outside of
@@ -371,9 +383,9 @@ static inline void vec_weights(const struct kern_attend *a, uint32_t i, float *s
     a->l[i] = v16_tree(sum);
 }
 
-/* Queries [i, i + n): n is a constant after inlining. */
+/* Queries [i, i + n): wide and n are constants after inlining. */
 static inline __attribute__((always_inline)) void vec_attend_some(const struct kern_attend *a,
-                                                                  uint32_t i, uint32_t n)
+                                                                  bool wide, uint32_t i, uint32_t n)
 {
     float s[VEC_ATTN_QUERIES][KERN_ATTN_ITEM] __attribute__((aligned(64)));
     const float *q = a->q + (size_t)i * a->head_dim;
@@ -388,22 +400,29 @@ static inline __attribute__((always_inline)) void vec_attend_some(const struct k
     uint32_t tile1 = (to + KERN_ATTN_TILE - 1) / KERN_ATTN_TILE * KERN_ATTN_TILE;
 
     for (uint32_t j = tile0; j < tile1; j += KERN_ATTN_TILE)
-        vec_tile_scores(kern_k_tile((void *)(uintptr_t)a->pages[j / a->page_tokens],
-                                    j % a->page_tokens, a->head_dim),
-                        q, a->head_dim, n, s, j);
+        vec_tile_scores(a, wide, q, n, s, j);
     for (uint32_t k = 0; k < n; k++)
         vec_weights(a, i + k, s[k], tile0, tile1);
     /* From the first token that a query sees, not from its tile: others may never be written. */
-    vec_values(a, s, from < to ? from : to, to, a->o + (size_t)i * a->head_dim, n);
+    vec_values(a, wide, s, from < to ? from : to, to, a->o + (size_t)i * a->head_dim, n);
+}
+
+static inline __attribute__((always_inline)) void vec_attend_width(const struct kern_attend *a,
+                                                                   bool wide)
+{
+    uint32_t i = 0;
+    for (; i + VEC_ATTN_QUERIES <= a->n_q; i += VEC_ATTN_QUERIES)
+        vec_attend_some(a, wide, i, VEC_ATTN_QUERIES);
+    for (; i < a->n_q; i++)
+        vec_attend_some(a, wide, i, 1);
 }
 
 static void vec_attend(const struct kern_attend *a)
 {
-    uint32_t i = 0;
-    for (; i + VEC_ATTN_QUERIES <= a->n_q; i += VEC_ATTN_QUERIES)
-        vec_attend_some(a, i, VEC_ATTN_QUERIES);
-    for (; i < a->n_q; i++)
-        vec_attend_some(a, i, 1);
+    if (a->wide)
+        vec_attend_width(a, true);
+    else
+        vec_attend_width(a, false);
 }
 
 static void vec_attend_fold(float *m, float *l, float *o, float m_i, float l_i, const float *o_i,

@@ -37,9 +37,9 @@ struct srv {
     struct auth *auth; /* NULL: no keys */
     struct prepare *prepare;
     struct http *http;
-    char model_name[256];     /* canonical; what every answer says */
+    char model_name[256]; /* canonical; what every answer says */
     char fingerprint[64];
-    int64_t opened_at;        /* seconds since 1970 */
+    int64_t opened_at; /* seconds since 1970 */
     uint64_t opened_ns;
     _Atomic uint64_t load_done_bytes, load_total_bytes, load_ns;
     _Atomic uint64_t body_bytes;    /* of all bodies held now */

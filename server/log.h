@@ -32,7 +32,7 @@ struct log_field {
 
 /* Writes one line: ts, level, event, then the fields; fields end with LOG_END. */
 void log_fields(enum log_level level, const char *event, const struct log_field *fields);
-#define log_event(level, event, ...) \
+#define log_event(level, event, ...)                                                               \
     log_fields((level), (event), (const struct log_field[]){ __VA_ARGS__ })
 
 uint64_t log_count(enum log_level level); /* lines written, for lacuna_log_messages_total */

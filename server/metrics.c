@@ -11,21 +11,19 @@
 #include "server/metrics_store.h"
 
 /* Bounds that other servers use too, so that mixed fleets can be added up. */
-const struct metrics_bounds metrics_bounds_ttft = {
-    22, { .001, .005, .01, .02, .04, .06, .08, .1, .25, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80,
-          160, 640, 2560 }
-};
+const struct metrics_bounds metrics_bounds_ttft = { 22, { .001, .005, .01, .02, .04, .06, .08, .1,
+                                                          .25,  .5,   .75, 1,   2.5, 5,   7.5, 10,
+                                                          20,   40,   80,  160, 640, 2560 } };
 const struct metrics_bounds metrics_bounds_itl = {
     19, { .01, .025, .05, .075, .1, .15, .2, .3, .4, .5, .75, 1, 2.5, 5, 7.5, 10, 20, 40, 80 }
 };
-const struct metrics_bounds metrics_bounds_e2e = {
-    21, { .3, .5, .8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920,
-          7680 }
-};
-const struct metrics_bounds metrics_bounds_tokens = {
-    18, { 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000, 20000, 50000, 100000,
-          200000, 500000 }
-};
+const struct metrics_bounds metrics_bounds_e2e = { 21, { .3, .5,  .8,  1,   1.5, 2,    2.5,
+                                                         5,  10,  15,  20,  30,  40,   50,
+                                                         60, 120, 240, 480, 960, 1920, 7680 } };
+const struct metrics_bounds metrics_bounds_tokens = { 18,
+                                                      { 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000,
+                                                        2000, 5000, 10000, 20000, 50000, 100000,
+                                                        200000, 500000 } };
 const struct metrics_bounds metrics_bounds_n = { 5, { 1, 2, 5, 10, 20 } };
 
 #define SECONDS 1e-9
@@ -34,13 +32,13 @@ const struct metrics_histogram_info metrics_histograms[METRICS_N_HISTOGRAMS] = {
     [METRICS_TTFT] = { "lacuna_time_to_first_token_seconds",
                        "From a request's arrival to its first token.", &metrics_bounds_ttft,
                        SECONDS },
-    [METRICS_ITL] = { "lacuna_inter_token_latency_seconds",
-                      "Between two tokens of a choice.", &metrics_bounds_itl, SECONDS },
+    [METRICS_ITL] = { "lacuna_inter_token_latency_seconds", "Between two tokens of a choice.",
+                      &metrics_bounds_itl, SECONDS },
     [METRICS_TPOT] = { "lacuna_request_time_per_output_token_seconds",
                        "Mean time per token of a request after its first.", &metrics_bounds_itl,
                        SECONDS },
-    [METRICS_E2E] = { "lacuna_e2e_request_latency_seconds",
-                      "From a request's arrival to its end.", &metrics_bounds_e2e, SECONDS },
+    [METRICS_E2E] = { "lacuna_e2e_request_latency_seconds", "From a request's arrival to its end.",
+                      &metrics_bounds_e2e, SECONDS },
     [METRICS_QUEUE] = { "lacuna_request_queue_time_seconds",
                         "From a request's arrival to its first step.", &metrics_bounds_e2e,
                         SECONDS },

@@ -331,9 +331,12 @@ static void add_log(struct text *t)
 static void add_memory(struct text *t, const struct metrics_process *p)
 {
     static const char *const help[6] = {
-        "Bytes the program asked the allocator for.", "Bytes in pages that hold such bytes.",
-        "Bytes of the allocator's own.",              "Bytes of the allocator in memory.",
-        "Bytes the allocator has mapped.",            "Bytes kept for reuse without memory.",
+        "Bytes the program asked the allocator for.",
+        "Bytes in pages that hold such bytes.",
+        "Bytes of the allocator's own.",
+        "Bytes of the allocator in memory.",
+        "Bytes the allocator has mapped.",
+        "Bytes kept for reuse without memory.",
     };
     for (int i = 0; p->has_memory && i < 6; i++) {
         char name[48] = "lacuna_memory_";

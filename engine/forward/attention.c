@@ -145,7 +145,7 @@ static void attend_item(const struct attention_job *job, const struct attention_
     const struct forward *f = job->f;
     const struct model_shape *s = f->shape;
     const struct kv_seq *seq = f->run[f->place[w->row0].run].seq;
-    size_t head_bytes = (size_t)KV_PAGE_TOKENS * s->head_dim * 2 * sizeof(uint16_t);
+    size_t head_bytes = config_head_page_bytes(s);
     const void *pages[PAGES_PER_ITEM];
     for (uint32_t p = 0; p < PAGES_PER_ITEM; p++) {
         const uint8_t *page = kv_page(seq, job->layer->group, job->layer->layer_in_group,
@@ -160,6 +160,7 @@ static void attend_item(const struct attention_job *job, const struct attention_
                              .head_dim = s->head_dim,
                              .page_tokens = KV_PAGE_TOKENS,
                              .item_first = item * KERN_ATTN_ITEM,
+                             .wide = s->wide_kv,
                              .softcap = s->attention_soft_cap,
                              .m = b->m,
                              .l = b->l,

@@ -84,10 +84,10 @@ static void store_kv(const struct layer_job *job, const float *k, const float *v
     uint32_t pos = f->place[row].pos;
     uint8_t *page = kv_page(f->run[f->place[row].run].seq, job->shape->group,
                             job->shape->layer_in_group, pos / KV_PAGE_TOKENS);
-    size_t head_bytes = (size_t)KV_PAGE_TOKENS * s->head_dim * 2 * sizeof(uint16_t);
+    size_t head_bytes = config_head_page_bytes(s);
     for (uint32_t h = 0; h < s->n_kv_heads; h++)
-        f->kern->kv_store(page + h * head_bytes, KV_PAGE_TOKENS, pos % KV_PAGE_TOKENS, s->head_dim,
-                          k + h * s->head_dim, v + h * s->head_dim);
+        f->kern->kv_store(page + h * head_bytes, s->wide_kv, KV_PAGE_TOKENS, pos % KV_PAGE_TOKENS,
+                          s->head_dim, k + h * s->head_dim, v + h * s->head_dim);
 }
 
 static void place_qkv(void *ctx, uint32_t row)

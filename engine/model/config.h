@@ -45,6 +45,7 @@ struct model_shape {
     float attention_soft_cap, logit_soft_cap;                        /* 0: none */
     struct rope_shape rope[CONFIG_MAX_ROPES];
     struct layer_shape *layer; /* [n_layers] */
+    bool wide_kv;              /* K and V in F32, see config.c */
     uint32_t n_groups;
     uint32_t group_window[2], group_layers[2];
 };
@@ -59,5 +60,8 @@ struct config_options {
 int config_read(struct model_shape *shape, const struct gguf *g, const struct config_options *opt,
                 struct engine_err *err);
 void config_fini(struct model_shape *shape);
+
+/* Bytes of one KV head in one page of one layer: K, then V. */
+size_t config_head_page_bytes(const struct model_shape *shape);
 
 #endif

@@ -279,7 +279,7 @@ static int take_array(struct cursor *c, struct gguf_kv *kv)
 
 static int take_value(struct cursor *c, struct gguf_kv *kv)
 {
-    enum gguf_type type;
+    enum gguf_type type = GGUF_U8;
     if (take_value_type(c, &type) < 0)
         return -1;
     if (type == GGUF_ARRAY)

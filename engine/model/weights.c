@@ -13,9 +13,10 @@ struct finder {
     const struct model_shape *shape;
     struct weights *w;
     struct engine_err *err;
-    uint8_t *used; /* per tensor of the file */
-    int layer;     /* -1: the model's own tensors */
-    char name[96]; /* of the tensor last looked for */
+    const struct kern_table *kern; /* to widen vectors */
+    uint8_t *used;                 /* per tensor of the file */
+    int layer;                     /* -1: the model's own tensors */
+    char name[96];                 /* of the tensor last looked for */
 };
 
 static const struct gguf_tensor *look_up(struct finder *f, const char *role)
@@ -104,7 +105,7 @@ static int find_vector(struct finder *f, const char *role, uint32_t n, bool requ
     const void *data = aligned_data(f, t);
     if (!data)
         return -1;
-    kern_select("ref")->dequantise((enum kern_type)t->type, data, copy, n);
+    f->kern->dequantise((enum kern_type)t->type, data, copy, n);
     *out = copy;
     return 0;
 }
@@ -319,7 +320,7 @@ static int find_all(struct finder *f)
 int weights_find(struct weights *w, const struct gguf *g, const struct model_shape *shape,
                  struct engine_err *err)
 {
-    struct finder f = { .g = g, .shape = shape, .w = w, .err = err };
+    struct finder f = { .g = g, .shape = shape, .w = w, .err = err, .kern = kern_select("ref") };
     memset(w, 0, sizeof(*w));
     w->layer = calloc(shape->n_layers, sizeof(*w->layer));
     f.used = calloc(gguf_n_tensors(g) + 1, 1);

@@ -2,7 +2,8 @@
  *
  * internal.h - what the files of engine/text/ share.
  *
- *   text -> special.c cuts out special tokens -> bpe.c: pretokenize.c cuts words, merge.c joins bytes
+ *   text -> special.c cuts out special tokens -> bpe.c: pretokenize.c cuts words, merge.c joins
+ * bytes
  *                                             -> spm.c: merge.c joins characters
  *   ids  -> vocab.c's bytes of a token -> detokenize.c holds back what is not yet a code point
  *
@@ -39,7 +40,7 @@ struct idmap {
     struct idmap_slot {
         uint64_t key;
         int32_t value; /* MAP_NONE: free */
-    } *slots;
+    } * slots;
     uint64_t mask;
 };
 int idmap_init(struct idmap *m, uint64_t n_keys);
@@ -75,7 +76,7 @@ struct strmap {
     struct strmap_slot {
         uint32_t tag; /* other bits of the hash than those that chose the slot */
         int32_t index;
-    } *slots;
+    } * slots;
     uint64_t mask;
     const struct strings *strings;
 };
@@ -89,12 +90,12 @@ int32_t strmap_get(const struct strmap *m, const char *data, size_t len);
 enum vocab_kind { VOCAB_BPE, VOCAB_SPM };
 
 enum token_type { /* numbers of tokenizer.ggml.token_type */
-    TOKEN_NORMAL = 1,
-    TOKEN_UNKNOWN,
-    TOKEN_CONTROL,
-    TOKEN_USER_DEFINED,
-    TOKEN_UNUSED,
-    TOKEN_BYTE,
+                  TOKEN_NORMAL = 1,
+                  TOKEN_UNKNOWN,
+                  TOKEN_CONTROL,
+                  TOKEN_USER_DEFINED,
+                  TOKEN_UNUSED,
+                  TOKEN_BYTE,
 };
 
 enum token_flag {
@@ -110,10 +111,10 @@ struct vocab {
     struct strings text;  /* as the file spells them: byte-level alphabet, U+2581 */
     struct strings bytes; /* as they enter the text */
     struct strmap by_text;
-    uint8_t *types; /* enum token_type */
-    uint8_t *flags; /* enum token_flag */
-    float *scores;  /* SentencePiece only */
-    int32_t byte_ids[256]; /* token of one byte, or -1 */
+    uint8_t *types;            /* enum token_type */
+    uint8_t *flags;            /* enum token_flag */
+    float *scores;             /* SentencePiece only */
+    int32_t byte_ids[256];     /* token of one byte, or -1 */
     int32_t bos, eos, unknown; /* or -1 */
     bool add_bos, add_eos, add_space_prefix;
     size_t max_text, max_bytes; /* longest of either kind */
@@ -172,20 +173,21 @@ struct pieces { /* zeroed is empty */
     void *limits;
 };
 void pieces_fini(struct pieces *p);
-/* Cuts text; piece i ends before byte ends[i].  Any bytes: what is not UTF-8 is cut off by itself. */
+/* Cuts text; piece i ends before byte ends[i].  Any bytes: what is not UTF-8 is cut off by itself.
+ */
 int pretokenize(const struct pretokenizer *p, const char *text, size_t len, struct pieces *out,
                 struct engine_err *err);
 
 /* ---- merge.c ---- */
 
-/* A binary heap of 64-bit keys, least first.  Zeroed is empty. */
+/* A heap of 64-bit keys, least first.  Zeroed is empty. */
 struct heap {
     uint64_t *keys;
     size_t n, cap;
 };
 void heap_fini(struct heap *h);
 int heap_reserve(struct heap *h, size_t cap);
-void heap_build(struct heap *h); /* orders keys that were appended directly */
+void heap_build(struct heap *h);              /* orders keys that were appended directly */
 void heap_push(struct heap *h, uint64_t key); /* room must be reserved */
 uint64_t heap_pop(struct heap *h);
 
@@ -250,8 +252,8 @@ struct bpe {
     struct pretokenizer *pre;
     bool whole_words;
 };
-int bpe_init(struct bpe *b, const struct gguf *g, const struct vocab *v, const struct pre_rule *rule,
-             struct engine_err *err);
+int bpe_init(struct bpe *b, const struct gguf *g, const struct vocab *v,
+             const struct pre_rule *rule, struct engine_err *err);
 void bpe_fini(struct bpe *b);
 
 struct spm {

@@ -32,14 +32,27 @@ int heap_reserve(struct heap *h, size_t cap)
     return 0;
 }
 
+/* Four children: half the depth of two, and they lie in one cache line. */
+enum { ARITY = 4 };
+
+/* The least of the n <= ARITY keys from first on.  Masks instead of branches: which it is cannot be
+ * predicted. */
+static size_t least_of(const uint64_t *keys, size_t first, size_t n)
+{
+    size_t least = first;
+    for (size_t i = first + 1; i < first + n; i++) {
+        size_t mask = -(size_t)(keys[i] < keys[least]);
+        least ^= (least ^ i) & mask;
+    }
+    return least;
+}
+
 static void sift_down(struct heap *h, size_t at, uint64_t key)
 {
-    for (;;) {
-        size_t child = 2 * at + 1;
-        if (child >= h->n)
-            break;
-        if (child + 1 < h->n && h->keys[child + 1] < h->keys[child])
-            child++;
+    size_t first;
+    while ((first = ARITY * at + 1) < h->n) {
+        size_t n = h->n - first;
+        size_t child = n >= ARITY ? least_of(h->keys, first, ARITY) : least_of(h->keys, first, n);
         if (key <= h->keys[child])
             break;
         h->keys[at] = h->keys[child];
@@ -50,8 +63,10 @@ static void sift_down(struct heap *h, size_t at, uint64_t key)
 
 void heap_build(struct heap *h)
 {
-    for (size_t i = h->n / 2; i-- > 0;)
-        sift_down(h, i, h->keys[i]);
+    for (size_t i = h->n / ARITY + 1; i-- > 0;) {
+        if (i < h->n)
+            sift_down(h, i, h->keys[i]);
+    }
 }
 
 void heap_push(struct heap *h, uint64_t key)
@@ -59,7 +74,7 @@ void heap_push(struct heap *h, uint64_t key)
     assert(h->n < h->cap);
     size_t at = h->n++;
     while (at > 0) {
-        size_t parent = (at - 1) / 2;
+        size_t parent = (at - 1) / ARITY;
         if (h->keys[parent] <= key)
             break;
         h->keys[at] = h->keys[parent];

@@ -74,7 +74,7 @@ struct api_choice { /* of a chunk or of an answer */
     enum sched_finish finish;
     const char *stop_string; /* NULL: none */
     size_t stop_string_len;
-    int32_t stop_token; /* -1: none */
+    int32_t stop_token;        /* -1: none */
     const int32_t *prompt_ids; /* NULL: not shown */
     size_t n_prompt_ids;
     const struct buf *token_ids; /* "1,2,3"; NULL: not shown */

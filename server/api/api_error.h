@@ -45,9 +45,9 @@ enum api_error_kind {
 struct api_error { /* zeroed: nothing is wrong */
     enum api_error_kind kind;
     char message[384];
-    char param[96]; /* the field, as a path; "" is null */
-    uint32_t n_prompt_tokens, n_ctx; /* API_CONTEXT_LENGTH */
-    uint32_t retry_after_s;          /* 0: no header */
+    char param[96];                     /* the field, as a path; "" is null */
+    uint32_t n_prompt_tokens, n_ctx;    /* API_CONTEXT_LENGTH */
+    uint32_t retry_after_s;             /* 0: no header */
     uint64_t loaded_bytes, total_bytes; /* API_MODEL_LOADING, if known */
 };
 

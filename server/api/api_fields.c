@@ -91,8 +91,9 @@ static int read_number(struct api_reader *r, const struct api_field *f, const js
     else if (d == f->min && !f->above_min)
         *out = d;
     else
-        return api_fail(r->err, API_INVALID_VALUE, f->name, "'%s' must be %s %g and at most %g, not %g",
-                        f->name, f->above_min ? "above" : "at least", f->min, f->max, d);
+        return api_fail(r->err, API_INVALID_VALUE, f->name,
+                        "'%s' must be %s %g and at most %g, not %g", f->name,
+                        f->above_min ? "above" : "at least", f->min, f->max, d);
     return 0;
 }
 
@@ -185,7 +186,8 @@ int api_read_fields(struct api_reader *r, const json_t *object, const struct api
 {
     const char *name;
     json_t *value;
-    json_object_foreach ((json_t *)object, name, value) {
+    json_object_foreach((json_t *)object, name, value)
+    {
         const struct api_field *f = find_field(fields, n_fields, name);
         if (!f || f->kind == API_KIND_IGNORED) {
             if (!f && r->limits->strict_params)

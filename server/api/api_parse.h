@@ -17,8 +17,8 @@
 #include "server/api/api_error.h"
 
 enum {
-    API_MAX_DEPTH = 64,       /* of nested JSON */
-    API_MAX_VALUES = 100000,  /* JSON values in a body, long lists of token ids apart */
+    API_MAX_DEPTH = 64,      /* of nested JSON */
+    API_MAX_VALUES = 100000, /* JSON values in a body, long lists of token ids apart */
     API_MAX_STOPS = 16,
     API_MAX_STOP_BYTES = 256,
     API_MAX_STOP_TOKENS = 1024,
@@ -33,7 +33,7 @@ struct api_limits {
     bool strict_params;
 };
 
-struct api_prompt { /* text or ids */
+struct api_prompt {   /* text or ids */
     const char *text; /* NULL if ids; may hold NUL bytes */
     size_t text_len;
     const int32_t *ids; /* each below n_vocab */
@@ -49,7 +49,7 @@ struct api_unknown {
 enum { API_TO_CONTEXT_END = -1, API_NOT_GIVEN = -2 };
 
 struct api_completion { /* POST /v1/completions; strings live as long as the struct */
-    const char *model; /* NULL: not given */
+    const char *model;  /* NULL: not given */
     struct api_prompt *prompts;
     uint32_t n_prompts;
     uint32_t n;
@@ -94,7 +94,7 @@ struct api_tokenize { /* POST /tokenize, both dialects */
     size_t text_len;
     bool is_content; /* "content" and its flags were used, not "prompt" */
     bool add_special, parse_special;
-    bool with_pieces; /* [{id, piece}] */
+    bool with_pieces;  /* [{id, piece}] */
     bool with_strings; /* token_strs */
     struct api_unknown unknown;
     void *doc;
@@ -120,9 +120,9 @@ void api_detokenize_fini(struct api_detokenize *d);
 /* A long list of integers (or list of such lists) found under a key of the outermost object: a JSON
  * library would take some 40 bytes for each. */
 struct api_scan {
-    int32_t *ids;   /* what does not fit is -1 */
+    int32_t *ids; /* what does not fit is -1 */
     size_t n_ids;
-    size_t *ends;   /* of the inner lists; NULL for a plain list */
+    size_t *ends; /* of the inner lists; NULL for a plain list */
     size_t n_lists;
     bool found;
 };

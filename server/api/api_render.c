@@ -55,14 +55,18 @@ static bool is_shown_before(const struct engine *e, const struct sched_logprobs 
     return false;
 }
 
-static bool is_among(const struct engine *e, const struct sched_logprobs *l)
+static bool is_among(const struct engine *e, bool as_ids, const struct sched_logprobs *l)
 {
     size_t len, other_len;
+    for (uint32_t i = 0; i < l->n_top; i++)
+        if (l->top[i].token == l->token)
+            return true;
+    if (as_ids)
+        return false;
     const char *bytes = engine_token_bytes(e, l->token, &len);
     for (uint32_t i = 0; i < l->n_top; i++) {
         const char *other = engine_token_bytes(e, l->top[i].token, &other_len);
-        if (l->top[i].token == l->token ||
-            (len == other_len && memcmp(bytes, other, len) == 0))
+        if (len == other_len && memcmp(bytes, other, len) == 0)
             return true;
     }
     return false;
@@ -82,7 +86,7 @@ static void add_top(struct buf *b, const struct engine *e, bool as_ids,
         buf_json_float(b, (double)l->top[i].logprob);
         separator = ",";
     }
-    if (!is_among(e, l)) {
+    if (!is_among(e, as_ids, l)) {
         buf_str(b, separator);
         api_render_piece(b, e, l->token, as_ids);
         buf_char(b, ':');

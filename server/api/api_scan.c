@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * api_scan.c - the first pass over a body: one walk over its bytes that bounds what the JSON library
- * will do (depth, number of values) and takes long lists of token ids out.
+ * api_scan.c - the first pass over a body: one walk over its bytes that bounds what the JSON
+ * library will do (depth, number of values) and takes long lists of token ids out.
  *
  * The walk knows strings and brackets only.  Whatever it accepts is still parsed and validated by
  * the JSON library, but for the lists it took out, whose grammar it checks itself.

@@ -196,7 +196,8 @@ static int check_bytes(const struct completion *c, const struct api_prompt *p,
                        struct api_error *err)
 {
     uint64_t least = p->text_len / (engine_detok_max(c->srv->engine) + 1);
-    if (least <= engine_info(c->srv->engine)->n_ctx || c->req.truncate_prompt_tokens != API_NOT_GIVEN)
+    if (least <= engine_info(c->srv->engine)->n_ctx ||
+        c->req.truncate_prompt_tokens != API_NOT_GIVEN)
         return 0;
     return too_long(c, least, "at least ", err);
 }
@@ -396,8 +397,7 @@ static int submit(struct completion *c, struct api_error *err)
     note_prompt(c);
     http_ref(c->x); /* the scheduler's, until the last event */
     c->has_seat = false;
-    enum sched_refusal refusal =
-        sched_submit(c->srv->sched, &options, c->n_reserved, &job, &why);
+    enum sched_refusal refusal = sched_submit(c->srv->sched, &options, c->n_reserved, &job, &why);
     if (refusal == SCHED_REFUSED_NONE) {
         keep_job(c, job);
         return 0;

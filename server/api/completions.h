@@ -21,6 +21,7 @@ struct completion_choice {
     uint32_t n_echo_left; /* prompt tokens still to come in events */
     uint32_t n_tokens;    /* generated, as seen in events */
     uint64_t last_token_ns;
+    bool is_ahead; /* one was counted before it was seen */
     bool has_stop_string;
     bool is_begun; /* a chunk of it was sent */
 };

@@ -12,7 +12,8 @@
 
 /* ---- times ---- */
 
-/* n_new tokens of a choice came with this event; the time since the last one is shared among them. */
+/* n_new tokens of a choice came with this event; the time since the last one is shared among them.
+ */
 static void note_tokens(struct completion *c, struct completion_choice *ch, uint32_t n_new,
                         uint64_t now_ns)
 {
@@ -221,12 +222,18 @@ static bool has_news(const struct completion *c, const struct completion_choice 
     return ch->token_ids.len > 0 || (c->req.n_logprobs >= 0 && ch->logprobs.tokens.len > 0);
 }
 
-/* The first DELTA of a choice tells of its first token even if its text is still held back. */
-static uint32_t count_new(const struct completion *c, const struct completion_choice *ch,
+/* The first DELTA of a choice tells of its first token even if its text is still held back; the
+ * token itself then comes with a later event, where it must not count again. */
+static uint32_t count_new(const struct completion *c, struct completion_choice *ch,
                           uint32_t n_generated)
 {
-    bool is_first = ch->n_tokens == 0 && n_generated == 0 && c->max_tokens > 0;
-    return is_first ? 1 : n_generated;
+    if (ch->n_tokens == 0 && n_generated == 0 && c->max_tokens > 0) {
+        ch->is_ahead = true;
+        return 1;
+    }
+    bool was_ahead = ch->is_ahead && n_generated > 0;
+    ch->is_ahead = ch->is_ahead && !was_ahead;
+    return n_generated - was_ahead;
 }
 
 static void on_text(struct completion *c, const struct sched_event *ev, uint64_t now_ns)
@@ -260,6 +267,7 @@ static void end_with_error(struct completion *c, const struct api_error *e)
         http_reply_error(c->x, e);
         return;
     }
+    metrics_count_rejected(c->srv->metrics, e->kind); /* others are counted by their status */
     buf_clear(&c->chunk);
     api_error_json(&c->chunk, e);
     end_chunk(c);

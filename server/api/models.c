@@ -24,8 +24,7 @@ static void add_meta(struct buf *b, const struct engine_info *info)
         buf_str(b, ",\"max_model_len\":null,\"meta\":null");
         return;
     }
-    buf_printf(b,
-               ",\"max_model_len\":%u,\"meta\":{\"n_vocab\":%u,\"n_ctx_train\":%u,\"n_embd\":%u",
+    buf_printf(b, ",\"max_model_len\":%u,\"meta\":{\"n_vocab\":%u,\"n_ctx_train\":%u,\"n_embd\":%u",
                info->n_ctx, info->n_vocab, info->n_ctx_train, info->n_embd);
     buf_str(b, ",\"n_params\":");
     buf_u64(b, info->n_params);

@@ -159,7 +159,8 @@ static void print_curl_line(const struct serve *s)
         printf("curl http://%s", connect_address(address, buf, sizeof(buf)));
     /* "model" is left out on purpose: it is optional, and names may need quoting. */
     printf("/v1/completions%s -H 'Content-Type: application/json'"
-           " -d '{\"prompt\":\"The capital of France is\",\"max_tokens\":16}'\n",
+           " -d '{\"prompt\":\"The capital of France is\",\"max_tokens\":16,"
+           "\"temperature\":0}'\n",
            key);
     fflush(stdout);
 }

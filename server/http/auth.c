@@ -79,8 +79,8 @@ static int parse_line(const struct line *at, const char *s, size_t len, struct a
         return bad_line(at, "the name is longer than 63 characters");
     const char *secret = colon + 1;
     const char *secret_end = memchr(secret, ':', (size_t)(end - secret));
-    if (secret_end && parse_limit(at, secret_end + 1, (size_t)(end - secret_end - 1),
-                                  &key->max_concurrent) != 0)
+    if (secret_end &&
+        parse_limit(at, secret_end + 1, (size_t)(end - secret_end - 1), &key->max_concurrent) != 0)
         return -1;
     if (!secret_end)
         secret_end = end;

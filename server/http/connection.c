@@ -25,12 +25,12 @@
 #include "server/metrics.h"
 
 enum {
-    BODY_SWALLOW = 1 << 20,  /* of a body that is not wanted */
-    BODY_RATE = 64 << 10,    /* bytes per second a client must manage, after... */
+    BODY_SWALLOW = 1 << 20, /* of a body that is not wanted */
+    BODY_RATE = 64 << 10,   /* bytes per second a client must manage, after... */
     STREAM_BLOCK = 4096,
     IDLE_TIMEOUT_S = 30,
     HEADER_MEMORY = 32 << 10,
-    BODIES_HELD = 16, /* full-size bodies in memory at once */
+    BODIES_HELD = 4, /* full-size bodies in memory at once; the memory plan of serve counts on it */
 };
 static const uint64_t body_grace_ns = 30ull * 1000000000; /* ...this much time */
 
@@ -38,8 +38,8 @@ static const uint64_t body_grace_ns = 30ull * 1000000000; /* ...this much time *
 
 static void note_client(struct http_exchange *x)
 {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(x->mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+        x->mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS);
     const struct sockaddr *sa = info ? info->client_addr : NULL;
     const void *address = NULL;
     snprintf(x->client, sizeof(x->client), "unix");
@@ -82,8 +82,8 @@ static bool has_large_body(const struct http_exchange *x)
 
 static struct http_conn *conn_of(struct MHD_Connection *mhd)
 {
-    const union MHD_ConnectionInfo *info =
-        MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+        mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
     return info ? info->socket_context : NULL;
 }
 
@@ -228,8 +228,8 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *dst, size_t max)
 
 static enum MHD_Result queue_stream(struct http_exchange *x)
 {
-    struct MHD_Response *r =
-        MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK, read_stream, x, NULL);
+    struct MHD_Response *r = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, STREAM_BLOCK,
+                                                               read_stream, x, NULL);
     if (!r)
         return MHD_NO;
     add_header(r, "Content-Type", "text/event-stream; charset=utf-8");
@@ -406,8 +406,8 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
 {
     const struct http_listener *l = cls;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
-        const union MHD_ConnectionInfo *info =
-            MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+        const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+            mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
         *context = info ? watch_add(l->http->watch, info->connect_fd) : NULL;
     } else if (*context) {
         watch_remove(l->http->watch, *context);

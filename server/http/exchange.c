@@ -2,9 +2,9 @@
  *
  * exchange.c - the life of one request and its answer; see http.h.
  *
- * Suspending and resuming: resuming a connection that is not suspended is undefined, so `is_parked`,
- * set by the HTTP thread just before it suspends and cleared by whoever resumes, decides under the
- * exchange's lock.
+ * Suspending and resuming: resuming a connection that is not suspended is undefined, so
+ * `is_parked`, set by the HTTP thread just before it suspends and cleared by whoever resumes,
+ * decides under the exchange's lock.
  */
 #include <microhttpd.h>
 #include <stdarg.h>

@@ -3,8 +3,8 @@
  * http.c - the daemons: one of libmicrohttpd's per listening address, all with the same handlers.
  *
  * Stopping has an order that must be kept, since libmicrohttpd aborts the process if a connection
- * is suspended when its daemon stops: no new connections, every suspended one resumed and shut down,
- * wait until all are gone, stop, close the sockets.
+ * is suspended when its daemon stops: no new connections, every suspended one resumed and shut
+ * down, wait until all are gone, stop, close the sockets.
  */
 #include "server/http/http.h"
 
@@ -112,8 +112,8 @@ static uint32_t n_open(const struct http *h)
     for (uint32_t i = 0; i < h->n_listeners; i++) {
         if (!h->listeners[i].daemon)
             continue;
-        const union MHD_DaemonInfo *info =
-            MHD_get_daemon_info(h->listeners[i].daemon, MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
+        const union MHD_DaemonInfo *info = MHD_get_daemon_info(h->listeners[i].daemon,
+                                                               MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
         n += info ? info->num_connections : 0;
     }
     return n;

@@ -12,8 +12,8 @@
  * An exchange is counted by references: libmicrohttpd's until the answer is out, the preparation's
  * while it works on it, the scheduler's until its last event.
  *
- * Locks, outermost first: the watch's, an exchange's, an application's.  None is held while anything
- * waits.
+ * Locks, outermost first: the watch's, an exchange's, an application's.  None is held while
+ * anything waits.
  */
 #ifndef LACUNA_SERVER_HTTP_H
 #define LACUNA_SERVER_HTTP_H
@@ -77,7 +77,8 @@ struct http_usage {
 };
 
 struct http_app {
-    /* The work is not wanted any more.  Any thread, under the exchange's lock; must not call back. */
+    /* The work is not wanted any more.  Any thread, under the exchange's lock; must not call back.
+     */
     void (*cancel)(void *app, enum sched_cancel_cause cause);
     /* After http_finish, on the HTTP thread: the whole answer. */
     void (*render)(struct http_exchange *x, void *app, struct buf *body);
@@ -112,25 +113,25 @@ struct http_exchange {
     const struct http_listener *listener;
     const struct http_route *route;
     struct auth_key *key;
-    bool holds_seat; /* of the key's limit */
+    bool holds_seat;    /* of the key's limit */
     bool is_completion; /* counted in srv->n_completions */
     struct http_conn *conn;
     enum http_method method;
     char id[129];
     char trace_id[33];
     char client[64];
-    char *rest;       /* of the path, for routes that take it */
-    char *origin;     /* to be reflected; NULL: none */
+    char *rest;          /* of the path, for routes that take it */
+    char *origin;        /* to be reflected; NULL: none */
     char *asked_headers; /* of a CORS preflight */
     uint64_t arrived_ns;
     int64_t created;
 
     /* The HTTP thread's until the body is whole, then the preparation's. */
     struct buf body;
-    uint64_t body_counted; /* of srv->body_bytes */
-    uint64_t swallowed;    /* bytes of a body that is not wanted */
-    bool is_dispatched;    /* the HTTP thread's alone */
-    struct api_error early; /* known before the body was there */
+    uint64_t body_counted;             /* of srv->body_bytes */
+    uint64_t swallowed;                /* bytes of a body that is not wanted */
+    bool is_dispatched;                /* the HTTP thread's alone */
+    struct api_error early;            /* known before the body was there */
     _Atomic uint64_t body_deadline_ns; /* 0: no body is being read */
 
     /* The preparation's. */
@@ -154,7 +155,7 @@ struct http_exchange {
     unsigned sent_status;
     /* The stream: written by the scheduler's thread, read by the HTTP thread. */
     struct buf out;
-    size_t out_at;        /* read so far */
+    size_t out_at; /* read so far */
     size_t largest_event;
     bool out_ended;
     uint64_t last_write_ns, last_read_ns;

@@ -7,6 +7,7 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -67,6 +68,12 @@ static int listen_unix(struct http_listener *l, const char *address, struct engi
 
 /* ---- IP ---- */
 
+static bool is_port(const char *s)
+{
+    size_t len = strlen(s);
+    return len > 0 && len <= 5 && strspn(s, "0123456789") == len && atoi(s) <= 65535;
+}
+
 /* "host:port" or "[v6]:port" */
 static int split_address(const char *address, char *host, size_t host_cap, char *port,
                          size_t port_cap, struct engine_err *err)
@@ -74,7 +81,7 @@ static int split_address(const char *address, char *host, size_t host_cap, char 
     const char *colon = strrchr(address, ':');
     const char *start = address;
     const char *end = colon;
-    if (!colon || !colon[1] || strlen(colon + 1) >= port_cap)
+    if (!colon || !is_port(colon + 1) || strlen(colon + 1) >= port_cap)
         return bad_address(address, "expected HOST:PORT, [IPV6]:PORT or unix:PATH", err);
     if (address[0] == '[') {
         start++;
@@ -96,7 +103,8 @@ static int split_address(const char *address, char *host, size_t host_cap, char 
 static bool is_loopback(const struct sockaddr *sa)
 {
     if (sa->sa_family == AF_INET)
-        return (ntohl(((const struct sockaddr_in *)(const void *)sa)->sin_addr.s_addr) >> 24) == 127;
+        return (ntohl(((const struct sockaddr_in *)(const void *)sa)->sin_addr.s_addr) >> 24) ==
+               127;
     return IN6_IS_ADDR_LOOPBACK(&((const struct sockaddr_in6 *)(const void *)sa)->sin6_addr);
 }
 

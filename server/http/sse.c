@@ -2,8 +2,8 @@
  *
  * sse.c - framing of server-sent events.  Pure.
  *
- * A line end within the data would end the event early: each line becomes a "data:" line of its own,
- * which the reader joins again with LF.
+ * A line end within the data would end the event early: each line becomes a "data:" line of its
+ * own, which the reader joins again with LF.
  */
 #include <string.h>
 

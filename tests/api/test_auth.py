@@ -34,7 +34,7 @@ def test_without_keys_any_key_is_fine(client):
 def test_everything_but_health_wants_a_key(keyed):
     for method, path, body in GUARDED:
         for headers in ({}, {"Authorization": "Bearer wrong"}, {"X-Api-Key": "wrong"},
-                        {"Authorization": "Basic c2s6c2s="}, {"Authorization": "Bearer "},
+                        {"Authorization": "Basic c2s6c2s="}, {"Authorization": "Bearer"},
                         {"Authorization": "Bearer sk-alic"}, {"Authorization": "Bearer sk-alicee"}):
             answer = keyed.request(method, path, json=body, headers=headers)
             assert answer.status_code == 401, (path, headers)

@@ -29,7 +29,7 @@ def test_malformed_requests(server, client, data):
             connection.send(data)
             connection.socket.shutdown(1)
             answer = connection.receive()
-        except ConnectionError:
+        except OSError:  # it hung up before all was sent
             answer = b""
     assert answer == b"" or b" 4" in answer[:13] or b" 5" in answer[:13] or answer.startswith(b"HTTP/1.1 200"), answer
     assert not answer.startswith(b"HTTP/1.1 500"), answer

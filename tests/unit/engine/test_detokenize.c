@@ -91,3 +91,64 @@ Test(detokenize, is_the_same_for_any_chunks_of_random_bytes)
             expect_text(bytes, sizeof bytes, chunk, whole);
     }
 }
+
+/* ---- the engine's functions, over the small vocabularies ---- */
+
+static struct engine *open_small(const char *path)
+{
+    struct engine_options opt = { .model_path = path, .vocab_only = true };
+    struct engine_err err = { 0 };
+    struct engine *e = NULL;
+    cr_assert(engine_open(&e, &opt, &err) == 0, "%s", err.text);
+    return e;
+}
+
+/* text -> ids -> text, one token at a time. */
+static void detokenize(struct engine *e, const char *text, bool skip_control, bool at_start,
+                       char *dst)
+{
+    struct engine_tokens ids = { 0 };
+    struct engine_detok d;
+    size_t n = 0;
+    cr_assert(engine_tokenize(e, text, strlen(text), ENGINE_TOKENIZE_PARSE_SPECIAL, &ids, NULL) ==
+              0);
+    engine_detok_init(&d, e, skip_control, at_start);
+    for (size_t i = 0; i < ids.n; i++) {
+        size_t wrote = engine_detok_push(&d, ids.ids[i], dst + n);
+        cr_assert(wrote <= engine_detok_max(e));
+        n += wrote;
+    }
+    n += engine_detok_flush(&d, dst + n);
+    dst[n] = '\0';
+    engine_tokens_fini(&ids);
+}
+
+Test(detokenize, gives_a_byte_level_text_back)
+{
+    struct engine *e = open_small("tests/golden/vocab/bpe_small.gguf");
+    char out[512];
+    detokenize(e, " the \u4e2d\U0001F600<|im_end|>!", false, true, out);
+    cr_expect_str_eq(out, " the \u4e2d\U0001F600<|im_end|>!");
+    detokenize(e, " the \u4e2d\U0001F600<|im_end|>!", true, true, out);
+    cr_expect_str_eq(out, " the \u4e2d\U0001F600!", "control tokens are left out");
+    detokenize(e, "<tool>x", true, true, out);
+    cr_expect_str_eq(out, "<tool>x", "user-defined ones are not");
+    detokenize(e, "a\xFF\xE4\xB8", true, true, out);
+    cr_expect_str_eq(out, "a" BAD BAD);
+    engine_close(e);
+}
+
+Test(detokenize, drops_the_space_that_sentencepiece_put_in_front)
+{
+    struct engine *e = open_small("tests/golden/vocab/spm_small.gguf");
+    char out[512];
+    detokenize(e, "the \u4e2d\U0001F600!", false, true, out);
+    cr_expect_str_eq(out, "the \u4e2d\U0001F600!");
+    detokenize(e, " the", false, true, out);
+    cr_expect_str_eq(out, " the", "only one");
+    detokenize(e, "the", false, false, out);
+    cr_expect_str_eq(out, " the", "in the middle of a text it belongs there");
+    detokenize(e, "<s>the", true, true, out);
+    cr_expect_str_eq(out, "the", "control tokens do not count as the start");
+    engine_close(e);
+}

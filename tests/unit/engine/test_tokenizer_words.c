@@ -43,7 +43,7 @@ static void cut(const struct pretokenizer *p, const char *text, size_t len, char
 /* expected: the text, with bars where it is to be cut. */
 static void expect_cut(const struct pretokenizer *p, const char *name, const char *expected)
 {
-    char text[4096], got[8192];
+    char text[4096] = "", got[8192];
     size_t len = 0;
     for (const char *c = expected; *c != '\0'; c++) {
         if (*c != '|')

@@ -15,21 +15,23 @@ enum { PAGE = 64, N_TOKENS = 1500, N_Q = 7, MAX_PAGES = KERN_ATTN_ITEM / PAGE };
 /* Keys and values of N_TOKENS in separate pages; unwritten slots hold NaN. */
 struct cache {
     uint32_t dim;
+    bool wide;
     float *k, *v;
     void *page[(N_TOKENS + PAGE - 1) / PAGE];
 };
 
-static void cache_init(struct cache *c, uint32_t dim)
+static void cache_init(struct cache *c, uint32_t dim, bool wide)
 {
+    c->wide = wide;
     c->dim = dim;
     c->k = random_floats((size_t)N_TOKENS * dim, 1);
     c->v = random_floats((size_t)N_TOKENS * dim, 2);
     for (uint32_t p = 0; p * PAGE < N_TOKENS; p++) {
-        c->page[p] = malloc((size_t)PAGE * dim * 4);
-        memset(c->page[p], 0xff, (size_t)PAGE * dim * 4);
+        c->page[p] = malloc((size_t)PAGE * dim * 8);
+        memset(c->page[p], 0xff, (size_t)PAGE * dim * 8);
     }
     for (uint32_t t = 0; t < N_TOKENS; t++)
-        kern_select("ref")->kv_store(c->page[t / PAGE], PAGE, t % PAGE, dim, c->k + t * dim,
+        kern_select("ref")->kv_store(c->page[t / PAGE], wide, PAGE, t % PAGE, dim, c->k + t * dim,
                                      c->v + t * dim);
 }
 
@@ -67,6 +69,7 @@ static void attend_all(const struct kern_table *k, struct cache *c, const float 
                                  .head_dim = c->dim,
                                  .page_tokens = PAGE,
                                  .softcap = cap,
+                                 .wide = c->wide,
                                  .item_first = item * KERN_ATTN_ITEM,
                                  .m = m[item],
                                  .l = l[item],
@@ -94,7 +97,7 @@ Test(attend, every_variant_gives_the_bits_of_ref)
     for (size_t d = 0; d < 5; d++)
         for (int capped = 0; capped < 2; capped++) {
             struct cache c;
-            cache_init(&c, dims[d]);
+            cache_init(&c, dims[d], d % 2);
             float *q = random_floats(N_Q * dims[d], 3);
             float *a = malloc(N_Q * dims[d] * 4), *b = malloc(N_Q * dims[d] * 4);
             float cap = capped ? 5.0f : 0.0f;
@@ -112,7 +115,7 @@ Test(attend, every_variant_gives_the_bits_of_ref)
 Test(attend, a_query_alone_gets_the_bits_it_gets_in_company)
 {
     struct cache c;
-    cache_init(&c, 64);
+    cache_init(&c, 64, false);
     float *q = random_floats(N_Q * 64, 3), all[N_Q * 64], one[64];
     for (uint32_t v = 0; v < kern_n_usable(); v++) {
         attend_all(kern_usable(v), &c, q, some_first, some_end, N_Q, 0.0f, all);
@@ -128,7 +131,7 @@ Test(attend, a_query_alone_gets_the_bits_it_gets_in_company)
 Test(attend, agrees_with_the_formula)
 {
     struct cache c;
-    cache_init(&c, 32);
+    cache_init(&c, 32, false);
     float *q = random_floats(32, 3), out[32];
     uint32_t first = 5, end = 1400;
     attend_all(kern_select("ref"), &c, q, &first, &end, 1, 0.0f, out);
