@@ -42,7 +42,9 @@ static void dequantise_blocks(enum kern_type type, const uint8_t *src, float *ds
         unpack(type, src + i / info->block_values * info->block_bytes, here, &out);
         for (uint32_t j = 0; j < here; j++) {
             uint32_t g = j / info->group_values;
-            dst[i + j] = s[g] * ((float)u[j] - zero) + (info->has_min ? m[g] : 0.0f);
+            dst[i + j] = s[g] * ((float)u[j] - zero);
+            if (info->has_min)
+                dst[i + j] += m[g];
         }
     }
 }
