@@ -173,20 +173,11 @@ static void panel_product(const struct panel *p, const struct kern_act *act, siz
         product_tokens(p, act, t0, t1, y, ldy, n_rows, 32, zero, false, false);
 }
 
-static void avx2_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
-                         const struct kern_input *x, uint32_t t0, uint32_t t1, float *y, size_t ldy)
-{
-    if (kern_type_info(w->type)->group_values)
-        panel_mul_mat(w, row0, row1, x->act, t0, t1, y, ldy);
-    else
-        vec_mul_mat_float(w, row0, row1, x->x, t0, t1, y, ldy);
-}
-
 const struct kern_table kern_avx2 = {
     .name = "avx2",
     .dequantise = ref_dequantise,
     .quantise = vec_quantise,
-    .mul_mat = avx2_mul_mat,
+    .mul_mat = vec_mul_mat,
     .rms_norm = vec_rms_norm,
     .add_scaled = vec_add_scaled,
     .activate = vec_activate,

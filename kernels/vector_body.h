@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * vector_body.h - the float kernels of every vector variant, written once in the sixteen-lane
- * vocabulary of v16_*.h.  A variant includes its vocabulary, then this file.
+ * vocabulary of v16_*.h.  A variant includes its vocabulary, panel.h, then this file.
  */
 #ifndef LACUNA_KERNELS_VECTOR_BODY_H
 #define LACUNA_KERNELS_VECTOR_BODY_H
@@ -147,6 +147,15 @@ static void vec_mul_mat_float(const struct kern_matrix *w, size_t row0, size_t r
         vec_float_range(KERN_TYPE_F16, w, row0, row1, x, t0, t1, y, ldy);
     else
         vec_float_range(KERN_TYPE_BF16, w, row0, row1, x, t0, t1, y, ldy);
+}
+
+static void vec_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
+                        const struct kern_input *x, uint32_t t0, uint32_t t1, float *y, size_t ldy)
+{
+    if (kern_type_info(w->type)->group_values)
+        panel_mul_mat(w, row0, row1, x->act, t0, t1, y, ldy);
+    else
+        vec_mul_mat_float(w, row0, row1, x->x, t0, t1, y, ldy);
 }
 
 /* ---- norms and activations ---- */

@@ -156,16 +156,22 @@ static void expert_product(struct forward *f, const struct expert_matrix *w,
     workers_run(f->workers, expert_item, &job, job.blocks * f->routing.n_active);
 }
 
-/* hidden = act(gate) * up of one gathered row, in both forms. */
+/* hidden = act(gate) * up of one row, quantised if the matrix that reads it is. */
+static void make_hidden(struct forward *f, const float *gate, struct activations *hidden,
+                        const struct kern_matrix *down, uint32_t row)
+{
+    float *up = hidden->x + (size_t)row * hidden->n;
+    f->kern->activate(f->shape->arch->activation, gate + (size_t)row * hidden->n, up, up,
+                      hidden->n);
+    if (kern_type_info(down->type)->group_values)
+        f->kern->quantise(hidden->x, &hidden->act, row, row + 1);
+}
+
 static void expert_hidden_row(void *ctx, uint32_t slot)
 {
     const struct moe_job *job = ctx;
-    struct forward *f = job->f;
-    uint32_t n = f->shape->n_ff_expert;
-    float *up = f->expert_hidden.x + (size_t)slot * n;
-    f->kern->activate(f->shape->arch->activation, f->expert_gate + (size_t)slot * n, up, up, n);
-    if (kern_type_info(job->w->down_experts.first.type)->group_values)
-        f->kern->quantise(f->expert_hidden.x, &f->expert_hidden.act, slot, slot + 1);
+    make_hidden(job->f, job->f->expert_gate, &job->f->expert_hidden, &job->w->down_experts.first,
+                slot);
 }
 
 static void combine_row(void *ctx, uint32_t row)
@@ -185,12 +191,7 @@ static void combine_row(void *ctx, uint32_t row)
 static void shared_hidden_row(void *ctx, uint32_t row)
 {
     const struct moe_job *job = ctx;
-    struct forward *f = job->f;
-    uint32_t n = f->shape->n_ff_shared;
-    float *up = f->shared_hidden.x + (size_t)row * n;
-    f->kern->activate(f->shape->arch->activation, f->shared_gate + (size_t)row * n, up, up, n);
-    if (kern_type_info(job->w->shared_down.type)->group_values)
-        f->kern->quantise(f->shared_hidden.x, &f->shared_hidden.act, row, row + 1);
+    make_hidden(job->f, job->f->shared_gate, &job->f->shared_hidden, &job->w->shared_down, row);
 }
 
 static void add_shared_row(void *ctx, uint32_t row)

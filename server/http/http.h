@@ -205,7 +205,7 @@ struct http_listener {
     struct http *http;
     struct MHD_Daemon *daemon;
     int fd;
-    bool is_unix, is_loopback;
+    bool is_unix, is_ipv6, is_loopback;
     bool metrics_only;
     char address[160];
     char host[64]; /* the address without port, as a Host header has it */

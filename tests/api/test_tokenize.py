@@ -1,6 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """/tokenize and /detokenize, in both of the dialects that clients speak."""
+import time
+
 import pytest
+
+from harness import SLOWNESS
 
 TEXTS = ["Hello world", "  two spaces", "á", "😀 日本語", "def f(x):\n\treturn x\n", "", "1234567890", "\u0000"]
 
@@ -55,9 +59,9 @@ def test_bad_bodies_are_refused(client):
 
 
 def test_long_text_is_quick(client):
-    import time
-    start = time.monotonic()
-    body = client.post("/tokenize", {"content": "x" * 1_000_000}).json()
-    assert body["count"] > 0
-    from harness import SLOWNESS
-    assert time.monotonic() - start < 3 * SLOWNESS
+    begin = time.monotonic()
+    # Not through the checking client: half a million ids take it longer than the server.
+    answer = client.http.post("/tokenize", json={"content": "x" * 1_000_000})
+    assert answer.status_code == 200
+    assert time.monotonic() - begin < 3 * SLOWNESS
+    assert answer.json()["count"] > 100_000
