@@ -5,4 +5,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 cmake -S . -B build/clang -G Ninja -DCMAKE_C_COMPILER=clang -DCMAKE_BUILD_TYPE=Debug \
     -DLACUNA_TESTS=ON -DLACUNA_WERROR=ON
-cmake --build build/clang
+cmake --build build/clang -- -k 0

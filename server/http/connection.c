@@ -17,6 +17,7 @@
 #include <string.h>
 #include <strings.h>
 #include <sys/random.h>
+#include <sys/socket.h>
 
 #include "server/api/api.h"
 #include "server/http/auth.h"
@@ -205,6 +206,18 @@ static enum MHD_Result queue_finished(struct http_exchange *x)
     return queue_reply(x);
 }
 
+/* Ends a stream that nobody reads, in the middle: the next write fails, and libmicrohttpd closes.
+ * (It has a code for this, END_WITH_ERROR, but with epoll 0.9.75 then forgets the connection until
+ * it is the oldest of all.) */
+static ssize_t abort_stream(struct http_exchange *x)
+{
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(
+        x->mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
+    if (info)
+        shutdown(info->connect_fd, SHUT_RDWR);
+    return MHD_CONTENT_READER_END_OF_STREAM;
+}
+
 /* libmicrohttpd asks for more of the stream.  0 without suspending would make it spin. */
 static ssize_t read_stream(void *cls, uint64_t pos, char *dst, size_t max)
 {
@@ -213,7 +226,7 @@ static ssize_t read_stream(void *cls, uint64_t pos, char *dst, size_t max)
     ssize_t n;
     pthread_mutex_lock(&x->lock);
     if (x->gone)
-        n = MHD_CONTENT_READER_END_WITH_ERROR;
+        n = abort_stream(x);
     else
         n = (ssize_t)http_stream_read(x, dst, max);
     if (n == 0 && x->out_ended) {
@@ -384,8 +397,8 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
         return;
     *con_cls = NULL;
     watch_detach(l->http->watch, x->conn);
-    bool is_ok = code == MHD_REQUEST_TERMINATED_COMPLETED_OK;
     pthread_mutex_lock(&x->lock);
+    bool is_ok = code == MHD_REQUEST_TERMINATED_COMPLETED_OK && !x->gone;
     if (!is_ok)
         http_give_up(x, cause_of(code));
     x->mhd = NULL;

@@ -153,10 +153,12 @@ static void peer_closed(struct watch *w, uint64_t id)
     pthread_mutex_unlock(&c->x->lock);
 }
 
-static bool is_late_body(struct http_exchange *x, uint64_t now_ns)
+/* A body that is too slow, or will never be whole: libmicrohttpd 0.9.75 may miss the end of a
+ * connection that came together with data. */
+static bool is_hopeless_body(struct http_exchange *x, uint64_t now_ns)
 {
     uint64_t deadline = atomic_load(&x->body_deadline_ns);
-    return deadline != 0 && now_ns > deadline;
+    return deadline != 0 && (now_ns > deadline || x->gone);
 }
 
 /* Nothing is being answered, and nothing more to be expected. */
@@ -171,7 +173,7 @@ static void look_at(struct http_conn *c, uint64_t now_ns)
     bool hang_up;
     if (c->x) {
         pthread_mutex_lock(&c->x->lock);
-        hang_up = http_stream_tick(c->x, now_ns) || is_late_body(c->x, now_ns);
+        hang_up = http_stream_tick(c->x, now_ns) || is_hopeless_body(c->x, now_ns);
         if (hang_up)
             http_give_up(c->x, SCHED_CANCEL_SLOW_READER);
         pthread_mutex_unlock(&c->x->lock);
