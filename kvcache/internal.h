@@ -7,8 +7,6 @@
 
 #include "kvcache/kvcache.h"
 
-enum { KV_NO_PAGE = UINT32_MAX };
-
 /* The pages of one group.  Page p of layer l lies at mem + (l * n_pages + p) * layer_bytes: a
  * layer's pages are together, so that a step walks memory layer by layer. */
 struct kv_pool {

@@ -17,8 +17,8 @@
 enum {
     SPLIT_ROWS = 2, /* runs of at most this many rows are split by items */
     PAGES_PER_ITEM = KERN_ATTN_ITEM / KV_PAGE_TOKENS,
-    NO_PARTIAL = UINT32_MAX,
 };
+#define NO_PARTIAL UINT32_MAX
 
 static uint32_t first_visible(uint32_t window, uint32_t pos)
 {

@@ -415,9 +415,11 @@ Test(scheduler, close_ends_what_runs_and_what_waits)
 {
     enum { N = 6 };
     static struct test_request t[N];
-    open_with(ENGINE(.held = true), OPTIONS(.max_seqs = 2));
+    /* Half a second of steps at least: none is done before the close is seen. */
+    open_with(ENGINE(.held = true, .n_ctx = 4096, .n_pages = 4096, .step_us = 200),
+              OPTIONS(.max_seqs = 2));
     for (int i = 0; i < N; i++) {
-        test_request_init(&t[i], "ab", 50);
+        test_request_init(&t[i], "ab", 3000);
         t[i].opt.n = i == 0 ? 3 : 1; /* more than the seats: it is still being admitted */
         t[i].opt.ignore_eos = true;
         test_request_submit(&t[i], &fx);
