@@ -14,7 +14,7 @@
 #include "engine/memory_plan.h"
 #include "engine/model/rope.h"
 
-enum { DEFAULT_MAX_ROWS = 512, DEFAULT_LOGIT_ROWS = 64, MAX_THREADS = 1024 };
+enum { DEFAULT_MAX_ROWS = 512, DEFAULT_LOGIT_ROWS = 64, MAX_THREADS = 1024, MAX_ROWS = 65536 };
 
 void engine_warn(struct engine *e, const char *fmt, ...)
 {
@@ -47,6 +47,9 @@ static int take_options(struct engine *e, const struct engine_options *opt, stru
         e->opt.max_logit_rows = e->opt.max_rows;
     if (e->opt.n_threads == 0)
         e->opt.n_threads = machine_cores();
+    if (e->opt.max_rows > MAX_ROWS)
+        return engine_fail(err, ENGINE_ERR_OPTION, "%u rows per step asked for; the limit is %d",
+                           e->opt.max_rows, MAX_ROWS);
     if (e->opt.n_threads > MAX_THREADS)
         return engine_fail(err, ENGINE_ERR_OPTION, "%u threads asked for; the limit is %d",
                            e->opt.n_threads, MAX_THREADS);
@@ -172,8 +175,8 @@ static void warn_of_pre(struct engine *e)
 
 static void warn_of_gating(struct engine *e)
 {
-    char key[128];
-    snprintf(key, sizeof(key), "%s.expert_gating_func", e->shape.arch->name);
+    char key[CONFIG_KEY_CAP];
+    config_key(key, sizeof(key), e->shape.arch, "expert_gating_func");
     if (e->shape.n_experts && e->shape.arch->router_sigmoid_default && !gguf_has(e->gguf, key) &&
         e->opt.gating == ENGINE_GATING_FILE)
         engine_warn(e, "key \"%s\" is absent: sigmoid assumed (--expert-gating overrides)", key);

@@ -182,7 +182,7 @@ bool engine_fits(const struct engine *e, uint32_t n_tokens);
 enum engine_row_status {
     ENGINE_ROW_DONE = 0,
     ENGINE_ROW_DEFERRED, /* not computed: submit it again in a later step */
-    ENGINE_ROW_FAILED,   /* see engine_row_error */
+    ENGINE_ROW_FAILED,   /* see engine_row_error; the sequence can only be closed */
 };
 
 /* One token to compute.  Rows of a sequence are adjacent, and their positions continue it. */

@@ -132,6 +132,18 @@ static void look_for_cpu(void *ctx, const char *dir)
     *least = share < *least ? share : *least;
 }
 
+/* Is word one of the comma-separated names?  ("cpu" is none of "cpuset,memory".) */
+static bool lists(const char *names, const char *word)
+{
+    size_t len = strlen(word);
+    for (const char *at = names; at; at = strchr(at, ',')) {
+        at += *at == ',';
+        if (strncmp(at, word, len) == 0 && (at[len] == ',' || at[len] == '\0'))
+            return true;
+    }
+    return false;
+}
+
 /* Walks this process's control groups: the v2 one, and v1's for the named controller. */
 static void walk_own(const char *controller, void (*fn)(void *ctx, const char *dir), void *ctx)
 {
@@ -146,7 +158,7 @@ static void walk_own(const char *controller, void (*fn)(void *ctx, const char *d
         path[strcspn(path, "\n")] = '\0';
         if (*names == '\0')
             snprintf(root, sizeof(root), "%s", CGROUP_ROOT);
-        else if (strstr(names, controller))
+        else if (lists(names, controller))
             snprintf(root, sizeof(root), "%s/%s", CGROUP_ROOT, controller);
         else
             continue;

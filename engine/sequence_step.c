@@ -109,37 +109,66 @@ static bool add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint3
     return true;
 }
 
-void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows)
+/* Rows of a sequence up to the first whose logits are no numbers: what came out of it is worth
+ * nothing, and what would follow neither. */
+static uint32_t settle_run(const struct forward *f, struct engine_row *rows, uint32_t i,
+                           uint32_t end)
 {
-    struct forward *f = e->forward;
-    assert(n_rows <= f->opt.max_rows);
-    f->n_rows = f->n_runs = f->n_logits = 0;
+    uint32_t good = i;
+    for (; good < end; good++)
+        if (rows[good].want_logits &&
+            !f->logits_finite[(size_t)(rows[good].logits - f->logits) / f->shape->n_vocab])
+            break;
+    for (uint32_t r = good; r < end; r++) {
+        rows[r].status = ENGINE_ROW_FAILED;
+        rows[r].logits = NULL;
+    }
+    return good;
+}
+
+static void take_rows(struct engine *e, struct engine_row *rows, uint32_t n_rows)
+{
     for (uint32_t i = 0, end; i < n_rows; i = end) {
         end = run_end(rows, n_rows, i);
         bool taken = add_run(e, rows, i, end);
         for (uint32_t r = i; r < end; r++) {
             rows[r].status = taken ? ENGINE_ROW_DONE : ENGINE_ROW_DEFERRED;
-            rows[r].logits = taken ? rows[r].logits : NULL;
+            rows[r].logits = taken && rows[r].want_logits ? rows[r].logits : NULL;
         }
     }
-    if (f->n_rows)
-        forward_step(f);
+}
+
+static void settle_rows(struct engine *e, struct engine_row *rows, uint32_t n_rows)
+{
     for (uint32_t i = 0, end; i < n_rows; i = end) {
         end = run_end(rows, n_rows, i);
-        if (rows[i].status == ENGINE_ROW_DONE)
-            kv_seq_commit(rows[i].seq->kv, rows[end - 1].pos + 1);
+        if (rows[i].status != ENGINE_ROW_DONE)
+            continue;
+        uint32_t good = settle_run(e->forward, rows, i, end);
+        if (good > i)
+            kv_seq_commit(rows[i].seq->kv, rows[good - 1].pos + 1);
     }
-#ifndef NDEBUG
+}
+
+void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows)
+{
+    struct forward *f = e->forward;
+    assert(n_rows <= f->opt.max_rows);
+    f->n_rows = f->n_runs = f->n_logits = 0;
+    take_rows(e, rows, n_rows);
+    if (f->n_rows)
+        forward_step(f);
+    settle_rows(e, rows, n_rows);
     if (e->opt.kv_shuffle_seed) /* tests */
         assert(!kv_check(e->kv));
-#endif
     engine_stats_update(e);
 }
 
 const char *engine_row_error(const struct engine *e)
 {
     (void)e;
-    return "the row could not be computed";
+    return "the model computed something that is not a number: its weights are damaged, or this "
+           "prompt overflows them";
 }
 
 /* ---- sampling ---- */

@@ -41,8 +41,6 @@ struct kern_cpu kern_cpu_detect(void)
     cpu.avx512 = cpu.fma_avx2 && has(saved, XCR0_AVX512) &&
                  has(b, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
     cpu.avx512_vnni = cpu.avx512 && has(c, bit_AVX512VNNI);
-    if (__get_cpuid_count(7, 1, &a, &b, &c, &d))
-        cpu.avx512_bf16 = cpu.avx512 && has(a, 1u << 5);
     return cpu;
 }
 #else

@@ -7,6 +7,7 @@
 
 #include "kernels/kernels.h"
 
+#define KERN_F16_MAX 65504.0f /* larger keys and values are stored as this, not as infinity */
 #define KERN_GELU_CUBIC 0.044715f
 #define KERN_SQRT_2_OVER_PI 0.79788456080286535588f
 
@@ -50,15 +51,15 @@ static inline size_t kern_v_row(uint32_t page_tokens, uint32_t slot, uint32_t he
     return ((size_t)page_tokens + slot) * head_dim;
 }
 
-/* The visible tokens of query i, relative to the item's first; first == end if there are none. */
+/* The visible tokens of query i, relative to the item's first; 0 and 0 if there are none. */
 static inline void kern_attend_range(const struct kern_attend *a, uint32_t i, uint32_t *first,
                                      uint32_t *end)
 {
     uint32_t item_end = a->item_first + KERN_ATTN_ITEM;
     uint32_t f = a->first[i] > a->item_first ? a->first[i] : a->item_first;
     uint32_t e = a->end[i] < item_end ? a->end[i] : item_end;
-    *first = f - a->item_first;
-    *end = e > f ? e - a->item_first : *first;
+    *first = e > f ? f - a->item_first : 0;
+    *end = e > f ? e - a->item_first : 0;
 }
 
 #endif

@@ -11,8 +11,9 @@
  * -------------------
  * fma(a, b, c) below is one IEEE binary32 fused multiply-add; nothing else is ever contracted.
  *
- * Activations times quantised weights.  A row x of K activations is quantised once, in blocks of
- * 32: d_b = max|x| / 127,   q_i = round-to-nearest-even(x_i / d_b)  in -127..127   (0 if d_b == 0)
+ * Activations times quantised weights.  A row x of K activations is quantised once, in blocks of 32:
+ *     d_b = max|x| / 127,   q_i = round-to-nearest-even(x_i / d_b)  in -127..127   (0 if d_b == 0)
+ *     (an infinity or NaN in the block: d_b is NaN, all q_i are 0, and so the outputs are NaN)
  * A weight type stores groups of 16 or 32 weights; group g has
  *     w_i = s_g * (u_i - zero) + m_g        u_i in 0..255, zero an integer of the type,
  * s_g and m_g binary32 (exact products of the stored half-precision and small integer factors).
@@ -34,7 +35,7 @@
  *     s_j = sum over channels, ascending, one accumulator: s = fma(q_c, k_jc, s)
  *     m = max s_j;  p_j = kern_exp(s_j - m);  l: lane[j % 16] += p_j, then the tree
  *     o_c = fma(p_j, v_jc, o_c), j ascending
- * and items are folded in ascending order (kern_table.attend_fold).  Pages hold F16; a query's own
+ * and items are folded in ascending order (kern_table.attend_fold).  Pages hold F16 (or F32); a query's own
  * token is not read from there but folded last, unrounded (attend_self): in short contexts that
  * halves the error of F16, and it depends on nothing but the position.
  *
@@ -129,8 +130,8 @@ enum kern_activation {
  * share the KV head) against the tokens item_first .. item_first + KERN_ATTN_ITEM.
  *
  * A page of one KV head holds page_tokens tokens (a multiple of KERN_ATTN_TILE): K as tiles
- * [page_tokens / 32][head_dim][32], then V as [page_tokens][head_dim], all F16, or all F32 if the
- * pages are wide. */
+ * [page_tokens / 32][head_dim][32], then V as [page_tokens][head_dim], all F16 (saturating), or all
+ * F32 if the pages are wide. */
 struct kern_attend {
     const float *q;           /* [n_q][head_dim], already scaled */
     const uint32_t *first;    /* [n_q] first visible token, absolute position */
@@ -210,7 +211,6 @@ struct kern_cpu {
     bool fma_avx2; /* AVX2, FMA, F16C, BMI2 */
     bool avx512;   /* F, BW, DQ, VL */
     bool avx512_vnni;
-    bool avx512_bf16;
 };
 struct kern_cpu kern_cpu_detect(void);
 

@@ -61,13 +61,15 @@ void ref_dequantise(enum kern_type type, const void *src, float *dst, size_t n)
 
 static void quantise_block(const float *x, int8_t *q, float *d)
 {
-    float max = 0.0f;
-    for (int i = 0; i < KERN_BLOCK; i++)
+    float max = 0.0f, sum = 0.0f;
+    for (int i = 0; i < KERN_BLOCK; i++) {
         max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
-    *d = max / 127.0f;
+        sum += x[i] - x[i];
+    }
+    *d = sum == 0.0f ? max / 127.0f : NAN;
     for (int i = 0; i < KERN_BLOCK; i++) {
         float v = *d > 0.0f ? x[i] / *d : 0.0f;
-        v = v < 127.0f ? v : 127.0f; /* also a NaN: it must not reach the conversion */
+        v = v < 127.0f ? v : 127.0f; /* the quotient of a subnormal scale can exceed it */
         v = v > -127.0f ? v : -127.0f;
         q[i] = (int8_t)rintf(v);
     }
@@ -214,7 +216,9 @@ static void store_element(void *page, bool wide, size_t at, float x)
     if (wide)
         ((float *)page)[at] = x;
     else
-        ((uint16_t *)page)[at] = kern_f32_to_f16(x);
+        ((uint16_t *)page)[at] = kern_f32_to_f16(x > KERN_F16_MAX    ? KERN_F16_MAX
+                                                 : x < -KERN_F16_MAX ? -KERN_F16_MAX
+                                                                     : x);
 }
 
 static float load_element(const void *page, bool wide, size_t at)

@@ -32,6 +32,8 @@ static inline void vec_quantise_block(const float *x, int8_t *q, float *d)
 {
     v16 a = v16_load(x), b = v16_load(x + 16);
     *d = v16_max_lane(v16_max(v16_abs(a), v16_abs(b))) / 127.0f;
+    if (!(v16_tree(v16_add(v16_sub(a, a), v16_sub(b, b))) == 0.0f))
+        *d = NAN;
     if (!(*d > 0.0f)) {
         memset(q, 0, KERN_BLOCK);
         return;
@@ -271,6 +273,13 @@ static void vec_max_sum_exp(const float *x, size_t n, float *max, float *sum)
 
 /* ---- keys and values ---- */
 
+/* Within what F16 holds; a NaN stays one, since the second operand is what a comparison with it
+ * gives. */
+static inline v16 vec_clamp_f16(v16 x)
+{
+    return v16_min(v16_set1(KERN_F16_MAX), v16_max(v16_set1(-KERN_F16_MAX), x));
+}
+
 static void vec_kv_store(void *page, bool wide, uint32_t page_tokens, uint32_t slot,
                          uint32_t head_dim, const float *k, const float *v)
 {
@@ -284,10 +293,10 @@ static void vec_kv_store(void *page, bool wide, uint32_t page_tokens, uint32_t s
     }
     uint16_t half[16], *out = page;
     for (uint32_t c = 0; c < head_dim; c += 16) {
-        v16_store_f16(half, v16_load(k + c));
+        v16_store_f16(half, vec_clamp_f16(v16_load(k + c)));
         for (uint32_t i = 0; i < 16; i++)
             out[tile + (size_t)(c + i) * KERN_ATTN_TILE] = half[i];
-        v16_store_f16(out + row + c, v16_load(v + c));
+        v16_store_f16(out + row + c, vec_clamp_f16(v16_load(v + c)));
     }
 }
 
@@ -327,7 +336,7 @@ vec_tile_scores(const struct kern_attend *a, bool wide, const float *q, uint32_t
     }
 }
 
-/* o = sum of p v over the tokens [first, end), 16 * n_v channels from c on, for n queries. */
+/* o += sum of p v over the tokens [first, end), 16 * n_v channels from c on, for n queries. */
 static inline __attribute__((always_inline)) void
 vec_value_columns(const struct kern_attend *a, bool wide, float (*p)[KERN_ATTN_ITEM],
                   uint32_t first, uint32_t end, uint32_t c, uint32_t n_v, float *o, uint32_t n)
@@ -335,7 +344,7 @@ vec_value_columns(const struct kern_attend *a, bool wide, float (*p)[KERN_ATTN_I
     v16 acc[VEC_ATTN_QUERIES][4];
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t k = 0; k < n_v; k++)
-            acc[i][k] = v16_set1(0.0f);
+            acc[i][k] = v16_load(o + (size_t)i * a->head_dim + c + 16 * k);
     for (uint32_t j = first; j < end;) {
         uint32_t slot = j % a->page_tokens;
         uint32_t stop = j - slot + a->page_tokens < end ? j - slot + a->page_tokens : end;
@@ -392,28 +401,67 @@ static inline void vec_weights(const struct kern_attend *a, uint32_t i, float *s
     a->l[i] = v16_tree(sum);
 }
 
+/* What n adjacent queries see: any of them, all of them. */
+struct vec_span {
+    uint32_t first[VEC_ATTN_QUERIES], end[VEC_ATTN_QUERIES];
+    uint32_t any_first, any_end, all_first, all_end;
+};
+
+static inline void vec_find_span(const struct kern_attend *a, uint32_t i, uint32_t n,
+                                 struct vec_span *s)
+{
+    s->any_first = KERN_ATTN_ITEM;
+    s->any_end = s->all_first = 0;
+    s->all_end = KERN_ATTN_ITEM;
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t first, end;
+        kern_attend_range(a, i + k, &first, &end);
+        s->first[k] = first;
+        s->end[k] = end;
+        s->any_first = first < end && first < s->any_first ? first : s->any_first;
+        s->any_end = first < end && end > s->any_end ? end : s->any_end;
+        s->all_first = first > s->all_first ? first : s->all_first;
+        s->all_end = end < s->all_end ? end : s->all_end;
+    }
+    if (s->all_first >= s->all_end) /* nothing in common: each by itself, all before the "end" */
+        s->all_first = s->all_end = KERN_ATTN_ITEM;
+}
+
+/* A token that one query sees and its neighbour does not is multiplied for the one only: zero times
+ * an infinite value would be no number.  Accumulators wait in o between the parts, ascending. */
+static inline __attribute__((always_inline)) void
+vec_span_values(const struct kern_attend *a, bool wide, float (*p)[KERN_ATTN_ITEM],
+                const struct vec_span *s, float *o, uint32_t n)
+{
+    memset(o, 0, (size_t)n * a->head_dim * sizeof(float));
+    for (uint32_t k = 0; k < n; k++) {
+        uint32_t stop = s->end[k] < s->all_first ? s->end[k] : s->all_first;
+        if (s->first[k] < stop)
+            vec_values(a, wide, p + k, s->first[k], stop, o + (size_t)k * a->head_dim, 1);
+    }
+    if (s->all_first < s->all_end)
+        vec_values(a, wide, p, s->all_first, s->all_end, o, n);
+    for (uint32_t k = 0; k < n; k++)
+        if (s->all_end < s->end[k])
+            vec_values(a, wide, p + k, s->all_end, s->end[k], o + (size_t)k * a->head_dim, 1);
+}
+
 /* Queries [i, i + n): wide and n are constants after inlining. */
 static inline __attribute__((always_inline)) void vec_attend_some(const struct kern_attend *a,
                                                                   bool wide, uint32_t i, uint32_t n)
 {
     float s[VEC_ATTN_QUERIES][KERN_ATTN_ITEM] __attribute__((aligned(64)));
     const float *q = a->q + (size_t)i * a->head_dim;
-    uint32_t from = KERN_ATTN_ITEM, to = 0;
-    for (uint32_t k = 0; k < n; k++) { /* the tokens that any of them sees */
-        uint32_t first, end;
-        kern_attend_range(a, i + k, &first, &end);
-        from = first < end && first < from ? first : from;
-        to = first < end && end > to ? end : to;
-    }
-    uint32_t tile0 = from - from % KERN_ATTN_TILE;
-    uint32_t tile1 = (to + KERN_ATTN_TILE - 1) / KERN_ATTN_TILE * KERN_ATTN_TILE;
+    struct vec_span span;
+    vec_find_span(a, i, n, &span);
+    uint32_t tile0 = span.any_first - span.any_first % KERN_ATTN_TILE;
+    uint32_t tile1 = (span.any_end + KERN_ATTN_TILE - 1) / KERN_ATTN_TILE * KERN_ATTN_TILE;
 
     for (uint32_t j = tile0; j < tile1; j += KERN_ATTN_TILE)
         vec_tile_scores(a, wide, q, n, s, j);
     for (uint32_t k = 0; k < n; k++)
         vec_weights(a, i + k, s[k], tile0, tile1);
-    /* From the first token that a query sees, not from its tile: others may never be written. */
-    vec_values(a, wide, s, from < to ? from : to, to, a->o + (size_t)i * a->head_dim, n);
+    vec_span_values(a, wide, s, &span, a->o + (size_t)i * a->head_dim, n);
 }
 
 static inline __attribute__((always_inline)) void vec_attend_width(const struct kern_attend *a,

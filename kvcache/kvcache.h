@@ -81,6 +81,9 @@ void *kv_page(const struct kv_seq *seq, uint32_t group, uint32_t layer_in_group,
 /* Pages a group needs at most for one sequence of n_tokens that grows by up to n_step at a time. */
 uint32_t kv_pages_needed(uint32_t window, uint32_t n_tokens, uint32_t n_step);
 
+/* The first position that the query at `pos` sees through a window (0: all), its own included. */
+uint32_t kv_first_visible(uint32_t window, uint32_t pos);
+
 void kv_group_stats(const struct kv *kv, uint32_t group, struct kv_group_stats *out);
 
 /* Checks every invariant; returns NULL or the sentence that does not hold. */

@@ -20,10 +20,9 @@ static uint32_t pages_of(uint32_t n_tokens)
     return n_tokens / KV_PAGE_TOKENS + (n_tokens % KV_PAGE_TOKENS != 0);
 }
 
-/* First position that position `next` and later ones see. */
-static uint32_t first_visible(uint32_t window, uint32_t next)
+uint32_t kv_first_visible(uint32_t window, uint32_t pos)
 {
-    return window == 0 || next < window ? 0 : next - window + 1;
+    return window == 0 || pos < window ? 0 : pos - window + 1;
 }
 
 int kv_seq_open(struct kv *kv, uint32_t max_tokens, struct kv_seq **out)
@@ -146,7 +145,7 @@ void kv_seq_commit(struct kv_seq *seq, uint32_t n_tokens)
     for (uint32_t g = 0; g < seq->kv->n_groups; g++) {
         struct kv_table *t = &seq->table[g];
         assert(pages_of(n_tokens) <= t->n);
-        uint32_t keep = first_visible(seq->kv->pool[g].opt.window, n_tokens) / KV_PAGE_TOKENS;
+        uint32_t keep = kv_first_visible(seq->kv->pool[g].opt.window, n_tokens) / KV_PAGE_TOKENS;
         while (t->first < keep && t->first < t->n) {
             t->first++;
             give_page(&seq->kv->pool[g], t, t->page[t->first - 1]);

@@ -20,11 +20,6 @@ enum {
 };
 #define NO_PARTIAL UINT32_MAX
 
-static uint32_t first_visible(uint32_t window, uint32_t pos)
-{
-    return window == 0 || pos < window ? 0 : pos - window + 1;
-}
-
 /* ---- the plan ---- */
 
 /* Query heads of one block, and rows beside them. */
@@ -78,7 +73,7 @@ static void plan_run(struct forward *f, struct attention_plan *plan, uint32_t wi
     for (uint32_t r = 0; r < run->n_rows; r += rows) {
         uint32_t n = run->n_rows - r < rows ? run->n_rows - r : rows;
         struct attention_work work = { .row0 = run->row0 + r, .n_rows = n };
-        work.item0 = first_visible(window, run->pos0 + r) / KERN_ATTN_ITEM;
+        work.item0 = kv_first_visible(window, run->pos0 + r) / KERN_ATTN_ITEM;
         work.item1 = (run->pos0 + r + n - 1 + KERN_ATTN_ITEM - 1) /
                      KERN_ATTN_ITEM; /* of the last row */
         if (work.item1 < work.item0)
@@ -134,7 +129,7 @@ static void gather_queries(const struct attention_job *job, const struct attenti
         uint32_t row = w->row0 + i / w->n_heads, head = w->head0 + i % w->n_heads;
         memcpy(b->q + (size_t)i * s->head_dim,
                f->q + ((size_t)row * s->n_heads + head) * s->head_dim, s->head_dim * sizeof(float));
-        b->first[i] = first_visible(job->layer->window, f->place[row].pos);
+        b->first[i] = kv_first_visible(job->layer->window, f->place[row].pos);
         b->end[i] = f->place[row].pos;
     }
 }

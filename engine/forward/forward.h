@@ -113,6 +113,7 @@ struct forward {
 
     struct activations head; /* [max_logit_rows][n_embd] */
     float *logits;           /* [max_logit_rows][n_vocab] */
+    bool *logits_finite;     /* [max_logit_rows] none is an infinity or NaN */
 };
 
 /* Bytes that forward_open will take. */
@@ -142,7 +143,7 @@ struct product {
     const struct kern_input *x;
     float *y;
     size_t ldy;
-    uint32_t row0, n_rows; /* rows of x (tokens) */
+    uint32_t n_rows; /* of x: tokens */
 };
 enum { FORWARD_MAX_PRODUCTS = 4 };
 void forward_products(struct forward *f, const struct product *p, uint32_t n);

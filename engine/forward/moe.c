@@ -106,6 +106,11 @@ void moe_route(struct forward *f, const struct layer_weights *w, const float *x)
 
 /* ---- experts ---- */
 
+static bool is_quantised(const struct kern_matrix *w)
+{
+    return kern_type_info(w->type)->group_values != 0;
+}
+
 static void gather_act(struct kern_act *dst, size_t to, const struct kern_act *src, size_t from)
 {
     size_t n = src->n_cols, blocks = n / KERN_BLOCK, sums = n / KERN_SUM;
@@ -121,7 +126,7 @@ static void gather_row(void *ctx, uint32_t slot)
     const struct moe_job *job = ctx;
     struct forward *f = job->f;
     size_t n = f->shape->n_embd, from = f->routing.source[slot];
-    if (kern_type_info(job->w->up_experts.first.type)->group_values)
+    if (is_quantised(&job->w->up_experts.first) || is_quantised(&job->w->gate_experts.first))
         gather_act(&f->gathered.act, slot, &f->in.act, from);
     memcpy(f->gathered.x + slot * n, f->in.x + from * n, n * sizeof(float));
 }
@@ -163,7 +168,7 @@ static void make_hidden(struct forward *f, const float *gate, struct activations
     float *up = hidden->x + (size_t)row * hidden->n;
     f->kern->activate(f->shape->arch->activation, gate + (size_t)row * hidden->n, up, up,
                       hidden->n);
-    if (kern_type_info(down->type)->group_values)
+    if (is_quantised(down))
         f->kern->quantise(hidden->x, &hidden->act, row, row + 1);
 }
 

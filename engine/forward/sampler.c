@@ -11,6 +11,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum {
+    TOP_P_FIRST = 256, /* candidates looked at before more are */
+    TOP_P_GROWTH = 16,
+};
+
 struct candidate {
     int32_t token;
     float logit;
@@ -139,11 +144,12 @@ static bool changes_logits(const struct engine_sample *job)
 
 /* ---- the choice ---- */
 
+/* The largest logit; a NaN is never it. */
 static int32_t best_of(const float *logits, uint32_t n_vocab)
 {
     uint32_t best = 0;
     for (uint32_t i = 1; i < n_vocab; i++)
-        best = logits[i] > logits[best] ? i : best;
+        best = logits[i] > logits[best] || isnan(logits[best]) ? i : best;
     return (int32_t)best;
 }
 
@@ -151,11 +157,6 @@ static int32_t best_of(const float *logits, uint32_t n_vocab)
 static bool before(const struct candidate *a, const struct candidate *b)
 {
     return a->logit > b->logit || (a->logit == b->logit && a->token < b->token);
-}
-
-static int compare(const void *a, const void *b)
-{
-    return before(a, b) ? -1 : 1;
 }
 
 /* A heap of the k best: the worst of them on top. */
@@ -174,7 +175,7 @@ static void sift(struct candidate *heap, uint32_t n, uint32_t i)
     }
 }
 
-/* The k best of all logits, in order. */
+/* The k best of all logits, in order, without sorting the others and without memory. */
 static void select_best(const float *logits, uint32_t n_vocab, struct candidate *heap, uint32_t k)
 {
     for (uint32_t i = 0; i < k; i++)
@@ -186,100 +187,113 @@ static void select_best(const float *logits, uint32_t n_vocab, struct candidate 
             heap[0] = (struct candidate){ (int32_t)i, logits[i] };
             sift(heap, k, 0);
         }
-    qsort(heap, k, sizeof(*heap), compare);
-}
-
-/* Candidates that can be chosen at all, best first: top-k, and what min-p leaves. */
-static uint32_t gather(struct sampler *s, const struct engine_sampling *p, const float *logits)
-{
-    float max = logits[best_of(logits, s->n_vocab)];
-    float least = -INFINITY;
-    uint32_t n = 0;
-    if (p->top_k > 0 && (uint32_t)p->top_k < s->n_vocab) {
-        select_best(logits, s->n_vocab, s->pool, (uint32_t)p->top_k);
-        return (uint32_t)p->top_k;
+    for (uint32_t n = k; n > 1; n--) { /* the worst goes to the end, again and again */
+        struct candidate worst = heap[0];
+        heap[0] = heap[n - 1];
+        heap[n - 1] = worst;
+        sift(heap, n - 1, 0);
     }
-    if (p->min_p > 0.0f) /* the same test as in keep_min_p, loosened for its rounding */
-        least = max + (logf(p->min_p) * p->temperature) - 1e-3f * (1.0f + fabsf(max));
+}
+
+/* Logits over the temperature, into the sampler's copy. */
+static void scale(struct sampler *s, const float *logits, float temperature)
+{
     for (uint32_t i = 0; i < s->n_vocab; i++)
-        if (logits[i] >= least && logits[i] > -INFINITY)
-            s->pool[n++] = (struct candidate){ (int32_t)i, logits[i] };
-    return n;
+        s->logits[i] = logits[i] / temperature;
 }
 
-static double weight_of(const struct candidate *c, double max, float temperature)
+/* How many sorted candidates it takes to reach a mass; n if all of them do not. */
+static uint32_t reach(const struct candidate *c, uint32_t n, float max, double mass)
 {
-    return exp(((double)c->logit - max) / (double)temperature);
-}
-
-/* How many of the sorted candidates reach the mass top_p; at least one. */
-static uint32_t keep_top_p(const struct candidate *c, uint32_t n, double total, float top_p,
-                           float temperature)
-{
-    double sum = 0, max = (double)c[0].logit;
+    double sum = 0;
     for (uint32_t i = 0; i < n; i++) {
-        sum += weight_of(&c[i], max, temperature);
-        if (sum >= (double)top_p * total)
+        sum += (double)kern_exp(c[i].logit - max);
+        if (sum >= mass)
             return i + 1;
     }
     return n;
 }
 
-static uint32_t keep_min_p(const struct candidate *c, uint32_t n, float min_p, float temperature)
+/* The smallest set of best tokens whose mass is top_p of `total`: few, mostly, so a few are looked at
+ * first. */
+static uint32_t keep_top_p(struct sampler *s, float top_p, float max, double total)
 {
-    double max = (double)c[0].logit;
+    uint32_t k = TOP_P_FIRST < s->n_vocab ? TOP_P_FIRST : s->n_vocab;
+    for (;; k = k < s->n_vocab / TOP_P_GROWTH ? k * TOP_P_GROWTH : s->n_vocab) {
+        select_best(s->logits, s->n_vocab, s->pool, k);
+        uint32_t n = reach(s->pool, k, max, (double)top_p * total);
+        if (n < k || k == s->n_vocab)
+            return n;
+    }
+}
+
+static uint32_t keep_min_p(const struct candidate *c, uint32_t n, float min_p, float max)
+{
     uint32_t i = 1;
-    while (i < n && weight_of(&c[i], max, temperature) >= (double)min_p)
+    while (i < n && kern_exp(c[i].logit - max) >= min_p)
         i++;
     return i;
 }
 
-static double mass(const struct candidate *c, uint32_t n, double max, float temperature)
+/* Every token that min-p leaves (all, if it is off), in the order of the vocabulary. */
+static uint32_t gather(struct sampler *s, float min_p, float max)
 {
-    double sum = 0;
-    for (uint32_t i = 0; i < n; i++)
-        sum += weight_of(&c[i], max, temperature);
-    return sum;
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_vocab; i++)
+        if (s->logits[i] > -INFINITY && (min_p <= 0.0f || kern_exp(s->logits[i] - max) >= min_p))
+            s->pool[n++] = (struct candidate){ (int32_t)i, s->logits[i] };
+    return n;
 }
 
-static double max_logit(const struct candidate *c, uint32_t n)
+/* Fills the pool with what top-k, top-p and min-p leave, in this order; returns how many. */
+static uint32_t filter(struct sampler *s, const struct kern_table *kern,
+                       const struct engine_sampling *p, float max)
 {
-    float max = -INFINITY;
-    for (uint32_t i = 0; i < n; i++)
-        max = c[i].logit > max ? c[i].logit : max;
-    return (double)max;
+    uint32_t n = 0;
+    float total;
+    if (p->top_k > 0 && (uint32_t)p->top_k < s->n_vocab) {
+        n = (uint32_t)p->top_k;
+        select_best(s->logits, s->n_vocab, s->pool, n);
+        double kept = 0;
+        for (uint32_t i = 0; i < n; i++)
+            kept += (double)kern_exp(s->pool[i].logit - max);
+        if (p->top_p < 1.0f)
+            n = reach(s->pool, n, max, (double)p->top_p * kept);
+    } else if (p->top_p < 1.0f) {
+        kern->max_sum_exp(s->logits, s->n_vocab, &max, &total);
+        n = keep_top_p(s, p->top_p, max, (double)total);
+    } else {
+        return gather(s, p->min_p, max);
+    }
+    return p->min_p > 0.0f ? keep_min_p(s->pool, n, p->min_p, max) : n;
 }
 
-static int32_t draw(const struct candidate *c, uint32_t n, double max, float temperature,
-                    double uniform)
+static int32_t draw(const struct candidate *c, uint32_t n, float max, double uniform)
 {
-    double target = uniform * mass(c, n, max, temperature), sum = 0;
+    double total = 0, sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        total += (double)kern_exp(c[i].logit - max);
     for (uint32_t i = 0; i < n; i++) {
-        sum += weight_of(&c[i], max, temperature);
-        if (sum > target)
+        sum += (double)kern_exp(c[i].logit - max);
+        if (sum > uniform * total)
             return c[i].token;
     }
     return c[n - 1].token;
 }
 
-static int32_t choose(struct sampler *s, const struct engine_sample *job, const float *logits)
+static int32_t choose(struct sampler *s, const struct kern_table *kern,
+                      const struct engine_sample *job, const float *logits)
 {
     const struct engine_sampling *p = job->params;
+    int32_t best = best_of(logits, s->n_vocab);
     if (p->temperature <= 0.0f || p->top_k == 1)
-        return best_of(logits, s->n_vocab);
-    uint32_t n = gather(s, p, logits);
-    if (n == 0) /* everything is banned or not a number: still an answer, the same each time */
-        return best_of(logits, s->n_vocab);
-    bool needs_order = p->top_p < 1.0f || p->min_p > 0.0f;
-    if (needs_order)
-        qsort(s->pool, n, sizeof(*s->pool), compare);
-    double max = max_logit(s->pool, n);
-    if (p->top_p < 1.0f)
-        n = keep_top_p(s->pool, n, mass(s->pool, n, max, p->temperature), p->top_p, p->temperature);
-    if (p->min_p > 0.0f)
-        n = keep_min_p(s->pool, n, p->min_p, p->temperature);
-    return draw(s->pool, n, max, p->temperature,
-                sampler_uniform(p->seed, job->stream, job->position));
+        return best;
+    scale(s, logits, p->temperature);
+    float max = s->logits[best];
+    if (!isfinite(max)) /* all banned, overflowed or not a number: the same answer each time */
+        return best;
+    uint32_t n = filter(s, kern, p, max);
+    return draw(s->pool, n, max, sampler_uniform(p->seed, job->stream, job->position));
 }
 
 /* ---- log-probabilities ---- */
@@ -311,7 +325,7 @@ void sampler_run(struct sampler *s, const struct kern_table *kern, struct engine
             penalise_frequency(s, job, s->logits);
             logits = s->logits;
         }
-        job->token = choose(s, job, logits);
+        job->token = choose(s, kern, job, logits);
     }
     if (job->n_top >= 0)
         log_probabilities(s, kern, job);

@@ -113,6 +113,7 @@ static uint64_t take_all(struct arena *a, struct forward *f)
     take_experts(a, f);
     take_act(a, &f->head, f->opt.max_logit_rows, s->n_embd);
     f->logits = take(a, (uint64_t)f->opt.max_logit_rows * s->n_vocab, sizeof(float));
+    f->logits_finite = take(a, f->opt.max_logit_rows, sizeof(bool));
     return a->used;
 }
 

@@ -39,7 +39,6 @@ void forward_rows(struct forward *f, void (*fn)(struct forward *f, uint32_t row)
 struct products_job {
     const struct forward *f;
     const struct product *p;
-    uint32_t n;
     uint32_t first_item[FORWARD_MAX_PRODUCTS + 1];
     uint32_t item_rows[FORWARD_MAX_PRODUCTS];
 };
@@ -53,8 +52,8 @@ static void products_item(void *ctx, uint32_t item)
     const struct product *p = &job->p[i];
     uint32_t row0 = (item - job->first_item[i]) * job->item_rows[i];
     uint32_t row1 = row0 + job->item_rows[i];
-    job->f->kern->mul_mat(p->w, row0, row1 < p->w->n_rows ? row1 : p->w->n_rows, p->x, p->row0,
-                          p->row0 + p->n_rows, p->y, p->ldy);
+    job->f->kern->mul_mat(p->w, row0, row1 < p->w->n_rows ? row1 : p->w->n_rows, p->x, 0, p->n_rows,
+                          p->y, p->ldy);
 }
 
 /* Depends on the shape alone, though the results would not care. */
@@ -67,7 +66,7 @@ static uint32_t rows_per_item(const struct product *p)
 
 void forward_products(struct forward *f, const struct product *p, uint32_t n)
 {
-    struct products_job job = { .f = f, .p = p, .n = n };
+    struct products_job job = { .f = f, .p = p };
     for (uint32_t i = 0; i < n; i++) {
         job.item_rows[i] = rows_per_item(&p[i]);
         job.first_item[i + 1] = job.first_item[i] +
@@ -101,6 +100,14 @@ static void head_input(struct forward *f, uint32_t i)
         f->kern->quantise(f->head.x, &f->head.act, i, i + 1);
 }
 
+static bool all_finite(const float *x, uint32_t n)
+{
+    float sum = 0.0f; /* x - x is 0, or NaN for what is not finite */
+    for (uint32_t i = 0; i < n; i++)
+        sum += x[i] - x[i];
+    return sum == 0.0f;
+}
+
 static void head_output(struct forward *f, uint32_t i)
 {
     const struct model_shape *s = f->shape;
@@ -109,6 +116,7 @@ static void head_output(struct forward *f, uint32_t i)
         logits[t] *= s->logit_scale;
     for (uint32_t t = 0; t < s->n_vocab && s->logit_soft_cap != 0.0f; t++)
         logits[t] = s->logit_soft_cap * tanhf(logits[t] / s->logit_soft_cap);
+    f->logits_finite[i] = all_finite(logits, s->n_vocab);
 }
 
 static void head_forward(struct forward *f)
@@ -123,8 +131,7 @@ static void head_forward(struct forward *f)
         return;
     forward_rows(f, head_input, f->n_logits);
     forward_products(f, &p, 1);
-    if (f->shape->logit_scale != 1.0f || f->shape->logit_soft_cap != 0.0f)
-        forward_rows(f, head_output, f->n_logits);
+    forward_rows(f, head_output, f->n_logits);
 }
 
 void forward_step(struct forward *f)

@@ -4,12 +4,13 @@
  *
  * The rows follow the models' papers and reference code: llama (also mistral and mixtral), Qwen2
  * and 3, Gemma 3 (five windowed layers, then a global one, each with its own rotary base), Granite
- * (four scalar factors), OLMo 2 (norms after the blocks) and OLMoE, SmolLM3 (every fourth layer
+ * (four scalar factors), OLMo 2 and 3 (norms after the blocks) and OLMoE, SmolLM3 (every fourth layer
  * without rotary positions), Phi-3 (fused matrices), Arcee (squared ReLU, no gate), SmallThinker
  * (router before attention, ReLU experts).
  */
 #include "engine/model/arch.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const struct arch table[] = {
@@ -53,6 +54,10 @@ static const struct arch table[] = {
         .norms = ARCH_NORMS_POST,
         .qk_norm = ARCH_QK_NORM_ROW,
         .activation = KERN_ACTIVATION_SILU,
+        .window = ARCH_WINDOW_KEY, /* OLMo 3: three windowed layers, then a global one */
+        .window_period = 4,
+        .window_global_at = 3,
+        .window_rope_plain = true,
     },
     {
         .name = "smollm3",
@@ -112,13 +117,20 @@ static const struct arch table[] = {
     },
 };
 
-const struct arch *arch_find(const char *name, size_t len, const char **known)
+enum { N_ARCHS = sizeof(table) / sizeof(table[0]) };
+
+const struct arch *arch_find(const char *name, size_t len)
 {
-    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+    for (size_t i = 0; i < N_ARCHS; i++)
         if (strlen(table[i].name) == len && memcmp(table[i].name, name, len) == 0)
             return &table[i];
-    *known =
-        "llama, qwen2, qwen3, gemma3, granite, olmo2, smollm3, phi3, arcee, qwen2moe, qwen3moe, "
-        "olmoe, granitemoe, smallthinker";
     return NULL;
+}
+
+void arch_names(char *out, size_t cap)
+{
+    size_t n = 0;
+    out[0] = '\0';
+    for (size_t i = 0; i < N_ARCHS && n < cap; i++)
+        n += (size_t)snprintf(out + n, cap - n, "%s%s", i ? ", " : "", table[i].name);
 }

@@ -51,8 +51,8 @@ struct arch {
     /* Layers l with l % period == global_at look at everything, the others through the window. */
     enum arch_window window;
     uint8_t window_period, window_global_at;
-    float window_rope_base; /* of windowed layers, which then have no rope scaling; 0: as the others
-                             */
+    float window_rope_base; /* of windowed layers, without rope scaling; 0: as the others */
+    bool window_rope_plain; /* windowed layers have the common base, but no rope scaling */
 
     /* Layers l with l % nope_period == nope_at have no rotary positions. 0: all have. */
     uint8_t nope_period, nope_at;
@@ -68,7 +68,7 @@ struct arch {
     uint8_t width_scaled_layers;
 };
 
-/* NULL if unknown; *known then lists what is known, for the message. */
-const struct arch *arch_find(const char *name, size_t len, const char **known);
+const struct arch *arch_find(const char *name, size_t len); /* NULL if unknown */
+void arch_names(char *out, size_t cap);                     /* "llama, qwen2, ...", cut at cap */
 
 #endif

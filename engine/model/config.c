@@ -9,19 +9,25 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/model/gguf_internal.h"
 #include "kvcache/kvcache.h"
+
+const char *config_key(char *buf, size_t cap, const struct arch *arch, const char *name)
+{
+    snprintf(buf, cap, "%s.%s", arch->name, name);
+    return buf;
+}
 
 struct reader {
     const struct gguf *g;
     const struct arch *arch;
     struct engine_err *err;
-    char key[160];
+    char key[CONFIG_KEY_CAP];
 };
 
 static const char *key_of(struct reader *r, const char *name)
 {
-    snprintf(r->key, sizeof(r->key), "%s.%s", r->arch->name, name);
-    return r->key;
+    return config_key(r->key, sizeof(r->key), r->arch, name);
 }
 
 /* A required count between 1 and limit. */
@@ -58,14 +64,15 @@ static int read_float(struct reader *r, const char *name, bool required, float *
 static int read_arch(struct reader *r)
 {
     struct gguf_str name;
-    const char *known = "";
+    char known[256];
     if (gguf_get_str(r->g, "general.architecture", true, &name, r->err) != 0)
         return -1;
-    r->arch = arch_find(name.data, name.len, &known);
+    r->arch = arch_find(name.data, name.len);
+    arch_names(known, sizeof(known));
     if (!r->arch)
         return engine_fail(r->err, ENGINE_ERR_UNSUPPORTED,
-                           "architecture \"%.*s\" is not supported; known are %s",
-                           (int)(name.len < 64 ? name.len : 64), name.data, known);
+                           "architecture \"%s\" is not supported; known are %s",
+                           gguf_quote(name).text, known);
     return 0;
 }
 
@@ -221,7 +228,7 @@ static int plan_layers(struct reader *r, struct model_shape *s)
     uint32_t count[2] = { 0, 0 };
     for (uint32_t l = 0; l < s->n_layers; l++) {
         bool global = is_global(r->arch, width, period, l);
-        bool own_rope = !global && r->arch->window_rope_base > 0.0f;
+        bool own_rope = !global && (r->arch->window_rope_base > 0.0f || r->arch->window_rope_plain);
         s->layer[l].rope = (uint8_t)(own_rope ? 1 : 0);
         if (!rope_on || !has_rope(r->arch, width, l))
             s->layer[l].rope = CONFIG_NO_ROPE;

@@ -15,6 +15,7 @@ enum {
     CONFIG_MAX_EXPERTS = 1024,
     CONFIG_MAX_EXPERTS_USED = 64,
     CONFIG_NO_ROPE = 255,
+    CONFIG_KEY_CAP = 160,
 };
 
 /* Rotary positions: the angle of pair i at position p is p * inv_freq[i]. */
@@ -49,6 +50,9 @@ struct model_shape {
     uint32_t n_groups;
     uint32_t group_window[2], group_layers[2];
 };
+
+/* "<architecture>.<name>" in the caller's buffer; returns it. */
+const char *config_key(char *buf, size_t cap, const struct arch *arch, const char *name);
 
 struct config_options {
     uint32_t n_vocab; /* the tokenizer's */

@@ -9,6 +9,7 @@
 #include <string.h>
 
 #include "engine/internal.h"
+#include "engine/model/gguf_internal.h"
 
 struct writer {
     engine_write_fn *write;
@@ -33,19 +34,12 @@ static double mib(uint64_t bytes)
     return (double)bytes / (1 << 20);
 }
 
-/* Only what can be shown on a terminal: a file may name itself anything. */
 static void say_string(const struct writer *w, const struct gguf *g, const char *label,
                        const char *key)
 {
     struct gguf_str s;
-    char text[128];
-    if (!gguf_has(g, key) || gguf_get_str(g, key, true, &s, NULL) != 0)
-        return;
-    size_t n = s.len < sizeof(text) - 1 ? s.len : sizeof(text) - 1;
-    for (size_t i = 0; i < n; i++)
-        text[i] = (unsigned char)s.data[i] < 32 || s.data[i] == 127 ? '?' : s.data[i];
-    text[n] = '\0';
-    say(w, "%-16s %s\n", label, text);
+    if (gguf_has(g, key) && gguf_get_str(g, key, true, &s, NULL) == 0)
+        say(w, "%-16s %s\n", label, gguf_quote(s).text);
 }
 
 static void say_file(const struct writer *w, const struct gguf *g)

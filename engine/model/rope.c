@@ -5,9 +5,10 @@
 #include "engine/model/rope.h"
 
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#include "engine/model/gguf_internal.h"
 
 struct scaling {
     enum { SCALING_NONE, SCALING_LINEAR, SCALING_YARN, SCALING_LONG } kind;
@@ -17,18 +18,12 @@ struct scaling {
     double beta_fast, beta_slow, ext_factor;
 };
 
-static const char *key_of(char *buf, size_t cap, const struct model_shape *s, const char *name)
-{
-    snprintf(buf, cap, "%s.%s", s->arch->name, name);
-    return buf;
-}
-
 static int read_double(const struct gguf *g, const struct model_shape *s, const char *name,
                        double *out, struct engine_err *err)
 {
-    char key[160];
+    char key[CONFIG_KEY_CAP];
     float f;
-    if (!gguf_has(g, key_of(key, sizeof(key), s, name)))
+    if (!gguf_has(g, config_key(key, sizeof(key), s->arch, name)))
         return 0;
     if (gguf_get_f32(g, key, true, &f, err) != 0)
         return -1;
@@ -44,10 +39,12 @@ static bool equals(struct gguf_str s, const char *text)
 static int read_kind(const struct gguf *g, const struct model_shape *s, struct scaling *out,
                      struct engine_err *err)
 {
-    char key[160];
+    char key[CONFIG_KEY_CAP];
     struct gguf_str type;
-    if (!gguf_has(g, key_of(key, sizeof(key), s, "rope.scaling.type")))
+    if (!gguf_has(g, config_key(key, sizeof(key), s->arch, "rope.scaling.type"))) {
+        out->kind = SCALING_LINEAR; /* a factor alone is a linear one */
         return 0;
+    }
     if (gguf_get_str(g, key, true, &type, err) != 0)
         return -1;
     if (equals(type, "none"))
@@ -60,8 +57,8 @@ static int read_kind(const struct gguf *g, const struct model_shape *s, struct s
         out->kind = SCALING_LONG;
     else
         return engine_fail(err, ENGINE_ERR_UNSUPPORTED,
-                           "key \"%s\" is \"%.*s\"; none, linear, yarn and longrope are supported",
-                           key, (int)(type.len < 40 ? type.len : 40), type.data);
+                           "key \"%s\" is \"%s\"; none, linear, yarn and longrope are supported",
+                           key, gguf_quote(type).text);
     return 0;
 }
 
@@ -84,9 +81,10 @@ static int read_scaling(const struct gguf *g, const struct model_shape *s, struc
         read_double(g, s, "rope.scaling.yarn_beta_fast", &out->beta_fast, err) != 0 ||
         read_double(g, s, "rope.scaling.yarn_beta_slow", &out->beta_slow, err) != 0)
         return -1;
-    char key[160];
+    char key[CONFIG_KEY_CAP];
     uint32_t orig = s->n_ctx_train;
-    if (gguf_has(g, key_of(key, sizeof(key), s, "rope.scaling.original_context_length")) &&
+    if (gguf_has(g,
+                 config_key(key, sizeof(key), s->arch, "rope.scaling.original_context_length")) &&
         gguf_get_u32(g, key, true, &orig, err) != 0)
         return -1;
     out->n_ctx_orig = orig ? orig : s->n_ctx_train;
@@ -158,7 +156,7 @@ static int fill(struct rope_shape *rope, const struct scaling *sc, double base, 
         double freq = pow(base, -2.0 * i / n_dims) / (double)divisor;
         double keep = sc->kind == SCALING_YARN ? sc->ext_factor * yarn_ramp(sc, base, n_dims, i)
                                                : 0;
-        bool scaled = sc->kind == SCALING_LINEAR || sc->kind == SCALING_YARN;
+        bool scaled = sc->kind != SCALING_NONE;
         rope->inv_freq[i] = scaled ? freq / sc->factor * (1 - keep) + freq * keep : freq;
     }
     return 0;
@@ -170,9 +168,9 @@ int rope_read(struct model_shape *s, const struct gguf *g, uint32_t n_ctx, struc
     double base = 10000, window_base = (double)s->arch->window_rope_base;
     uint32_t n_dims = s->head_dim;
     const struct gguf_tensor *factors = NULL;
-    char key[160];
+    char key[CONFIG_KEY_CAP];
 
-    if (gguf_has(g, key_of(key, sizeof(key), s, "rope.dimension_count")) &&
+    if (gguf_has(g, config_key(key, sizeof(key), s->arch, "rope.dimension_count")) &&
         gguf_get_u32(g, key, true, &n_dims, err) != 0)
         return -1;
     if (n_dims == 0 || n_dims % 2 || n_dims > s->head_dim)
@@ -185,13 +183,16 @@ int rope_read(struct model_shape *s, const struct gguf *g, uint32_t n_ctx, struc
         read_scaling(g, s, &sc, err) != 0 ||
         find_factors(g, s, &sc, n_ctx, n_dims / 2, &factors, err) != 0)
         return -1;
-    if (base <= 1 || window_base < 0)
+    if (s->arch->window_rope_plain)
+        window_base = base;
+    if (base <= 1)
         return engine_fail(err, ENGINE_ERR_FILE, "rope.freq_base is %g; it must be above 1", base);
+    if (window_base != 0 && window_base <= 1)
+        return engine_fail(err, ENGINE_ERR_FILE, "rope.freq_base_swa is %g; it must be above 1",
+                           window_base);
     if (fill(&s->rope[0], &sc, base, n_dims, factors, err) != 0)
         return -1;
-    if (window_base > 1)
-        return fill(&s->rope[1], &none, window_base, n_dims, NULL, err);
-    return 0;
+    return window_base != 0 ? fill(&s->rope[1], &none, window_base, n_dims, NULL, err) : 0;
 }
 
 void rope_angles(const struct rope_shape *rope, uint32_t position, float *out)

@@ -8,6 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/model/gguf_internal.h"
+
 struct finder {
     const struct gguf *g;
     const struct model_shape *shape;
@@ -299,8 +301,8 @@ static int check_all_used(struct finder *f)
         const char *name = gguf_tensor_at(f->g, i)->name;
         if (!f->used[i] && !is_known_elsewhere(name))
             return engine_fail(f->err, ENGINE_ERR_UNSUPPORTED,
-                               "tensor \"%s\" has no role in architecture %s", name,
-                               f->shape->arch->name);
+                               "tensor \"%s\" has no role in architecture %s",
+                               gguf_quote(gguf_str_of(name)).text, f->shape->arch->name);
     }
     return 0;
 }

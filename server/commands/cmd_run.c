@@ -127,8 +127,8 @@ static int tokenize_prompt(const struct options *o, const struct engine *e,
                            struct engine_tokens *tokens)
 {
     struct engine_err err = { 0 };
-    char *text;
-    size_t len;
+    char *text = NULL;
+    size_t len = 0;
     unsigned flags = ENGINE_TOKENIZE_ADD_SPECIAL;
     if (o->special)
         flags |= ENGINE_TOKENIZE_PARSE_SPECIAL;

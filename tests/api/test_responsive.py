@@ -38,7 +38,7 @@ def check(latencies):
 
 
 def test_during_a_long_prefill(client):
-    prompt = list(range(100, 7100))
+    prompt = list(range(100, 100 + 7000 // SLOWNESS))
     check(probe_while(client, in_background(lambda: client.complete(prompt, max_tokens=1))))
 
 

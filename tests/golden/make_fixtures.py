@@ -34,24 +34,35 @@ ARCHS = {
     "llama-rope-factors": {"arch": "llama", "rope_factors": True},
     "llama-rope-linear": {"arch": "llama", "rope_scaling": "linear"},
     "llama-rope-yarn": {"arch": "llama", "rope_scaling": "yarn"},
+    "llama-rope-factor-alone": {"arch": "llama", "rope_factor_alone": True},
+    "llama-biases": {"arch": "llama", "qkv_bias": True},
     "mixtral": {"arch": "llama", "n_expert": 4, "seed": 3},
     "qwen2": {"qkv_bias": True},
     "qwen3": {"qk_norm": "head"},
     "gemma3": {"qk_norm": "head", "sandwich": True, "window": 16, "tied": True, "n_layer": 7},
     "granite": {"scales": True},
     "olmo2": {"qk_norm": "full", "only_post_norm": True, "seed": 4},
+    "olmo2-window": {"arch": "olmo2", "qk_norm": "full", "only_post_norm": True, "window": 16, "n_layer": 5,
+                     "rope_scaling": "yarn"},
     "smollm3": {"tied": True, "n_layer": 5},
     "phi3": {"fused": True},
+    "phi3-longrope": {"arch": "phi3", "fused": True, "long_factors": True},
     "arcee": {"ungated": True},
     "qwen2moe": {"qkv_bias": True, "n_expert": 4, "shared_expert": True},
     "qwen3moe": {"qk_norm": "head", "n_expert": 4},
     "olmoe": {"qk_norm": "full", "n_expert": 4, "n_head_kv": 4},
     "granitemoe": {"scales": True, "n_expert": 4},
+    "granitemoe-shared": {"arch": "granitemoe", "scales": True, "n_expert": 4, "shared_expert": True,
+                          "shared_gate": False},
     "smallthinker": {"n_expert": 4, "sigmoid_gate": True, "window": 4096, "n_layer": 5},
+    "smallthinker-softmax": {"arch": "smallthinker", "n_expert": 4, "softmax_gate": True},
 }
 # Tensor types as --quantize names them.
 QUANTS = ["BF16", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K_M", "Q4_K_M", "Q5_K_M", "Q6_K", "IQ4_NL",
-          "IQ4_XS", "MXFP4_MOE"]
+          "IQ4_XS", "MXFP4_MOE", "MIXED_MOE"]
+# Experts whose gate and up differ in type: each reads the input in its own form.
+MIXED_MOE = {"ffn_gate_exps": gguf.GGMLQuantizationType.Q8_0, "ffn_down_exps": gguf.GGMLQuantizationType.Q8_0,
+             "ffn_gate_inp.": gguf.GGMLQuantizationType.Q8_0}
 
 
 class Model:
@@ -83,6 +94,10 @@ class Model:
         if p.get("rope_factors"):
             factors = np.linspace(1.0, 8.0, p["head_dim"] // 2, dtype=np.float32)
             self.tensors.append(("rope_freqs.weight", factors))
+        if p.get("long_factors"):
+            for name, last in (("long", 16.0), ("short", 2.0)):
+                factors = np.linspace(1.0, last, p["head_dim"] // 2, dtype=np.float32)
+                self.tensors.append((f"rope_factors_{name}.weight", factors))
         for layer in range(p["n_layer"]):
             self.make_norms(f"blk.{layer}.")
             self.make_attention(f"blk.{layer}.")
@@ -140,8 +155,9 @@ class Model:
         self.matrix(block + "ffn_up_exps.weight", p["n_expert"], n_ff, p["n_embd"])
         self.matrix(block + "ffn_down_exps.weight", p["n_expert"], p["n_embd"], n_ff)
         if p.get("shared_expert"):
-            self.tensors.append((block + "ffn_gate_inp_shexp.weight",
-                                 self.rng.standard_normal(p["n_embd"], dtype=np.float32) * np.float32(0.1)))
+            if p.get("shared_gate", True):
+                self.tensors.append((block + "ffn_gate_inp_shexp.weight",
+                                     self.rng.standard_normal(p["n_embd"], dtype=np.float32) * np.float32(0.1)))
             self.matrix(block + "ffn_gate_shexp.weight", 2 * n_ff, p["n_embd"])
             self.matrix(block + "ffn_up_shexp.weight", 2 * n_ff, p["n_embd"])
             self.matrix(block + "ffn_down_shexp.weight", p["n_embd"], 2 * n_ff)
@@ -164,6 +180,11 @@ class Model:
             writer.add_rope_scaling_type(gguf.RopeScalingType(p["rope_scaling"]))
             writer.add_rope_scaling_factor(4.0)
             writer.add_rope_scaling_orig_ctx_len(512)
+        if p.get("rope_factor_alone"):
+            writer.add_rope_scaling_factor(4.0)
+        if p.get("long_factors"):
+            writer.add_rope_scaling_orig_ctx_len(2048)  # not exceeded: the short ones
+            writer.add_rope_scaling_attn_factors(1.1)
         if p["n_expert"]:
             writer.add_expert_count(p["n_expert"])
             writer.add_expert_used_count(2)
@@ -172,6 +193,8 @@ class Model:
             writer.add_expert_shared_feed_forward_length(2 * self.expert_width())
         if p.get("sigmoid_gate"):
             writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SIGMOID)
+        if p.get("softmax_gate"):
+            writer.add_expert_gating_func(gguf.ExpertGatingFuncType.SOFTMAX)
         if p.get("window") is not None or p.get("fused"):
             writer.add_sliding_window(p.get("window", 0))
         if p.get("scales"):
@@ -196,12 +219,18 @@ class Model:
         writer.add_add_space_prefix(False)
         writer.add_vocab_size(n)
 
-    def write(self, path, widen):
+    def write(self, path, widen, quantised=None):
+        """quantised: the type of tensors whose name holds a word."""
         writer = gguf.GGUFWriter(str(path), self.p["arch"])
         self.write_keys(writer)
         self.write_vocabulary(writer)
         for name, values in self.tensors:
-            writer.add_tensor(name, values.astype(np.float32) if widen else values)
+            kind = next((kind for word, kind in (quantised or {}).items() if word in name), None)
+            if kind is not None:
+                raw = gguf.quants.quantize(values.astype(np.float32), kind)
+                writer.add_tensor(name, raw, raw_dtype=kind)
+            else:
+                writer.add_tensor(name, values.astype(np.float32) if widen else values)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
@@ -256,15 +285,18 @@ class Maker:
 
     def quant(self, name):
         # Rows of 256: one super-block of the K-quants.  MXFP4 is for experts.
-        experts = {"n_expert": 2, "n_ff_exp": 256} if name.startswith("MXFP4") else {}
+        experts = {"n_expert": 2, "n_ff_exp": 256} if name.endswith("_MOE") else {}
         model = Model(name, **{"arch": "qwen3moe" if experts else "llama", "n_embd": 256, "n_head": 4, "n_head_kv": 2,
                                "head_dim": 64, "n_ff": 256, "n_layer": 1, "qk_norm": "head" if experts else None,
                                **experts})
         whole, exact = self.scratch / (name + ".f32.gguf"), self.scratch / (name + ".exact.gguf")
         fixture = HERE / "quant" / (name + ".gguf")
-        model.write(whole, widen=True)
-        subprocess.run([self.quantize, whole, fixture, name], check=True, stdout=subprocess.DEVNULL,
-                       stderr=subprocess.DEVNULL)
+        if name == "MIXED_MOE":
+            model.write(fixture, widen=False, quantised=MIXED_MOE)
+        else:
+            model.write(whole, widen=True)
+            subprocess.run([self.quantize, whole, fixture, name], check=True, stdout=subprocess.DEVNULL,
+                           stderr=subprocess.DEVNULL)
         types = dequantised_copy(fixture, exact)
         self.add_logits(HERE / "quant" / name, exact, model.p["n_vocab"], types=types)
         self.blocks(fixture)

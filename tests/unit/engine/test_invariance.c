@@ -19,7 +19,7 @@ static const char *const models[] = {
     "tests/golden/arch/llama.gguf",        "tests/golden/arch/gemma3.gguf",
     "tests/golden/arch/olmo2.gguf",        "tests/golden/arch/qwen2moe.gguf",
     "tests/golden/arch/smallthinker.gguf", "tests/golden/quant/Q4_K_M.gguf",
-    "tests/golden/quant/Q4_1.gguf",
+    "tests/golden/quant/Q4_1.gguf",        "tests/golden/quant/MIXED_MOE.gguf",
 };
 enum { N_MODELS = sizeof(models) / sizeof(models[0]) };
 

@@ -119,6 +119,58 @@ Test(sampler, min_p_drops_what_is_far_below_the_best)
     cr_assert_gt(share[2], 0.05);
 }
 
+/* top_p is of the mass of all tokens, whatever min_p will drop: with and without top_k alike. */
+Test(sampler, top_p_comes_before_min_p)
+{
+    struct engine_sampling p = plain;
+    double without[V], with[V];
+    p.top_p = 0.85f; /* 1 and 4 have 0.37 and 0.33, 2 and 6 have 0.136 each: 1, 4, 2 and 6 */
+    p.min_p = 0.3f;
+    shares(&p, without);
+    p.top_k = V - 1;
+    shares(&p, with);
+    for (int i = 0; i < V; i++)
+        cr_assert_float_eq(without[i], with[i], 1e-9);
+    cr_assert_gt(without[6], 0.05);
+}
+
+Test(sampler, a_wide_top_p_looks_at_all_it_needs)
+{
+    enum { WIDE = 5000 };
+    static float flat[WIDE];
+    struct sampler *s;
+    struct engine_sampling p = plain;
+    uint32_t beyond = 0;
+    p.top_p = 0.9f;
+    for (int i = 0; i < WIDE; i++)
+        flat[i] = (float)-i * 1e-5f;
+    cr_assert_eq(sampler_open(&s, WIDE), 0);
+    for (uint32_t i = 0; i < 500; i++) {
+        struct engine_sample job = job_of(&p);
+        job.logits = flat;
+        job.position = i;
+        sampler_run(s, kern_select("ref"), &job);
+        cr_assert_lt(job.token, WIDE * 91 / 100);
+        beyond += job.token > WIDE / 2;
+    }
+    cr_assert_gt(beyond, 150);
+    sampler_close(s);
+}
+
+Test(sampler, what_is_not_a_number_is_never_chosen)
+{
+    struct engine_sampling p = plain;
+    float odd[V] = { NAN, 1.0f, 2.0f, NAN, 0.0f, 0.0f, 0.0f, 0.0f };
+    struct engine_sample job = job_of(&p);
+    p.temperature = 0.0f;
+    job.logits = odd;
+    cr_assert_eq(choose(&job), 2);
+    odd[5] = INFINITY;
+    cr_assert_eq(choose(&job), 5);
+    p.temperature = 1.0f;
+    cr_assert_eq(choose(&job), 5);
+}
+
 Test(sampler, a_banned_token_is_never_chosen)
 {
     struct engine_sampling p = plain;

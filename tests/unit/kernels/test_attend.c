@@ -128,6 +128,55 @@ Test(attend, a_query_alone_gets_the_bits_it_gets_in_company)
     cache_fini(&c);
 }
 
+/* In a step, rows of one sequence sit side by side: what a later one wrote must not reach an
+ * earlier. */
+Test(attend, a_value_that_is_no_number_reaches_only_who_sees_it)
+{
+    static const uint32_t first[N_Q] = { 0, 0, 0, 0, 0, 20, 0 };
+    static const uint32_t end[N_Q] = { 40, 41, 42, 43, 44, 45, 46 };
+    float *q = random_floats(N_Q * 64, 3), all[N_Q * 64];
+    for (int wide = 0; wide < 2; wide++) {
+        struct cache c;
+        cache_init(&c, 64, wide);
+        float bad[64];
+        for (int i = 0; i < 64; i++)
+            bad[i] = i % 2 ? INFINITY : NAN;
+        kern_select("ref")->kv_store(c.page[0], wide, PAGE, 42, 64, c.k, bad);
+        kern_select("ref")->kv_store(c.page[0], wide, PAGE, 10, 64, c.k, bad);
+        for (uint32_t v = 0; v < kern_n_usable(); v++) {
+            attend_all(kern_usable(v), &c, q, first, end, N_Q, 0.0f, all);
+            cr_assert(!isfinite(all[0]), "token 10");
+            cr_assert(!isfinite(all[5 * 64]), "token 42");
+        }
+        kern_select("ref")->kv_store(c.page[0], wide, PAGE, 10, 64, c.k, c.v);
+        for (uint32_t v = 0; v < kern_n_usable(); v++) {
+            attend_all(kern_usable(v), &c, q, first, end, N_Q, 0.0f, all);
+            for (int i = 0; i < N_Q * 64; i++)
+                cr_assert_eq(isnan(all[i]) != 0, i / 64 >= 3 && i % 2 == 0, "%s query %d",
+                             kern_usable(v)->name, i / 64);
+        }
+        cache_fini(&c);
+    }
+    free(q);
+}
+
+Test(attend, a_value_beyond_f16_is_stored_as_the_largest)
+{
+    struct cache c;
+    float big[64], q[64] = { 0 }, out[64];
+    uint32_t first = 0, end = 1;
+    cache_init(&c, 64, false);
+    for (int i = 0; i < 64; i++)
+        big[i] = i % 2 ? 1e6f : -1e6f;
+    for (uint32_t v = 0; v < kern_n_usable(); v++) {
+        kern_usable(v)->kv_store(c.page[0], false, PAGE, 0, 64, big, big);
+        attend_all(kern_usable(v), &c, q, &first, &end, 1, 0.0f, out);
+        for (int i = 0; i < 64; i++)
+            cr_assert_eq(out[i], i % 2 ? 65504.0f : -65504.0f);
+    }
+    cache_fini(&c);
+}
+
 Test(attend, agrees_with_the_formula)
 {
     struct cache c;
