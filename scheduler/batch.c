@@ -154,7 +154,24 @@ uint32_t batch_pick(struct batch_item *items, uint32_t n_items, const struct bat
     }
     uint32_t limit = decode_limit(limits, n_decoding < n_items);
     uint32_t n_rows = pick_decoding(items, n_items, n_decoding, limit);
-    struct budget left = { limits->max_rows - n_rows, limits->max_logit_rows - n_rows };
+    uint32_t most = limits->max_prompt_rows > 0 ? limits->max_prompt_rows : limits->max_rows;
+    struct budget left = { min_u32(limits->max_rows - n_rows, most),
+                           limits->max_logit_rows - n_rows };
+    uint32_t before = left.rows;
     pick_prompts(items, n_items, &left);
-    return limits->max_rows - left.rows;
+    return n_rows + before - left.rows;
+}
+
+uint32_t batch_prompt_limit(uint32_t before, uint32_t n_prompt_rows, uint32_t n_rows,
+                            uint64_t step_ns, uint32_t max_rows)
+{
+    uint64_t fits = (uint64_t)BATCH_STEP_NS * n_rows / (step_ns > 0 ? step_ns : 1);
+    uint64_t limit = before;
+    if (step_ns > BATCH_STEP_NS)
+        limit = fits;
+    else if (n_prompt_rows >= before)
+        limit = fits < 2 * (uint64_t)before ? fits : 2 * (uint64_t)before;
+    if (limit < BATCH_MIN_PROMPT_ROWS)
+        limit = BATCH_MIN_PROMPT_ROWS;
+    return limit < max_rows ? (uint32_t)limit : max_rows;
 }

@@ -45,20 +45,20 @@ static int open_transcript(struct choice *c, const struct engine *e, struct engi
         .stops = opt->n_stops > 0 ? &c->req->stops : NULL,
         .echo = prompt->tokens,
         .n_echo = opt->echo ? prompt->n_tokens : 0,
-        .max_tokens = opt->max_tokens,
+        .max_tokens = c->max_tokens,
         .skip_special = opt->skip_special,
         .include_stop = opt->include_stop,
         .with_logprobs = opt->n_logprobs >= 0,
     };
     if (transcript_init(&c->transcript, &topt))
         return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for a choice of %u + %u tokens",
-                           prompt->n_tokens, opt->max_tokens);
+                           prompt->n_tokens, c->max_tokens);
     return 0;
 }
 
 int choice_open(struct choice *c, struct engine *e, struct engine_err *err)
 {
-    uint32_t n_positions = prompt_of(c)->n_tokens + c->req->opt.max_tokens;
+    uint32_t n_positions = prompt_of(c)->n_tokens + c->max_tokens;
     if (!c->seq && engine_seq_open(e, n_positions, &c->seq, err))
         return -1;
     if (engine_seq_reserve(c->seq, n_positions, err))
@@ -87,7 +87,7 @@ void choice_describe(const struct choice *c, uint64_t step, struct batch_item *i
     *item = (struct batch_item){
         .n_prefill = c->n_computed < n_prompt ? n_prompt - c->n_computed : 0,
         .all_logits = wants_echo_logprobs(c),
-        .last_logits = c->req->opt.max_tokens > 0,
+        .last_logits = c->max_tokens > 0,
         .waited = step - c->last_step,
     };
 }
@@ -98,7 +98,7 @@ static bool wants_logits(const struct choice *c, uint32_t pos)
     uint32_t n_prompt = prompt_of(c)->n_tokens;
     if (pos + 1 < n_prompt)
         return wants_echo_logprobs(c);
-    return c->req->opt.max_tokens > 0;
+    return c->max_tokens > 0;
 }
 
 void choice_rows(const struct choice *c, uint32_t n_rows, struct engine_row *rows)
@@ -192,7 +192,7 @@ static int accept_token(struct choice *c, const struct engine_sample *job, struc
         finish(c, SCHED_FINISH_STOP, -1);
     else if (kind != TOKEN_TEXT)
         finish(c, SCHED_FINISH_STOP, kind == TOKEN_STOP ? job->token : -1);
-    else if (n_output == opt->max_tokens)
+    else if (n_output == c->max_tokens)
         finish(c, SCHED_FINISH_LENGTH, -1);
     return 0;
 }
@@ -208,7 +208,7 @@ int choice_accept(struct choice *c, const struct engine_sample *job, struct engi
 
 bool choice_is_prefilled(const struct choice *c)
 {
-    return c->req->opt.max_tokens == 0 && c->n_computed == prompt_of(c)->n_tokens;
+    return c->max_tokens == 0 && c->n_computed == prompt_of(c)->n_tokens;
 }
 
 void choice_finish_prefilled(struct choice *c)

@@ -19,9 +19,16 @@
 
 /* ---- batch.c: what goes into the next step ---- */
 
+enum {
+    BATCH_STEP_NS = 150 * 1000 * 1000,
+    BATCH_FIRST_PROMPT_ROWS = 64, /* before any step was timed */
+    BATCH_MIN_PROMPT_ROWS = 16,   /* fewer do not make a step shorter: the weights are read once */
+};
+
 struct batch_limits {
     uint32_t max_rows;
     uint32_t max_logit_rows;
+    uint32_t max_prompt_rows; /* so that a step stays short: see batch_prompt_limit; 0: none */
 };
 
 /* One running choice, seen from the step. */
@@ -36,6 +43,12 @@ struct batch_item {
 /* Fills n_rows of all items, which come oldest first; returns their sum, at least 1 if n_items is.
  * Never more than the limits allow, logits included. */
 uint32_t batch_pick(struct batch_item *items, uint32_t n_items, const struct batch_limits *limits);
+/* How many prompt rows the next step may have, from what the last one took: as many as keep a step
+ * within BATCH_STEP_NS, so that a client that leaves, a stream that runs and a server that stops
+ * never wait longer.  It falls at once and at most doubles, only after a step that was full: the cost
+ * of a row is known from the last step alone, and grows with the context. */
+uint32_t batch_prompt_limit(uint32_t before, uint32_t n_prompt_rows, uint32_t n_rows,
+                            uint64_t step_ns, uint32_t max_rows);
 /* Of the next n_rows of an item, how many want logits. */
 uint32_t batch_n_logits(const struct batch_item *item, uint32_t n_rows);
 
@@ -130,7 +143,8 @@ enum choice_state { CHOICE_WAITING, CHOICE_RUNNING, CHOICE_OVER };
 
 struct choice {
     struct sched_request *req;
-    uint32_t index; /* prompt index * n + choice index */
+    uint32_t index;      /* prompt index * n + choice index */
+    uint32_t max_tokens; /* the request's, or what its prompt leaves of the context */
     enum choice_state state;
     struct engine_seq *seq; /* may be open while CHOICE_WAITING: then it waits for pages */
     uint32_t n_computed;    /* positions in the cache */
@@ -283,7 +297,7 @@ struct sched {
     struct engine *engine;
     sched_event_fn *on_event;
     uint32_t max_seqs;
-    struct batch_limits limits;
+    struct batch_limits limits; /* max_prompt_rows moves with each step */
     int32_t *ends;
     uint32_t n_ends;
     uint32_t max_positions;

@@ -52,20 +52,20 @@ static int check_token(const struct engine_info *info, int32_t token, const char
                        where, token, info->n_vocab);
 }
 
+/* The prompt, and one token if any is asked for; the rest of max_tokens is cut to the room there is. */
 static int check_length(const struct sched_prompt *prompt, uint32_t max_tokens,
                         const struct request_limits *limits, struct engine_err *err)
 {
     uint32_t n_ctx = engine_info(limits->engine)->n_ctx;
-    uint64_t n_positions = (uint64_t)prompt->n_tokens + max_tokens;
-    if (n_positions > n_ctx)
+    uint64_t n_least = (uint64_t)prompt->n_tokens + (max_tokens > 0);
+    if (n_least > n_ctx)
         return engine_fail(err, ENGINE_ERR_CONTEXT,
-                           "%u prompt tokens and max_tokens %u are %llu, the context has %u",
-                           prompt->n_tokens, max_tokens, (unsigned long long)n_positions, n_ctx);
-    if (n_positions > limits->max_positions)
+                           "%u prompt tokens leave no room for a token, the context has %u",
+                           prompt->n_tokens, n_ctx);
+    if (n_least > limits->max_positions)
         return engine_fail(err, ENGINE_ERR_CONTEXT,
-                           "%u prompt tokens and max_tokens %u are %llu, all KV pages hold %u",
-                           prompt->n_tokens, max_tokens, (unsigned long long)n_positions,
-                           limits->max_positions);
+                           "%u prompt tokens leave no room for a token, all KV pages hold %u",
+                           prompt->n_tokens, limits->max_positions);
     return 0;
 }
 
@@ -214,15 +214,19 @@ static void fill_parts(struct sched_request *r, const struct parts *p,
 
     r->choices = (struct choice *)(base + p->choices);
     r->n_choices = r->opt.n_prompts * r->opt.n;
-    for (uint32_t i = 0; i < r->n_choices; i++)
+    for (uint32_t i = 0; i < r->n_choices; i++) {
+        uint32_t room = limits->max_positions - r->opt.prompts[i / r->opt.n].n_tokens;
         r->choices[i] = (struct choice){ .req = r, .index = i, .stop_token = -1 };
+        r->choices[i].max_tokens = r->opt.max_tokens < room ? r->opt.max_tokens : room;
+    }
 }
 
 static void count_work(struct sched_request *r)
 {
     r->n_prompt_tokens = sum_prompt_tokens(&r->opt);
     r->n_work_prompt = r->n_prompt_tokens * r->opt.n;
-    r->n_work_output = (uint64_t)r->n_choices * r->opt.max_tokens;
+    for (uint32_t i = 0; i < r->n_choices; i++)
+        r->n_work_output += r->choices[i].max_tokens;
     r->usage.prompt_tokens = r->n_prompt_tokens < UINT32_MAX ? (uint32_t)r->n_prompt_tokens
                                                              : UINT32_MAX;
 }

@@ -285,6 +285,9 @@ static void step(struct sched *s)
         take_job(s, s->job_choices[i], &s->jobs[i], &facts);
     finish_prefilled(s);
     stats_add_step(&s->stats, &facts);
+    if (facts.n_prompt_rows > 0)
+        s->limits.max_prompt_rows = batch_prompt_limit(
+            s->limits.max_prompt_rows, facts.n_prompt_rows, n_rows, facts.ns, s->limits.max_rows);
 }
 
 /* ---- the thread ---- */
@@ -397,7 +400,8 @@ int sched_open(struct sched **out, struct engine *e, const struct sched_options 
     s->on_event = opt->on_event;
     s->max_seqs = opt->max_seqs ? opt->max_seqs : DEFAULT_MAX_SEQS;
     s->max_positions = find_max_positions(e);
-    s->limits = (struct batch_limits){ info->max_rows, info->max_logit_rows };
+    s->limits = (struct batch_limits){ info->max_rows, info->max_logit_rows,
+                                       BATCH_FIRST_PROMPT_ROWS };
     assert(s->on_event && s->limits.max_rows > 0 && s->limits.max_logit_rows > 0);
     if (take_memory(s)) {
         engine_fail(err, ENGINE_ERR_MEMORY, "no memory for a scheduler of %u sequences",

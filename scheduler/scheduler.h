@@ -48,7 +48,8 @@ struct sched_options_request {
     const struct sched_prompt *prompts;
     uint32_t n_prompts;
     uint32_t n;          /* choices per prompt */
-    uint32_t max_tokens; /* per choice; 0: prefill only (and the echo) */
+    uint32_t max_tokens; /* per choice, at most what its prompt leaves of the context (then it ends
+                          * with LENGTH there); 0: prefill only (and the echo) */
     uint32_t min_tokens;
     struct engine_sampling sampling;
     const struct sched_text *stops; /* none empty */

@@ -126,7 +126,7 @@ static void advance(struct load *l, uint64_t bytes)
 
 static int check_cancel(const struct load *l)
 {
-    if (l->opt->cancel && *l->opt->cancel)
+    if (l->opt->cancel && __atomic_load_n(l->opt->cancel, __ATOMIC_RELAXED))
         return engine_fail(l->err, ENGINE_ERR_CANCELLED,
                            "loading was cancelled at %" PRIu64 " of %" PRIu64 " bytes",
                            l->done_bytes, l->total_bytes);

@@ -24,11 +24,11 @@ static struct batch_item echoing(uint32_t n, bool last)
 }
 
 #define PICK(items, rows, logits)                                                                  \
-    batch_pick(items, sizeof(items) / sizeof(items[0]), &(struct batch_limits){ rows, logits })
+    batch_pick(items, sizeof(items) / sizeof(items[0]), &(struct batch_limits){ rows, logits, 0 })
 
 Test(batch, nothing_runs)
 {
-    cr_assert_eq(batch_pick(NULL, 0, &(struct batch_limits){ 8, 4 }), 0);
+    cr_assert_eq(batch_pick(NULL, 0, &(struct batch_limits){ 8, 4, 0 }), 0);
 }
 
 Test(batch, every_decoding_choice_has_its_row_before_any_prompt)
@@ -222,7 +222,7 @@ static void advance(struct sim *sim)
 static void simulate(uint32_t max_rows, uint32_t max_logit_rows, uint32_t n_arrivals, uint64_t seed)
 {
     struct sim *sim = calloc(1, sizeof(*sim));
-    sim->limits = (struct batch_limits){ max_rows, max_logit_rows };
+    sim->limits = (struct batch_limits){ max_rows, max_logit_rows, 0 };
     sim->random = seed;
     uint64_t max_steps = 400ull * 1000 * 1000 / max_rows;
     while (sim->n_done < n_arrivals) {
@@ -240,6 +240,30 @@ static void simulate(uint32_t max_rows, uint32_t max_logit_rows, uint32_t n_arri
     }
     cr_assert_eq(sim->n_running, 0);
     free(sim);
+}
+
+Test(batch, prompts_keep_within_their_own_limit)
+{
+    struct batch_item items[] = { { .n_prefill = 100, .last_logits = true },
+                                  { .n_prefill = 0 },
+                                  { .n_prefill = 3, .last_logits = true } };
+    struct batch_limits limits = { 64, 8, 20 };
+    cr_assert_eq(batch_pick(items, 3, &limits), 21);
+    cr_assert_eq(items[1].n_rows, 1);
+    cr_assert_eq(items[2].n_rows, 3);
+    cr_assert_eq(items[0].n_rows, 17);
+}
+
+Test(prompt_limit, falls_at_once_and_at_most_doubles_after_full_steps)
+{
+    const uint64_t ms = 1000 * 1000;
+    cr_assert_eq(batch_prompt_limit(64, 64, 64, 10 * ms, 512), 128, "fast: twice as many");
+    cr_assert_eq(batch_prompt_limit(400, 400, 400, 10 * ms, 512), 512, "at most all rows");
+    cr_assert_eq(batch_prompt_limit(64, 64, 64, 100 * ms, 512), 96, "150 ms are 96 rows");
+    cr_assert_eq(batch_prompt_limit(512, 512, 520, 1300 * ms, 512), 60, "too slow: what fits");
+    cr_assert_eq(batch_prompt_limit(512, 5, 5, 8 * ms, 512), 512, "a short rest says nothing");
+    cr_assert_eq(batch_prompt_limit(16, 16, 16, 4000 * ms, 512), 16, "never none");
+    cr_assert_eq(batch_prompt_limit(16, 16, 16, 0, 8), 8);
 }
 
 Test(batch, ten_thousand_random_arrivals_all_finish)

@@ -35,20 +35,42 @@ static void expect_refused(enum engine_err_code code, const char *words)
     cr_assert_eq(fx.sched->queue.n_reserved, 0, "its seat comes back");
 }
 
-Test(request, longer_than_the_context_is_refused_with_the_numbers)
+/* A prompt of n letters in place of the usual one. */
+static void use_prompt_of(uint32_t n)
 {
-    t.opt.max_tokens = 62;
-    expect_refused(ENGINE_ERR_CONTEXT,
-                   "3 prompt tokens and max_tokens 62 are 65, the context has 64");
-    t.opt.max_tokens = UINT32_MAX;
-    expect_refused(ENGINE_ERR_CONTEXT, "4294967298");
+    static char text[128];
+    memset(text, 'a', n);
+    text[n] = '\0';
+    test_request_close(&t);
+    test_request_init(&t, text, 4);
 }
 
-Test(request, more_than_all_pages_is_refused_at_once)
+Test(request, a_prompt_that_fills_the_context_is_refused_with_the_numbers)
 {
-    t.opt.max_tokens = 46; /* 49 positions, 6 pages of 8 */
+    use_prompt_of(64);
     expect_refused(ENGINE_ERR_CONTEXT,
-                   "3 prompt tokens and max_tokens 46 are 49, all KV pages hold 48");
+                   "64 prompt tokens leave no room for a token, the context has 64");
+}
+
+Test(request, a_prompt_that_fills_all_pages_is_refused_at_once)
+{
+    use_prompt_of(48); /* 6 pages of 8 */
+    expect_refused(ENGINE_ERR_CONTEXT, "all KV pages hold 48");
+}
+
+Test(request, each_choice_has_the_room_that_its_own_prompt_leaves)
+{
+    static const int32_t tokens[] = { 'a', 'b', 'c', 'd', 'e' };
+    struct sched_prompt prompts[2] = { { tokens, 5 }, { tokens, 1 } };
+    t.opt.prompts = prompts;
+    t.opt.n_prompts = 2;
+    t.opt.max_tokens = UINT32_MAX;
+    t.opt.ignore_eos = true;
+    test_request_submit(&t, &fx);
+    test_request_wait(&t);
+    cr_assert_eq(t.log.last.kind, SCHED_EVENT_DONE);
+    cr_assert_eq(t.log.last.usage.completion_tokens, 48 - 5 + 48 - 1);
+    test_request_close(&t);
 }
 
 Test(request, tokens_outside_the_vocabulary_are_refused)
