@@ -4,7 +4,7 @@
  *
  * A line is built whole and written with one write(2), so that lines of several threads never mix.
  * Identical warnings and errors within ten seconds are written once; the next one that is written
- * says how many were left out.  Any thread.
+ * says how many were left out.  Lines that differ in request_id alone are identical.  Any thread.
  */
 #include "server/log.h"
 
@@ -181,15 +181,19 @@ void log_fields(enum log_level level, const char *event, const struct log_field 
         return;
     bool json = atomic_load(&as_json);
     uint64_t n_left_out = 0;
-    struct buf text = { 0 };
-    for (const struct log_field *f = fields; f->key; f++)
+    struct buf text = { 0 }, same = { 0 };
+    for (const struct log_field *f = fields; f->key; f++) {
         add_field(&text, f, json);
+        if (level >= LOG_WARN_LEVEL && strcmp(f->key, "request_id") != 0)
+            add_field(&same, f, json);
+    }
     bool due = true;
     if (level >= LOG_WARN_LEVEL)
-        due = is_due(event, &text, &n_left_out);
+        due = is_due(event, &same, &n_left_out);
     if (due) {
         write_line(level, event, &text, n_left_out, json);
         atomic_fetch_add_explicit(&n_lines[level], 1, memory_order_relaxed);
     }
     buf_fini(&text);
+    buf_fini(&same);
 }

@@ -106,16 +106,28 @@ static void bucket(struct text *t, const char *name, const char *labels, const d
     buf_char(t->b, '\n');
 }
 
+/* Exact: a rounded sum makes the rate of a busy server jump. */
+static void add_sum(struct buf *b, uint64_t sum, bool is_ns)
+{
+    if (is_ns)
+        buf_printf(b, "%llu.%09llu", (unsigned long long)(sum / 1000000000),
+                   (unsigned long long)(sum % 1000000000));
+    else
+        buf_u64(b, sum);
+}
+
 static void add_histogram(struct text *t, const char *name, const char *labels,
                           const double *bounds, uint32_t n_bounds, const uint64_t *counts,
-                          double sum)
+                          uint64_t sum, bool is_ns)
 {
     uint64_t total = 0;
     for (uint32_t i = 0; i <= n_bounds; i++) {
         total += counts[i];
         bucket(t, name, labels, i < n_bounds ? &bounds[i] : NULL, total);
     }
-    buf_printf(t->b, "%s_sum{%s} %.9g\n", name, labels, sum);
+    buf_printf(t->b, "%s_sum{%s} ", name, labels);
+    add_sum(t->b, sum, is_ns);
+    buf_char(t->b, '\n');
     buf_printf(t->b, "%s_count{%s} ", name, labels);
     buf_u64(t->b, total);
     buf_char(t->b, '\n');
@@ -127,7 +139,7 @@ static void add_hist(struct text *t, const char *name, const char *labels,
     uint64_t counts[METRICS_MAX_BOUNDS + 1];
     for (uint32_t i = 0; i <= bounds->n; i++)
         counts[i] = load(&h->buckets[i]);
-    add_histogram(t, name, labels, bounds->at, bounds->n, counts, (double)load(&h->sum) * unit);
+    add_histogram(t, name, labels, bounds->at, bounds->n, counts, load(&h->sum), unit < 1);
 }
 
 static void add_histograms(struct text *t, const struct metrics *m)
@@ -267,19 +279,18 @@ static void add_steps(struct text *t, const struct sched_stats *s)
     buf_str(&labels, ",phase=\"prefill\"");
     buf_char(&labels, '\0');
     add_histogram(t, "lacuna_engine_step_seconds", labels.failed ? t->model : labels.data,
-                  sched_step_bounds, SCHED_N_STEP_BOUNDS, s->prefill_step,
-                  (double)s->prefill_step_ns * 1e-9);
+                  sched_step_bounds, SCHED_N_STEP_BOUNDS, s->prefill_step, s->prefill_step_ns,
+                  true);
     buf_clear(&labels);
     buf_printf(&labels, "%s", t->model);
     buf_str(&labels, ",phase=\"decode\"");
     buf_char(&labels, '\0');
     add_histogram(t, "lacuna_engine_step_seconds", labels.failed ? t->model : labels.data,
-                  sched_step_bounds, SCHED_N_STEP_BOUNDS, s->decode_step,
-                  (double)s->decode_step_ns * 1e-9);
+                  sched_step_bounds, SCHED_N_STEP_BOUNDS, s->decode_step, s->decode_step_ns, true);
     buf_fini(&labels);
     family(t, "lacuna_engine_step_tokens", "histogram", "Rows of a step.");
     add_histogram(t, "lacuna_engine_step_tokens", t->model, sched_step_token_bounds,
-                  SCHED_N_STEP_TOKEN_BOUNDS, s->step_tokens, (double)s->step_tokens_sum);
+                  SCHED_N_STEP_TOKEN_BOUNDS, s->step_tokens, s->step_tokens_sum, false);
 }
 
 static void add_cache(struct text *t, const struct engine *e)
@@ -312,7 +323,8 @@ static void add_info(struct text *t, const struct engine *e)
 
 static void add_state(struct text *t, enum srv_state state)
 {
-    single(t, "lacuna_ready", "gauge", NULL, state == SRV_READY, "1 if requests should come here.");
+    single(t, "lacuna_ready", "gauge", NULL, state == SRV_READY && !atomic_load(&t->srv->is_stuck),
+           "1 if requests should come here.");
     single(t, "lacuna_draining", "gauge", NULL, state >= SRV_DRAIN_DELAY,
            "1 once the server was asked to stop.");
     single(t, "lacuna_model_load_seconds", "gauge", t->model,

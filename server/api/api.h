@@ -22,7 +22,7 @@ http_answer_fn api_version_answer;
 http_answer_fn api_metrics_answer;
 http_answer_fn api_disabled_answer;
 
-/* The 503 of a server that is loading or draining; API_OK if requests are served. */
+/* The 503 of a server that is loading, draining or stuck; API_OK if requests are served. */
 void api_check_state(const struct srv *s, struct api_error *e);
 
 /* The scheduler's events, for sched_open. */

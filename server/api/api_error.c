@@ -19,6 +19,7 @@ static const struct {
     const char *reason; /* see api_error_reason */
 } table[API_N_ERROR_KINDS] = {
     [API_OK] = { 200, "", "", NULL },
+    [API_BAD_REQUEST] = { 400, bad_request, "bad_request", "invalid" },
     [API_INVALID_JSON] = { 400, bad_request, "invalid_json", "invalid" },
     [API_MISSING_PARAMETER] = { 400, bad_request, "missing_required_parameter", "invalid" },
     [API_INVALID_TYPE] = { 400, bad_request, "invalid_type", "invalid" },

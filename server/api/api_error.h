@@ -15,6 +15,7 @@
 
 enum api_error_kind {
     API_OK = 0,
+    API_BAD_REQUEST, /* as HTTP */
     API_INVALID_JSON,
     API_MISSING_PARAMETER,
     API_INVALID_TYPE,

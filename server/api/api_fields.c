@@ -188,13 +188,18 @@ int api_read_fields(struct api_reader *r, const json_t *object, const struct api
     json_t *value;
     json_object_foreach((json_t *)object, name, value)
     {
+        char path[96];
         const struct api_field *f = find_field(fields, n_fields, name);
+        snprintf(path, sizeof(path), "%s%.64s", r->within, name);
         if (!f || f->kind == API_KIND_IGNORED) {
             if (!f && r->limits->strict_params)
-                return api_fail(r->err, API_UNKNOWN_PARAMETER, name, "Unknown field '%.64s'", name);
-            note_unknown(r->unknown, name);
-        } else if (!json_is_null(value) && read_field(r, f, value, out) != 0) {
-            return -1;
+                return api_fail(r->err, API_UNKNOWN_PARAMETER, path, "Unknown field '%s'", path);
+            note_unknown(r->unknown, path);
+        } else if (!json_is_null(value)) {
+            struct api_field named = *f;
+            named.name = path; /* errors name the whole path */
+            if (read_field(r, &named, value, out) != 0)
+                return -1;
         }
     }
     return 0;
@@ -203,6 +208,10 @@ int api_read_fields(struct api_reader *r, const json_t *object, const struct api
 json_t *api_read_document(char *body, size_t len, const char *key, struct api_scan *scan,
                           struct api_error *err)
 {
+    if (len == 0) {
+        api_fail(err, API_INVALID_JSON, NULL, "The body is empty");
+        return NULL;
+    }
     if (api_scan_body(body, len, key, scan, err) != 0)
         return NULL;
     json_error_t why;

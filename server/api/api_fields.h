@@ -14,6 +14,7 @@ struct api_reader {
     const struct api_scan *scan; /* the list that was taken out of the body, if any */
     struct api_error *err;
     struct api_unknown *unknown;
+    const char *within; /* what names stand in: "" or "stream_options." */
 };
 
 enum api_kind {

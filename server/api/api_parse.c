@@ -17,6 +17,8 @@
 
 /* Large enough for any context, small enough that sums with it never overflow. */
 enum { MAX_TOKEN_COUNT = 1 << 30 };
+/* A wish may be any integer that JSON can say; it is cut to MAX_TOKEN_COUNT. */
+#define MAX_WANTED 9007199254740992 /* 2^53 */
 
 /* ---- prompts ---- */
 
@@ -267,7 +269,9 @@ static int parse_stream_options(struct api_reader *r, const char *name, const js
     struct stream_options o = { 0 };
     if (!json_is_object(v))
         return api_wrong_type(r, name, v, "an object");
-    if (api_read_fields(r, v, fields, sizeof(fields) / sizeof(fields[0]), &o) != 0)
+    struct api_reader inner = *r;
+    inner.within = "stream_options.";
+    if (api_read_fields(&inner, v, fields, sizeof(fields) / sizeof(fields[0]), &o) != 0)
         return -1;
     c->has_stream_options = json_object_size(v) > 0;
     c->include_usage = o.include_usage;
@@ -349,7 +353,7 @@ static int parse_request_id(struct api_reader *r, const char *name, const json_t
         return api_fail(r->err, API_INVALID_VALUE, name,
                         "'%s' must be 1 to %d of the characters A-Z a-z 0-9 . _ -", name,
                         API_MAX_ID_BYTES);
-    c->request_id = id;
+    memcpy(c->request_id, id, len + 1);
     return 0;
 }
 
@@ -380,7 +384,7 @@ static const struct api_field completion_fields[] = {
     { "presence_penalty", API_KIND_NUMBER, AT(presence_penalty), .min = -2, .max = 2 },
     { "logit_bias", API_KIND_CUSTOM, .parse = parse_logit_bias },
     { "logprobs", API_KIND_CUSTOM, .parse = parse_logprobs },
-    { "max_tokens", API_KIND_I64, AT(max_tokens), .min = 0, .max = MAX_TOKEN_COUNT },
+    { "max_tokens", API_KIND_I64, AT(max_tokens), .min = 0, .max = MAX_WANTED },
     { "n", API_KIND_CUSTOM, .parse = parse_n },
     { "seed", API_KIND_CUSTOM, .parse = parse_seed },
     { "stop", API_KIND_CUSTOM, .parse = parse_stop },
@@ -391,7 +395,7 @@ static const struct api_field completion_fields[] = {
     { "top_p", API_KIND_NUMBER, AT(top_p), .min = 0, .max = 1 },
     { "user", API_KIND_STRING, AT(user), .max = 1024 },
     /* extensions */
-    { "n_predict", API_KIND_I64, AT(n_predict), .min = -1, .max = MAX_TOKEN_COUNT },
+    { "n_predict", API_KIND_I64, AT(n_predict), .min = -1, .max = MAX_WANTED },
     { "top_k", API_KIND_I32, AT(top_k), .min = -1, .max = INT32_MAX },
     { "min_p", API_KIND_NUMBER, AT(min_p), .min = 0, .max = 1 },
     { "repetition_penalty", API_KIND_NUMBER, AT(repetition_penalty), .min = 0, .max = 10,
@@ -430,6 +434,24 @@ static const struct api_field completion_fields[] = {
     { "guided_regex", API_KIND_UNBUILT, .min = -1 },
     { "guided_choice", API_KIND_UNBUILT, .min = -1 },
     { "guided_grammar", API_KIND_UNBUILT, .min = -1 },
+    /* of other servers' samplers and slots: nothing here answers to them */
+    { "id_slot", API_KIND_IGNORED, .min = 0 },
+    { "samplers", API_KIND_IGNORED, .min = 0 },
+    { "mirostat", API_KIND_IGNORED, .min = 0 },
+    { "mirostat_tau", API_KIND_IGNORED, .min = 0 },
+    { "mirostat_eta", API_KIND_IGNORED, .min = 0 },
+    { "dry_multiplier", API_KIND_IGNORED, .min = 0 },
+    { "dry_base", API_KIND_IGNORED, .min = 0 },
+    { "dry_allowed_length", API_KIND_IGNORED, .min = 0 },
+    { "dry_penalty_last_n", API_KIND_IGNORED, .min = 0 },
+    { "dry_sequence_breakers", API_KIND_IGNORED, .min = 0 },
+    { "xtc_probability", API_KIND_IGNORED, .min = 0 },
+    { "xtc_threshold", API_KIND_IGNORED, .min = 0 },
+    { "typical_p", API_KIND_IGNORED, .min = 0 },
+    { "dynatemp_range", API_KIND_IGNORED, .min = 0 },
+    { "dynatemp_exponent", API_KIND_IGNORED, .min = 0 },
+    { "n_keep", API_KIND_IGNORED, .min = 0 },
+    { "lora", API_KIND_IGNORED, .min = 0 },
 };
 
 #undef AT
@@ -456,6 +478,8 @@ static void settle_max_tokens(struct api_completion *c)
         c->max_tokens = c->n_predict;
     if (c->max_tokens == API_NOT_GIVEN)
         c->max_tokens = DEFAULT_MAX_TOKENS;
+    if (c->max_tokens > MAX_TOKEN_COUNT)
+        c->max_tokens = MAX_TOKEN_COUNT;
 }
 
 static int check_rules(struct api_completion *c, struct api_error *err)
@@ -493,7 +517,7 @@ int api_parse_completion(char *body, size_t len, const struct api_limits *limits
                          struct api_completion *out, struct api_error *err)
 {
     struct api_scan scan = { 0 };
-    struct api_reader r = { limits, &scan, err, &out->unknown };
+    struct api_reader r = { limits, &scan, err, &out->unknown, "" };
     int rc = -1;
     set_defaults(out);
     json_t *doc = api_read_document(body, len, "prompt", &scan, err);
@@ -514,13 +538,27 @@ done:
     return rc;
 }
 
-void api_completion_fini(struct api_completion *c)
+void api_completion_drop(struct api_completion *c, bool keep_ids)
 {
     free(c->prompts);
     free(c->stops);
     free(c->stop_tokens);
     free(c->bias);
-    free(c->ids);
     json_decref(c->doc);
+    c->prompts = NULL;
+    c->stops = NULL;
+    c->stop_tokens = NULL;
+    c->bias = NULL;
+    c->doc = NULL;
+    c->model = c->user = c->cache_salt = NULL; /* lay in the document */
+    if (keep_ids)
+        return;
+    free(c->ids);
+    c->ids = NULL;
+}
+
+void api_completion_fini(struct api_completion *c)
+{
+    api_completion_drop(c, false);
     *c = (struct api_completion){ 0 };
 }

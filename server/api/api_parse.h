@@ -25,6 +25,7 @@ enum {
     API_MAX_BIASES = 1024,
     API_MAX_SALT_BYTES = 1024,
     API_MAX_ID_BYTES = 128,
+    API_MAX_TEXT_BYTES = 1 << 20, /* of a text that is tokenized whatever the context holds */
 };
 
 struct api_limits {
@@ -75,7 +76,8 @@ struct api_completion { /* POST /v1/completions; strings live as long as the str
     uint32_t n_stop_tokens;
     struct engine_logit_bias *bias;
     uint32_t n_bias;
-    const char *user, *request_id, *cache_salt; /* NULL: not given */
+    const char *user, *cache_salt;         /* NULL: not given */
+    char request_id[API_MAX_ID_BYTES + 1]; /* "": not given */
     bool has_stream_options;
     struct api_unknown unknown;
     int32_t *ids; /* all prompts' ids */
@@ -87,6 +89,9 @@ struct api_completion { /* POST /v1/completions; strings live as long as the str
 int api_parse_completion(char *body, size_t len, const struct api_limits *limits,
                          struct api_completion *out, struct api_error *err);
 void api_completion_fini(struct api_completion *c);
+/* Frees what a submitted request needs no more: document, texts, stops, biases and, unless
+ * keep_ids, token ids.  The rest of the struct stays as it is. */
+void api_completion_drop(struct api_completion *c, bool keep_ids);
 
 struct api_tokenize { /* POST /tokenize, both dialects */
     const char *model;

@@ -19,6 +19,9 @@ static int parse_text(struct api_reader *r, const char *name, const json_t *v, v
                         "Give either 'content' or 'prompt', not both");
     t->text = json_string_value(v);
     t->text_len = json_string_length(v);
+    if (t->text_len > API_MAX_TEXT_BYTES)
+        return api_fail(r->err, API_INVALID_VALUE, name, "'%s' has %zu bytes; the limit is %d",
+                        name, t->text_len, API_MAX_TEXT_BYTES);
     return 0;
 }
 
@@ -43,7 +46,7 @@ int api_parse_tokenize(char *body, size_t len, const struct api_limits *limits,
 {
     struct api_scan scan = { 0 };
     *out = (struct api_tokenize){ 0 };
-    struct api_reader r = { limits, &scan, err, &out->unknown };
+    struct api_reader r = { limits, &scan, err, &out->unknown, "" };
     int rc = -1;
     json_t *doc = api_read_document(body, len, "prompt", &scan, err);
     out->doc = doc;
@@ -108,7 +111,7 @@ int api_parse_detokenize(char *body, size_t len, const struct api_limits *limits
 {
     struct api_scan scan = { 0 };
     *out = (struct api_detokenize){ 0 };
-    struct api_reader r = { limits, &scan, err, &out->unknown };
+    struct api_reader r = { limits, &scan, err, &out->unknown, "" };
     int rc = -1;
     json_t *doc = api_read_document(body, len, "tokens", &scan, err);
     out->doc = doc;

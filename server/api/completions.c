@@ -7,6 +7,7 @@
  */
 #include "server/api/completions.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -111,7 +112,7 @@ uint32_t completion_n_prompt(const struct completion *c, uint32_t choice)
 struct api_head completion_head(const struct completion *c)
 {
     return (struct api_head){
-        .id = c->req.request_id ? c->req.request_id : c->x->id,
+        .id = c->req.request_id[0] ? c->req.request_id : c->x->id,
         .created = c->x->created,
         .model = c->srv->model_name,
         .fingerprint = c->srv->fingerprint,
@@ -159,6 +160,17 @@ static int reserve(struct completion *c, struct api_error *err)
     return -1;
 }
 
+/* The access line tells users apart without naming them. */
+static void hash_user(const char *user, char *hex, size_t cap)
+{
+    uint32_t hash = 2166136261u; /* FNV-1a */
+    if (!user)
+        return;
+    for (; *user; user++)
+        hash = (hash ^ (unsigned char)*user) * 16777619u;
+    snprintf(hex, cap, "%08x", hash);
+}
+
 static int start(struct completion *c, struct api_error *err)
 {
     struct http_exchange *x = c->x;
@@ -170,6 +182,7 @@ static int start(struct completion *c, struct api_error *err)
     api_warn_unknown(x, &c->req.unknown);
     pthread_mutex_lock(&c->lock);
     c->log.is_stream = c->req.stream;
+    hash_user(c->req.user, c->log.user_hash, sizeof(c->log.user_hash));
     pthread_mutex_unlock(&c->lock);
     if (api_check_model(c->srv, c->req.model, err) != 0 || alloc_parts(c, err) != 0)
         return -1;
@@ -191,14 +204,23 @@ static int too_long(const struct completion *c, uint64_t n_prompt, const char *a
     return -1;
 }
 
+/* All of it would have to be tokenized, however little is kept. */
+static int too_large_to_cut(const struct api_prompt *p, struct api_error *err)
+{
+    return api_fail(err, API_INVALID_VALUE, "prompt",
+                    "'prompt' has %zu bytes; with 'truncate_prompt_tokens' the limit is %d",
+                    p->text_len, API_MAX_TEXT_BYTES);
+}
+
 /* A text so long that even the longest tokens could not make it fit is not worth tokenizing. */
 static int check_bytes(const struct completion *c, const struct api_prompt *p,
                        struct api_error *err)
 {
     uint64_t least = p->text_len / (engine_detok_max(c->srv->engine) + 1);
-    if (least <= engine_info(c->srv->engine)->n_ctx ||
-        c->req.truncate_prompt_tokens != API_NOT_GIVEN)
+    if (least <= engine_info(c->srv->engine)->n_ctx)
         return 0;
+    if (c->req.truncate_prompt_tokens != API_NOT_GIVEN)
+        return p->text_len <= API_MAX_TEXT_BYTES ? 0 : too_large_to_cut(p, err);
     return too_long(c, least, "at least ", err);
 }
 
@@ -407,6 +429,15 @@ static int submit(struct completion *c, struct api_error *err)
     return -1;
 }
 
+/* The scheduler has its own copy.  Its events may come at the same time: they read the prompts' ids
+ * only if these are to be returned, and nothing else of what goes here. */
+static void drop_inputs(struct completion *c, bool keep_ids)
+{
+    for (uint32_t i = 0; !keep_ids && c->tokens && i < c->req.n_prompts; i++)
+        engine_tokens_fini(&c->tokens[i]);
+    api_completion_drop(&c->req, keep_ids);
+}
+
 /* ---- turns ---- */
 
 static enum prepare_turn turn(struct completion *c, struct api_error *err)
@@ -442,6 +473,8 @@ enum prepare_turn api_completions_prepare(struct http_exchange *x)
             api_fail(&err, API_INTERNAL, NULL, "Out of memory");
     }
     enum prepare_turn next = c ? turn(c, &err) : PREPARE_DONE;
+    if (c && next == PREPARE_DONE)
+        drop_inputs(c, err.kind == API_OK && c->req.return_token_ids);
     if (err.kind != API_OK)
         http_reply_error(x, &err);
     return next;

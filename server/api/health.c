@@ -19,6 +19,8 @@ void api_check_state(const struct srv *s, struct api_error *e)
         api_fail(e, API_SHUTTING_DOWN, NULL, "The server is shutting down");
         break;
     default:
+        if (atomic_load(&s->is_stuck))
+            api_fail(e, API_ENGINE_STUCK, NULL, "The engine does not move");
         break;
     }
 }

@@ -14,6 +14,13 @@ struct line {
     uint32_t n;
 };
 
+/* What others may still change in an exchange whose client has left. */
+struct outcome {
+    enum api_error_kind error;
+    bool has_usage;
+    struct http_usage usage;
+};
+
 static void add(struct line *l, struct log_field f)
 {
     if (l->n + 1 < MAX_FIELDS)
@@ -41,26 +48,37 @@ static const char *method_name(enum http_method method)
     }
 }
 
-static void add_usage(struct line *l, const struct http_exchange *x)
+static void read_outcome(struct http_exchange *x, struct outcome *out)
 {
-    struct http_usage u = { 0 };
-    if (!x->app_ops || !x->app_ops->usage)
-        return;
-    x->app_ops->usage(x->app, &u);
-    add(l, LOG_STR("model", x->srv->model_name));
-    add(l, LOG_BOOL("stream", u.is_stream));
-    add(l, LOG_U64("prompt_tokens", u.prompt_tokens));
-    add(l, LOG_U64("cached_tokens", u.cached_tokens));
-    add(l, LOG_U64("completion_tokens", u.completion_tokens));
-    add(l, LOG_STR("finish", u.finish));
-    add(l, LOG_F64("queue_ms", ms(u.queue_ns)));
-    add(l, LOG_F64("ttft_ms", ms(u.ttft_ns)));
-    add(l, LOG_F64("itl_ms", ms(u.itl_ns)));
-    if (u.cancel_phase)
-        add(l, LOG_STR("cancel_phase", u.cancel_phase));
+    *out = (struct outcome){ 0 };
+    pthread_mutex_lock(&x->lock);
+    out->error = x->error;
+    out->has_usage = x->app_ops && x->app_ops->usage;
+    if (out->has_usage)
+        x->app_ops->usage(x->app, &out->usage);
+    pthread_mutex_unlock(&x->lock);
 }
 
-static void log_line(const struct http_exchange *x, unsigned status, uint64_t ns)
+/* u must outlive the line. */
+static void add_usage(struct line *l, const struct http_exchange *x, const struct http_usage *u)
+{
+    add(l, LOG_STR("model", x->srv->model_name));
+    if (u->user_hash[0])
+        add(l, LOG_STR("user_hash", u->user_hash));
+    add(l, LOG_BOOL("stream", u->is_stream));
+    add(l, LOG_U64("prompt_tokens", u->prompt_tokens));
+    add(l, LOG_U64("cached_tokens", u->cached_tokens));
+    add(l, LOG_U64("completion_tokens", u->completion_tokens));
+    add(l, LOG_STR("finish", u->finish));
+    add(l, LOG_F64("queue_ms", ms(u->queue_ns)));
+    add(l, LOG_F64("ttft_ms", ms(u->ttft_ns)));
+    add(l, LOG_F64("itl_ms", ms(u->itl_ns)));
+    if (u->cancel_phase)
+        add(l, LOG_STR("cancel_phase", u->cancel_phase));
+}
+
+static void log_line(const struct http_exchange *x, const struct outcome *o, unsigned status,
+                     uint64_t ns)
 {
     enum log_level level = x->route->is_quiet ? LOG_DEBUG_LEVEL : LOG_INFO_LEVEL;
     struct line l = { .n = 0 };
@@ -75,9 +93,10 @@ static void log_line(const struct http_exchange *x, unsigned status, uint64_t ns
     add(&l, LOG_STR("method", method_name(x->method)));
     add(&l, LOG_STR("route", x->route->name));
     add(&l, LOG_U64("status", status));
-    if (x->error != API_OK)
-        add(&l, LOG_STR("error", api_error_code(x->error)));
-    add_usage(&l, x);
+    if (o->error != API_OK)
+        add(&l, LOG_STR("error", api_error_code(o->error)));
+    if (o->has_usage)
+        add_usage(&l, x, &o->usage);
     add(&l, LOG_F64("total_ms", ms(ns)));
     add(&l, LOG_U64("bytes_out", x->bytes_out));
     add(&l, LOG_END);
@@ -89,8 +108,10 @@ void http_account(struct http_exchange *x, unsigned status)
     uint64_t ns = srv_now_ns() - x->arrived_ns;
     uint32_t route = (uint32_t)(x->route - http_routes);
     unsigned method = x->route->methods & x->method ? x->method : HTTP_OTHER;
+    struct outcome outcome;
+    read_outcome(x, &outcome);
     metrics_count_http(x->srv->metrics, route, method, status, ns);
-    if (x->error != API_OK)
-        metrics_count_rejected(x->srv->metrics, x->error);
-    log_line(x, status, ns);
+    if (outcome.error != API_OK)
+        metrics_count_rejected(x->srv->metrics, outcome.error);
+    log_line(x, &outcome, status, ns);
 }

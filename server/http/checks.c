@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 #include "server/api/api.h"
 #include "server/http/auth.h"
@@ -40,6 +41,34 @@ static void check_host(struct http_exchange *x)
         return;
     api_fail(&x->early, API_HOST_REFUSED, NULL,
              "This server listens on a loopback address and does not answer to this Host name");
+}
+
+/* ---- framing ---- */
+
+struct framing {
+    unsigned n_lengths, n_codings;
+};
+
+static enum MHD_Result count_framing(void *cls, enum MHD_ValueKind kind, const char *name,
+                                     const char *value)
+{
+    struct framing *f = cls;
+    (void)kind;
+    (void)value;
+    f->n_lengths += strcasecmp(name, "Content-Length") == 0;
+    f->n_codings += strcasecmp(name, "Transfer-Encoding") == 0;
+    return MHD_YES;
+}
+
+/* A proxy in front could see another end of the body than we do, and take its rest for a request of
+ * somebody else. */
+static void check_framing(struct http_exchange *x)
+{
+    struct framing f = { 0 };
+    MHD_get_connection_values(x->mhd, MHD_HEADER_KIND, count_framing, &f);
+    if (f.n_lengths > 1 || (f.n_lengths && f.n_codings))
+        api_fail(&x->early, API_BAD_REQUEST, NULL,
+                 "A request must say its length once: one Content-Length, or Transfer-Encoding");
 }
 
 /* ---- CORS ---- */
@@ -111,8 +140,8 @@ static void take_seat(struct http_exchange *x)
 {
     if (!x->route->is_counted || !x->key)
         return;
-    x->holds_seat = auth_acquire(x->key);
-    if (x->holds_seat)
+    atomic_store(&x->holds_seat, auth_acquire(x->key));
+    if (atomic_load(&x->holds_seat))
         return;
     api_fail(&x->early, API_KEY_LIMIT, NULL, "This API key allows %u requests at a time",
              auth_limit(x->key));
@@ -139,6 +168,7 @@ void http_check_request(struct http_exchange *x, const char *url)
     if (x->route->takes_rest)
         x->rest = strdup(url + strlen(x->route->path));
     note_origin(x);
+    check_framing(x);
     check_host(x);
     if (x->early.kind == API_OK && is_preflight(x))
         return;

@@ -32,6 +32,7 @@ enum {
     IDLE_TIMEOUT_S = 30,
     HEADER_MEMORY = 32 << 10,
     BODIES_HELD = 4, /* full-size bodies in memory at once; the memory plan of serve counts on it */
+    BODY_SMALL = 64 << 10, /* never refused for want of room: the connection limit bounds these */
 };
 static const uint64_t body_grace_ns = 30ull * 1000000000; /* ...this much time */
 
@@ -105,6 +106,7 @@ static struct http_exchange *begin(const struct http_listener *l, struct MHD_Con
         x->is_completion = true;
         atomic_fetch_add(&x->srv->n_completions, 1);
     }
+    atomic_store(&x->body_read_ns, x->arrived_ns);
     atomic_store(&x->body_deadline_ns, x->arrived_ns + body_grace_ns);
     watch_attach(l->http->watch, conn, x);
     return x;
@@ -147,6 +149,7 @@ static void add_key_headers(const struct http_exchange *x, struct MHD_Response *
     add_header(r, "x-ratelimit-limit-requests", number);
     snprintf(number, sizeof(number), "%u", running < limit ? limit - running : 0);
     add_header(r, "x-ratelimit-remaining-requests", number);
+    add_header(r, "x-ratelimit-reset-requests", running < limit ? "0s" : "1s");
 }
 
 static void add_common_headers(const struct http_exchange *x, struct MHD_Response *r)
@@ -265,12 +268,13 @@ static enum MHD_Result swallow(struct http_exchange *x, size_t n)
 static bool has_room(struct http_exchange *x, size_t n)
 {
     const struct srv_options *opt = &x->srv->opt;
+    bool is_small = x->body.len + n <= BODY_SMALL;
     uint64_t held = atomic_fetch_add(&x->srv->body_bytes, n) + n;
     x->body_counted += n;
     if (x->body.len + n > opt->max_body_bytes) {
         api_fail(&x->early, API_BODY_TOO_LARGE, NULL, "The body is larger than %llu bytes",
                  (unsigned long long)opt->max_body_bytes);
-    } else if (held > opt->max_body_bytes * BODIES_HELD) {
+    } else if (!is_small && held > opt->max_body_bytes * BODIES_HELD) {
         api_fail(&x->early, API_QUEUE_FULL, NULL, "Too many large requests are waiting");
         x->early.retry_after_s = 1;
     } else {
@@ -281,6 +285,7 @@ static bool has_room(struct http_exchange *x, size_t n)
 
 static enum MHD_Result take_body(struct http_exchange *x, const char *data, size_t n)
 {
+    atomic_store(&x->body_read_ns, srv_now_ns());
     if (x->early.kind != API_OK || !x->route->prepare)
         return swallow(x, n);
     if (has_room(x, n))
@@ -374,6 +379,8 @@ static enum MHD_Result on_request(void *cls, struct MHD_Connection *mhd, const c
     *con_cls = x;
     if (!x)
         return MHD_NO;
+    if (x->early.kind == API_BAD_REQUEST) /* where its body ends is not to be trusted */
+        return proceed(x);
     if (x->early.kind != API_OK && (has_large_body(x) || expects_continue(x)))
         return proceed(x);
     return MHD_YES;
@@ -407,8 +414,7 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
     if (was_stream)
         atomic_fetch_sub(&l->http->n_streams, 1);
     http_account(x, is_ok ? x->sent_status : 499);
-    if (x->holds_seat)
-        auth_release(x->key);
+    http_release_seat(x); /* of a request that was never answered */
     if (x->is_completion)
         atomic_fetch_sub(&x->srv->n_completions, 1);
     http_unref(x);
@@ -449,11 +455,11 @@ struct MHD_Daemon *http_start_daemon(struct http_listener *l, uint32_t n_threads
         pool[0].option = MHD_OPTION_END;
     if (l->is_ipv6)
         flags |= MHD_USE_IPv6;
-    return MHD_start_daemon(flags, 0, NULL, NULL, on_request, l, MHD_OPTION_EXTERNAL_LOGGER, on_log,
-                            NULL, MHD_OPTION_LISTEN_SOCKET, l->fd, MHD_OPTION_NOTIFY_COMPLETED,
-                            on_completed, l, MHD_OPTION_NOTIFY_CONNECTION, on_connection, l,
-                            MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIMEOUT_S,
-                            MHD_OPTION_CONNECTION_LIMIT, max_connections,
-                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_MEMORY,
-                            MHD_OPTION_ARRAY, pool, MHD_OPTION_END);
+    return MHD_start_daemon(
+        flags, 0, NULL, NULL, on_request, l, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
+        MHD_OPTION_LISTEN_SOCKET, l->fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l,
+        MHD_OPTION_NOTIFY_CONNECTION, on_connection, l, MHD_OPTION_CONNECTION_TIMEOUT,
+        (unsigned)IDLE_TIMEOUT_S, MHD_OPTION_CONNECTION_LIMIT, max_connections,
+        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+        MHD_OPTION_ARRAY, pool, MHD_OPTION_END);
 }

@@ -42,6 +42,12 @@ void http_body_free(struct http_exchange *x)
     x->body_counted = 0;
 }
 
+void http_release_seat(struct http_exchange *x)
+{
+    if (atomic_exchange(&x->holds_seat, false))
+        auth_release(x->key);
+}
+
 void http_unref(struct http_exchange *x)
 {
     if (atomic_fetch_sub(&x->refs, 1) != 1)
@@ -121,6 +127,7 @@ static bool is_answered(const struct http_exchange *x)
 static void set_reply(struct http_exchange *x, unsigned status, const char *content_type,
                       struct buf *body_take)
 {
+    http_release_seat(x);
     x->phase = HTTP_PHASE_REPLY;
     x->reply.status = status;
     x->reply.content_type = content_type;
@@ -187,7 +194,8 @@ void http_reply_error(struct http_exchange *x, const struct api_error *e)
     pthread_mutex_lock(&x->lock);
     if (!is_answered(x)) {
         x->error = e->kind;
-        x->reply.close = e->kind == API_SHUTTING_DOWN || e->kind == API_BODY_TOO_LARGE;
+        x->reply.close = e->kind == API_SHUTTING_DOWN || e->kind == API_BODY_TOO_LARGE ||
+                         e->kind == API_BAD_REQUEST;
         set_reply(x, status, "application/json", &body);
     }
     pthread_mutex_unlock(&x->lock);
@@ -198,6 +206,7 @@ void http_finish(struct http_exchange *x)
 {
     pthread_mutex_lock(&x->lock);
     if (!is_answered(x)) {
+        http_release_seat(x);
         x->phase = HTTP_PHASE_FINISH;
         http_wake(x);
     }

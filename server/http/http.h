@@ -74,6 +74,7 @@ struct http_usage {
     uint32_t prompt_tokens, cached_tokens, completion_tokens;
     uint64_t queue_ns, ttft_ns, itl_ns;
     bool is_stream;
+    char user_hash[9]; /* "": none was given */
 };
 
 struct http_app {
@@ -113,8 +114,8 @@ struct http_exchange {
     const struct http_listener *listener;
     const struct http_route *route;
     struct auth_key *key;
-    bool holds_seat;    /* of the key's limit */
-    bool is_completion; /* counted in srv->n_completions */
+    atomic_bool holds_seat; /* of the key's limit */
+    bool is_completion;     /* counted in srv->n_completions */
     struct http_conn *conn;
     enum http_method method;
     char id[129];
@@ -133,6 +134,7 @@ struct http_exchange {
     bool is_dispatched;                /* the HTTP thread's alone */
     struct api_error early;            /* known before the body was there */
     _Atomic uint64_t body_deadline_ns; /* 0: no body is being read */
+    _Atomic uint64_t body_read_ns;     /* when its last bytes came */
 
     /* The preparation's. */
     struct http_exchange *prepare_next;
@@ -233,6 +235,9 @@ void http_wake(struct http_exchange *x);
 /* Under x->lock: the client will not read any more. */
 void http_give_up(struct http_exchange *x, enum sched_cancel_cause cause);
 void http_body_free(struct http_exchange *x);
+/* Gives the key's seat back once the work is over: before the last bytes go out, since a client that
+ * has read them may ask again at once.  Idempotent. */
+void http_release_seat(struct http_exchange *x);
 
 /* checks.c: everything that can be said of a request before its body; fills x->early. */
 void http_check_request(struct http_exchange *x, const char *url);

@@ -61,6 +61,7 @@ void http_stream_event(struct http_exchange *x, const char *json, size_t len)
 
 void http_stream_end(struct http_exchange *x)
 {
+    http_release_seat(x);
     pthread_mutex_lock(&x->lock);
     if (!x->gone && !x->out_ended) {
         sse_done(&x->out);

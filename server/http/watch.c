@@ -28,6 +28,8 @@ enum {
 static const uint64_t watch_idle_ns = 32ull * 1000000000;
 /* For the rest of a request of a client that has already closed its side. */
 static const uint64_t watch_closed_ns = 2ull * 1000000000;
+/* Without a byte of a body: a half-sent one holds memory that others could use. */
+static const uint64_t watch_stall_ns = 10ull * 1000000000;
 static const uint64_t watch_stop_id = UINT64_MAX;
 
 struct http_conn {
@@ -158,7 +160,8 @@ static void peer_closed(struct watch *w, uint64_t id)
 static bool is_hopeless_body(struct http_exchange *x, uint64_t now_ns)
 {
     uint64_t deadline = atomic_load(&x->body_deadline_ns);
-    return deadline != 0 && (now_ns > deadline || x->gone);
+    bool is_stalled = now_ns > atomic_load(&x->body_read_ns) + watch_stall_ns;
+    return deadline != 0 && (now_ns > deadline || is_stalled || x->gone);
 }
 
 /* Nothing is being answered, and nothing more to be expected. */

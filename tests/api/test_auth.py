@@ -114,3 +114,15 @@ def test_bad_key_files_are_refused(tmp_path, line):
     status, output = run_serve("--listen", f"127.0.0.1:{free_port()}", "--api-key-file", str(path))
     assert status not in (0, -6, -11)
     assert "sk-" not in output, "a key file's error must not show keys"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_seat_is_free_once_the_answer_was_read(keyed, stream):
+    import httpx
+    pool = [httpx.Client(base_url=keyed.server.url, headers={"X-Api-Key": "sk-bob"}) for _ in range(4)]
+    for i in range(40):
+        answer = pool[i % 4].post("/v1/completions", json={**BODY, "stream": stream})
+        assert answer.status_code == 200, f"request {i}: {answer.text}"
+        assert answer.headers["x-ratelimit-reset-requests"] in ("0s", "1s")
+    for one in pool:
+        one.close()

@@ -188,3 +188,18 @@ def test_full_queue_is_429_with_retry_after(start):
         assert 1 <= int(answer.headers["retry-after"]) <= 60
         assert int(answer.headers["retry-after-ms"]) > 0
         assert client.get("/ready").status_code == 200, "busy is not unready"
+
+
+def test_stalled_large_bodies_lock_nobody_out(start):
+    client = start("--max-body", "1M")
+    size = 1 << 20
+    stalled = [RawConnection(client.server) for _ in range(6)]
+    for one in stalled:
+        one.send(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+                 b"Content-Length: %d\r\n\r\n" % size + b" " * (size - 1))
+    time.sleep(1)
+    assert_others_are_served(client)
+    time.sleep(11)
+    assert client.metric("lacuna_http_connections") <= 2, "stalled bodies are ended"
+    for one in stalled:
+        one.socket.close()

@@ -70,3 +70,10 @@ def test_probes_are_not_logged(logged):
         logged.get("/health")
         logged.get("/metrics")
     assert not [line for line in lines_of(logged) if line.get("route") in ("/health", "/metrics")]
+
+
+def test_the_user_is_logged_as_a_hash(start):
+    client = start()
+    client.complete(user="alice@example.org", max_tokens=1)
+    assert "alice@" not in client.server.log()
+    until(lambda: '"user_hash":"' in client.server.log(), 3, "hash in the access line")

@@ -73,3 +73,16 @@ def test_unix_socket(start, tmp_path):
     start("--listen", f"unix:{path}")
     with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://localhost") as local:
         assert local.get("/ready").status_code == 200
+
+
+@pytest.mark.parametrize("lines", [b"Host: localhost\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+                                   b"Host: localhost\r\nContent-Length: 5\r\nContent-Length: 6\r\n",
+                                   b"Content-Length: 5\r\n"],
+                         ids=["length-and-coding", "two-lengths", "no-host"])
+def test_ambiguous_requests_are_refused_and_closed(server, lines):
+    with RawConnection(server) as connection:
+        connection.send(b"POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\n" + lines +
+                        b"\r\n0\r\n\r\n")
+        assert b" 400 " in connection.read_until(b"\r\n")
+        while connection.receive():
+            pass

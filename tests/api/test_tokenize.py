@@ -65,3 +65,17 @@ def test_long_text_is_quick(client):
     assert answer.status_code == 200
     assert time.monotonic() - begin < 3 * SLOWNESS
     assert answer.json()["count"] > 100_000
+
+
+def test_texts_are_bounded(client):
+    for field in ("content", "prompt"):
+        error = client.refused({field: "a b " * (1 << 18) + "a"}, code="invalid_value", param=field, path="/tokenize")
+        assert "1048576" in error["message"]
+    error = client.refused({"prompt": "a" * (16 << 20 >> 1), "truncate_prompt_tokens": 5}, code="invalid_value",
+                           param="prompt")
+    assert "1048576" in error["message"]
+
+
+def test_an_empty_body_is_called_empty(client):
+    answer = client.post_raw("/tokenize", b"")
+    assert answer.status_code == 400 and "empty" in answer.json()["error"]["message"]

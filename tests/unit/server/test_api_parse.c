@@ -204,7 +204,7 @@ Test(api_parse, ranges_hold_at_both_ends)
         { "truncate_prompt_tokens", "0" },
         { "truncate_prompt_tokens", "-2" },
         { "truncation_side", "\"up\"" },
-        { "max_tokens", "9007199254740993" },
+        { "max_tokens", "9007199254740994" },
         { "stop", "\"\"" },
         { "request_id", "\"a b\"" },
         { "request_id", "\"\"" },
@@ -502,4 +502,47 @@ Test(api_parse, detokenize_takes_ids_of_the_model)
     cr_expect_eq(parse_detokenize("{}", &d, &e), -1);
     cr_expect_eq(e.kind, API_MISSING_PARAMETER);
     api_detokenize_fini(&d);
+}
+
+Test(api_parse, any_wish_for_tokens_is_taken_and_cut)
+{
+    struct api_completion c;
+    take("{\"prompt\":\"a\",\"max_tokens\":9007199254740992}", &c);
+    cr_expect_eq(c.max_tokens, 1 << 30);
+    api_completion_fini(&c);
+    take("{\"prompt\":\"a\",\"n_predict\":4294967296}", &c);
+    cr_expect_eq(c.max_tokens, 1 << 30);
+    api_completion_fini(&c);
+}
+
+Test(api_parse, errors_within_stream_options_name_the_whole_path)
+{
+    refuse("{\"prompt\":\"a\",\"stream\":true,\"stream_options\":{\"include_usage\":1}}",
+           "invalid_type", "stream_options.include_usage");
+}
+
+Test(api_parse, fields_of_other_servers_are_ignored_even_when_strict)
+{
+    struct api_limits strict = limits;
+    struct api_completion c;
+    struct api_error e = { 0 };
+    strict.strict_params = true;
+    cr_assert_eq(parse_with(&strict, "{\"prompt\":\"a\",\"mirostat\":2,\"lora\":[]}", &c, &e), 0,
+                 "%s", e.message);
+    cr_expect_eq(c.unknown.n, 2);
+    api_completion_fini(&c);
+}
+
+Test(api_parse, what_is_dropped_after_the_submission_is_dropped_once)
+{
+    struct api_completion c;
+    take("{\"prompt\":[1,2],\"stop\":\"x\",\"logit_bias\":{\"1\":1},\"stop_token_ids\":[1],"
+         "\"request_id\":\"r1\"}",
+         &c);
+    api_completion_drop(&c, true);
+    cr_expect(c.ids && c.ids[1] == 2, "ids that are returned stay");
+    cr_expect_str_eq(c.request_id, "r1");
+    api_completion_drop(&c, false);
+    cr_expect_null(c.ids);
+    api_completion_fini(&c);
 }

@@ -103,3 +103,15 @@ Test(log, identical_warnings_come_once_and_others_each)
     cr_expect_eq(n_lines(text), 1 + 5 + 5, "%s", text);
     cr_expect_eq(log_count(LOG_WARN_LEVEL), 6);
 }
+
+Test(log, request_ids_do_not_make_a_warning_another_one)
+{
+    log_configure(LOG_INFO_LEVEL, true);
+    begin();
+    log_event(LOG_WARN_LEVEL, "same_but_for_the_id", LOG_STR("request_id", "1"), LOG_U64("n", 1),
+              LOG_END);
+    log_event(LOG_WARN_LEVEL, "same_but_for_the_id", LOG_STR("request_id", "2"), LOG_U64("n", 1),
+              LOG_END);
+    const char *text = end();
+    cr_expect_eq(n_lines(text), 1, "%s", text);
+}

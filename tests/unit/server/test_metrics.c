@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "server/api/api.h"
 #include "server/http/http.h"
 #include "server/internal.h"
 #include "server/log.h"
@@ -166,5 +167,32 @@ Test(metrics, a_scrape_changes_nothing)
     cr_expect_eq(strncmp(a, b, n), 0);
     free(first);
     free(second);
+    srv_close(s);
+}
+
+Test(metrics, sums_are_exact)
+{
+    struct srv *s = open_server();
+    metrics_observe(s->metrics, METRICS_PROMPT_TOKENS, 12345678901, 1);
+    metrics_observe(s->metrics, METRICS_TTFT, 12345678901234567, 1);
+    char *text = render(s, false);
+    cr_expect(strstr(text, "\nlacuna_request_prompt_tokens_sum{model_name=\"a\\\"b\\\\c\"} "
+                           "12345678901\n"));
+    cr_expect(strstr(text, "} 12345678.901234567\n"));
+    free(text);
+    srv_close(s);
+}
+
+Test(metrics, a_stuck_engine_is_not_ready)
+{
+    struct srv *s = open_server();
+    struct api_error e = { 0 };
+    atomic_store(&s->state, SRV_READY);
+    api_check_state(s, &e);
+    cr_expect_eq(e.kind, API_OK);
+    atomic_store(&s->is_stuck, true);
+    api_check_state(s, &e);
+    cr_expect_eq(e.kind, API_ENGINE_STUCK);
+    atomic_store(&s->state, SRV_LOADING);
     srv_close(s);
 }
