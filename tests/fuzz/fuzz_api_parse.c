@@ -73,7 +73,7 @@ static void check_completion(const struct api_completion *c)
     for (uint32_t i = 0; i < c->n_bias; i++)
         check_ids(&c->bias[i].token, 1);
     check_ids(c->stop_tokens, c->n_stop_tokens);
-    require(!c->request_id || strlen(c->request_id) <= API_MAX_ID_BYTES);
+    require(strlen(c->request_id) <= API_MAX_ID_BYTES);
     require(!c->has_stream_options || c->stream);
     require(strlen(c->unknown.names) < sizeof(c->unknown.names));
 }
