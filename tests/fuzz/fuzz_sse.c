@@ -51,9 +51,15 @@ static void read_event(struct buf *out, const char *s, size_t len)
 
 static void check_event(const char *s, size_t len)
 {
+    static const char rest[] = ":\n\ndata: [DONE]\n\n";
     struct buf wire = { 0 }, got = { 0 }, want = { 0 };
     sse_event(&wire, s, len);
-    read_event(&got, wire.data, wire.len);
+    size_t event_len = wire.len;
+    sse_ping(&wire); /* what follows an event never runs into it */
+    sse_done(&wire);
+    require(wire.len == event_len + sizeof(rest) - 1 &&
+            memcmp(wire.data + event_len, rest, sizeof(rest) - 1) == 0);
+    read_event(&got, wire.data, event_len);
     normalise(&want, s, len);
     require(got.len == want.len && (got.len == 0 || memcmp(got.data, want.data, got.len) == 0));
     buf_fini(&wire);
