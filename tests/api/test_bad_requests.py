@@ -53,7 +53,7 @@ def test_server_is_well_afterwards(client):
 
 @pytest.mark.parametrize("field, values, code", [
     ("max_tokens", ["5", 5.5, True, [], {}], "invalid_type"),
-    ("max_tokens", [-1, 2**40, -2**62], "invalid_value"),
+    ("max_tokens", [-1, 2**60, -2**62], "invalid_value"),
     ("temperature", ["1", True, []], "invalid_type"),
     ("temperature", [-0.1, 2.1, 1e30], "invalid_value"),
     ("top_p", ["1", []], "invalid_type"),
