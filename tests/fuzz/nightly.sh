@@ -89,27 +89,34 @@ coverage() {
     awk '$1 == "TOTAL" { sub("%", "", $10); print $10 }' "$work/$target/coverage.txt"
 }
 
-# plant SCRIPT COPY: a script that changes nothing has gone stale.
-plant() {
-    local file
-    file=$(sed -n '1s/^# //p' "$1")
-    sed -E -i -f "$1" "$2/$file"
-    ! cmp -s "$file" "$2/$file"
-}
-
-# A copy of the source with one check taken out.  Prints how long the crash took, or fails.
-find_planted_bug() {
-    local target=$1 copy=$work/$1/planted
+# A copy of the source, in which one check at a time is taken out.
+copy=$work/planted
+copy_source() {
     rm -rf "$copy"
     mkdir -p "$copy"
     tar -c --exclude=./build --exclude=./.git --exclude=node_modules . | tar -x -C "$copy"
-    plant "tests/fuzz/planted/$target.sed" "$copy" || return 1
-    (cd "$copy" && cmake --preset fuzz && cmake --build --preset fuzz --target "fuzz_$target") \
-        >"$work/$target/planted-build.log" 2>&1 || return 1
-    local status=0 begin=$SECONDS
+    cmake -S "$copy" --preset fuzz >/dev/null
+}
+
+# plant SCRIPT FILE: a script that changes nothing has gone stale.
+plant() {
+    sed -E -i -f "$1" "$copy/$2"
+    ! cmp -s "$2" "$copy/$2"
+}
+
+# Prints how many seconds the crash took, or fails.
+find_planted_bug() {
+    local target=$1 script=tests/fuzz/planted/$1.sed file status=0 begin
+    file=$(sed -n '1s/^# //p' "$script")
+    plant "$script" "$file" || return 1
+    cmake --build "$copy/build/fuzz" --target "fuzz_$target" >"$work/$target/planted-build.log" 2>&1 ||
+        return 1
+    begin=$SECONDS
+    rm -rf "$copy/corpus"
     mkdir -p "$copy/corpus"
     libfuzzer "$copy/build/fuzz/tests/fuzz/fuzz_$target" "$target" "$copy/corpus" \
         -max_total_time="$planted_seconds" >"$work/$target/planted.log" 2>&1 || status=$?
+    cp "$file" "$copy/$file"
     [[ $status -ne 0 ]] && grep -qE 'Sanitizer|runtime error|deadly signal' "$work/$target/planted.log" || return 1
     echo $((SECONDS - begin))
 }
@@ -133,6 +140,7 @@ for target in "${targets[@]}"; do
 done
 wait || true
 
+copy_source
 table=$(printf '%-12s %12s %12s %10s' target executions 'coverage/%' 'planted/s')
 for target in "${targets[@]}"; do
     n=$(executions "$target")
