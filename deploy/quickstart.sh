@@ -35,7 +35,6 @@ build
 model=$("$root/deploy/fetch-model.sh" smollm2-135m)
 
 program=$root/build/release/lacuna
-[[ -x $program ]] || program=$root/build/release/server/lacuna
 
 if [[ $serve == no ]]; then
     echo "Ready: $program serve -m $model"
