@@ -83,6 +83,9 @@ struct kern_type_info {
 /* Never NULL.  An unknown number gives a row with name "unknown" and block_values 0. */
 const struct kern_type_info *kern_type_info(uint32_t type);
 
+/* Does the type read quantised activations?  F32, F16 and BF16 do not. */
+bool kern_type_is_quantised(uint32_t type);
+
 /* A matrix as it lies in memory: n_rows outputs of n_cols inputs, rows contiguous. */
 struct kern_matrix {
     const void *data;

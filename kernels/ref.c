@@ -51,7 +51,7 @@ static void dequantise_blocks(enum kern_type type, const uint8_t *src, float *ds
 
 void ref_dequantise(enum kern_type type, const void *src, float *dst, size_t n)
 {
-    if (kern_type_info(type)->group_values) {
+    if (kern_type_is_quantised(type)) {
         dequantise_blocks(type, src, dst, n);
         return;
     }
@@ -147,7 +147,7 @@ static float dot_quantised(const struct kern_matrix *w, const uint8_t *row,
 static void ref_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
                         const struct kern_input *x, uint32_t t0, uint32_t t1, float *y, size_t ldy)
 {
-    bool quantised = kern_type_info(w->type)->group_values != 0;
+    bool quantised = kern_type_is_quantised(w->type);
     for (size_t r = row0; r < row1; r++) {
         const uint8_t *row = (const uint8_t *)w->data + r * w->row_bytes;
         for (size_t t = t0; t < t1; t++)

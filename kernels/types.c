@@ -69,3 +69,8 @@ const struct kern_type_info *kern_type_info(uint32_t type)
         return &unknown_type;
     return &types[type];
 }
+
+bool kern_type_is_quantised(uint32_t type)
+{
+    return kern_type_info(type)->group_values != 0;
+}

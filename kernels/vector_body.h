@@ -154,7 +154,7 @@ static void vec_mul_mat_float(const struct kern_matrix *w, size_t row0, size_t r
 static void vec_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
                         const struct kern_input *x, uint32_t t0, uint32_t t1, float *y, size_t ldy)
 {
-    if (kern_type_info(w->type)->group_values)
+    if (kern_type_is_quantised(w->type))
         panel_mul_mat(w, row0, row1, x->act, t0, t1, y, ldy);
     else
         vec_mul_mat_float(w, row0, row1, x->x, t0, t1, y, ldy);

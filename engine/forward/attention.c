@@ -261,7 +261,7 @@ void attention_forward(struct forward *f, uint32_t layer)
         .f = f,
         .layer = shape,
         .plan = &f->plan[shape->group],
-        .quantise = kern_type_info(f->weights->layer[layer].o.type)->group_values != 0,
+        .quantise = kern_type_is_quantised(f->weights->layer[layer].o.type),
     };
     workers_run(f->workers, work_item, &job, job.plan->n_work);
     workers_run(f->workers, finish_row, &job, f->n_rows);

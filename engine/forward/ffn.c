@@ -9,23 +9,29 @@ struct ffn_job {
     const struct layer_weights *w;
 };
 
-/* hidden = act(gate) * up, in both forms. */
+void ffn_hidden_row(struct forward *f, const float *gate, struct activations *hidden,
+                    const struct kern_matrix *down, uint32_t row)
+{
+    enum kern_activation kind = f->shape->arch->activation;
+    float *up = hidden->x + (size_t)row * hidden->n;
+    if (f->shape->arch->ungated)
+        f->kern->activate(kind, up, NULL, up, hidden->n);
+    else
+        f->kern->activate(kind, gate + (size_t)row * hidden->n, up, up, hidden->n);
+    if (kern_type_is_quantised(down->type))
+        f->kern->quantise(hidden->x, &hidden->act, row, row + 1);
+}
+
 static void hidden_row(void *ctx, uint32_t row)
 {
     const struct ffn_job *job = ctx;
     struct forward *f = job->f;
     uint32_t n = f->shape->n_ff;
-    float *gate = f->gate + (size_t)row * n, *up = f->hidden.x + (size_t)row * n;
     if (job->w->up_bias)
-        f->kern->add_scaled(up, job->w->up_bias, 1.0f, n);
+        f->kern->add_scaled(f->hidden.x + (size_t)row * n, job->w->up_bias, 1.0f, n);
     if (job->w->gate_bias)
-        f->kern->add_scaled(gate, job->w->gate_bias, 1.0f, n);
-    if (f->shape->arch->ungated)
-        f->kern->activate(f->shape->arch->activation, up, NULL, up, n);
-    else
-        f->kern->activate(f->shape->arch->activation, gate, up, up, n);
-    if (kern_type_info(job->w->down.type)->group_values)
-        f->kern->quantise(f->hidden.x, &f->hidden.act, row, row + 1);
+        f->kern->add_scaled(f->gate + (size_t)row * n, job->w->gate_bias, 1.0f, n);
+    ffn_hidden_row(f, f->gate, &f->hidden, &job->w->down, row);
 }
 
 void ffn_forward(struct forward *f, const struct layer_weights *w)

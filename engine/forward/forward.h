@@ -133,6 +133,10 @@ void layer_forward(struct forward *f, uint32_t layer);
 void attention_plan_step(struct forward *f);
 void attention_forward(struct forward *f, uint32_t layer);
 void ffn_forward(struct forward *f, const struct layer_weights *w);
+/* One row of act(gate) * up, which is hidden.x before and after; quantised if `down`, which reads it, is.
+ * For dense layers, experts and shared experts alike. */
+void ffn_hidden_row(struct forward *f, const float *gate, struct activations *hidden,
+                    const struct kern_matrix *down, uint32_t row);
 /* Chooses each row's experts from x [rows][n_embd], the router's input. */
 void moe_route(struct forward *f, const struct layer_weights *w, const float *x);
 void moe_forward(struct forward *f, const struct layer_weights *w);

@@ -97,7 +97,7 @@ void moe_route(struct forward *f, const struct layer_weights *w, const float *x)
                          .y = f->router_logits,
                          .ldy = f->shape->n_experts,
                          .n_rows = f->n_rows };
-    if (kern_type_info(w->router.type)->group_values)
+    if (kern_type_is_quantised(w->router.type))
         f->kern->quantise(x, &own->act, 0, f->n_rows);
     forward_products(f, &p, 1);
     workers_run(f->workers, route_row, &job, f->n_rows);
@@ -105,11 +105,6 @@ void moe_route(struct forward *f, const struct layer_weights *w, const float *x)
 }
 
 /* ---- experts ---- */
-
-static bool is_quantised(const struct kern_matrix *w)
-{
-    return kern_type_info(w->type)->group_values != 0;
-}
 
 static void gather_act(struct kern_act *dst, size_t to, const struct kern_act *src, size_t from)
 {
@@ -126,7 +121,8 @@ static void gather_row(void *ctx, uint32_t slot)
     const struct moe_job *job = ctx;
     struct forward *f = job->f;
     size_t n = f->shape->n_embd, from = f->routing.source[slot];
-    if (is_quantised(&job->w->up_experts.first) || is_quantised(&job->w->gate_experts.first))
+    if (kern_type_is_quantised(job->w->up_experts.first.type) ||
+        kern_type_is_quantised(job->w->gate_experts.first.type))
         gather_act(&f->gathered.act, slot, &f->in.act, from);
     memcpy(f->gathered.x + slot * n, f->in.x + from * n, n * sizeof(float));
 }
@@ -161,22 +157,11 @@ static void expert_product(struct forward *f, const struct expert_matrix *w,
     workers_run(f->workers, expert_item, &job, job.blocks * f->routing.n_active);
 }
 
-/* hidden = act(gate) * up of one row, quantised if the matrix that reads it is. */
-static void make_hidden(struct forward *f, const float *gate, struct activations *hidden,
-                        const struct kern_matrix *down, uint32_t row)
-{
-    float *up = hidden->x + (size_t)row * hidden->n;
-    f->kern->activate(f->shape->arch->activation, gate + (size_t)row * hidden->n, up, up,
-                      hidden->n);
-    if (is_quantised(down))
-        f->kern->quantise(hidden->x, &hidden->act, row, row + 1);
-}
-
 static void expert_hidden_row(void *ctx, uint32_t slot)
 {
     const struct moe_job *job = ctx;
-    make_hidden(job->f, job->f->expert_gate, &job->f->expert_hidden, &job->w->down_experts.first,
-                slot);
+    ffn_hidden_row(job->f, job->f->expert_gate, &job->f->expert_hidden, &job->w->down_experts.first,
+                   slot);
 }
 
 static void combine_row(void *ctx, uint32_t row)
@@ -196,7 +181,7 @@ static void combine_row(void *ctx, uint32_t row)
 static void shared_hidden_row(void *ctx, uint32_t row)
 {
     const struct moe_job *job = ctx;
-    make_hidden(job->f, job->f->shared_gate, &job->f->shared_hidden, &job->w->shared_down, row);
+    ffn_hidden_row(job->f, job->f->shared_gate, &job->f->shared_hidden, &job->w->shared_down, row);
 }
 
 static void add_shared_row(void *ctx, uint32_t row)

@@ -202,6 +202,14 @@ static void scale(struct sampler *s, const float *logits, float temperature)
         s->logits[i] = logits[i] / temperature;
 }
 
+static double mass(const struct candidate *c, uint32_t n, float max)
+{
+    double sum = 0;
+    for (uint32_t i = 0; i < n; i++)
+        sum += (double)kern_exp(c[i].logit - max);
+    return sum;
+}
+
 /* How many sorted candidates it takes to reach a mass; n if all of them do not. */
 static uint32_t reach(const struct candidate *c, uint32_t n, float max, double mass)
 {
@@ -254,11 +262,8 @@ static uint32_t filter(struct sampler *s, const struct kern_table *kern,
     if (p->top_k > 0 && (uint32_t)p->top_k < s->n_vocab) {
         n = (uint32_t)p->top_k;
         select_best(s->logits, s->n_vocab, s->pool, n);
-        double kept = 0;
-        for (uint32_t i = 0; i < n; i++)
-            kept += (double)kern_exp(s->pool[i].logit - max);
         if (p->top_p < 1.0f)
-            n = reach(s->pool, n, max, (double)p->top_p * kept);
+            n = reach(s->pool, n, max, (double)p->top_p * mass(s->pool, n, max));
     } else if (p->top_p < 1.0f) {
         kern->max_sum_exp(s->logits, s->n_vocab, &max, &total);
         n = keep_top_p(s, p->top_p, max, (double)total);
@@ -270,9 +275,7 @@ static uint32_t filter(struct sampler *s, const struct kern_table *kern,
 
 static int32_t draw(const struct candidate *c, uint32_t n, float max, double uniform)
 {
-    double total = 0, sum = 0;
-    for (uint32_t i = 0; i < n; i++)
-        total += (double)kern_exp(c[i].logit - max);
+    double total = mass(c, n, max), sum = 0;
     for (uint32_t i = 0; i < n; i++) {
         sum += (double)kern_exp(c[i].logit - max);
         if (sum > uniform * total)

@@ -96,16 +96,23 @@ static void head_input(struct forward *f, uint32_t i)
     uint32_t n = f->shape->n_embd;
     f->kern->rms_norm(f->x + (size_t)f->logit_row[i] * n, f->weights->output_norm,
                       f->shape->norm_eps, n, f->head.x + (size_t)i * n);
-    if (kern_type_info(f->weights->output.type)->group_values)
+    if (kern_type_is_quantised(f->weights->output.type))
         f->kern->quantise(f->head.x, &f->head.act, i, i + 1);
 }
 
 static bool all_finite(const float *x, uint32_t n)
 {
-    float sum = 0.0f; /* x - x is 0, or NaN for what is not finite */
-    for (uint32_t i = 0; i < n; i++)
-        sum += x[i] - x[i];
-    return sum == 0.0f;
+    /* x - x is 0, or NaN for what is not finite.  Several sums, so that none waits for the last. */
+    float sum[8] = { 0 };
+    uint32_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (uint32_t lane = 0; lane < 8; lane++)
+            sum[lane] += x[i + lane] - x[i + lane];
+    for (; i < n; i++)
+        sum[0] += x[i] - x[i];
+    for (uint32_t lane = 1; lane < 8; lane++)
+        sum[0] += sum[lane];
+    return sum[0] == 0.0f;
 }
 
 static void head_output(struct forward *f, uint32_t i)

@@ -68,12 +68,12 @@ static int read_arch(struct reader *r)
     if (gguf_get_str(r->g, "general.architecture", true, &name, r->err) != 0)
         return -1;
     r->arch = arch_find(name.data, name.len);
+    if (r->arch)
+        return 0;
     arch_names(known, sizeof(known));
-    if (!r->arch)
-        return engine_fail(r->err, ENGINE_ERR_UNSUPPORTED,
-                           "architecture \"%s\" is not supported; known are %s",
-                           gguf_quote(name).text, known);
-    return 0;
+    return engine_fail(r->err, ENGINE_ERR_UNSUPPORTED,
+                       "architecture \"%s\" is not supported; known are %s", gguf_quote(name).text,
+                       known);
 }
 
 static int read_attention(struct reader *r, struct model_shape *s)
@@ -256,7 +256,7 @@ static int plan_layers(struct reader *r, struct model_shape *s)
 static bool wants_wide_kv(const struct gguf *g, const struct arch *arch)
 {
     const struct gguf_tensor *k = gguf_find_tensor(g, "blk.0.attn_k.weight");
-    return arch->norms == ARCH_NORMS_POST && k && kern_type_info(k->type)->group_values == 0;
+    return arch->norms == ARCH_NORMS_POST && k && !kern_type_is_quantised(k->type);
 }
 
 static int read_sizes(struct reader *r, struct model_shape *s, uint32_t n_vocab)

@@ -2,8 +2,7 @@
  *
  * internal.h - what the files of engine/text/ share.
  *
- *   text -> special.c cuts out special tokens -> bpe.c: pretokenize.c cuts words, merge.c joins
- * bytes
+ *   text -> special.c cuts out special tokens -> bpe.c: pretokenize.c cuts words, merge.c joins bytes
  *                                             -> spm.c: merge.c joins characters
  *   ids  -> vocab.c's bytes of a token -> detokenize.c holds back what is not yet a code point
  *
@@ -89,13 +88,14 @@ int32_t strmap_get(const struct strmap *m, const char *data, size_t len);
 
 enum vocab_kind { VOCAB_BPE, VOCAB_SPM };
 
-enum token_type { /* numbers of tokenizer.ggml.token_type */
-                  TOKEN_NORMAL = 1,
-                  TOKEN_UNKNOWN,
-                  TOKEN_CONTROL,
-                  TOKEN_USER_DEFINED,
-                  TOKEN_UNUSED,
-                  TOKEN_BYTE,
+/* Numbers of tokenizer.ggml.token_type. */
+enum token_type {
+    TOKEN_NORMAL = 1,
+    TOKEN_UNKNOWN,
+    TOKEN_CONTROL,
+    TOKEN_USER_DEFINED,
+    TOKEN_UNUSED,
+    TOKEN_BYTE,
 };
 
 enum token_flag {

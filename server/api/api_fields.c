@@ -186,8 +186,7 @@ int api_read_fields(struct api_reader *r, const json_t *object, const struct api
 {
     const char *name;
     json_t *value;
-    json_object_foreach((json_t *)object, name, value)
-    {
+    json_object_foreach ((json_t *)object, name, value) {
         char path[96];
         const struct api_field *f = find_field(fields, n_fields, name);
         snprintf(path, sizeof(path), "%s%.64s", r->within, name);

@@ -39,8 +39,7 @@ static int read_text_prompts(struct api_reader *r, const json_t *array, struct a
 {
     size_t i;
     json_t *item;
-    json_array_foreach((json_t *)array, i, item)
-    {
+    json_array_foreach ((json_t *)array, i, item) {
         char param[32];
         snprintf(param, sizeof(param), "prompt[%zu]", i);
         if (!json_is_string(item))
@@ -66,8 +65,7 @@ static int count_nested_ids(struct api_reader *r, const json_t *array, size_t *n
     size_t i;
     json_t *item;
     *n_ids = 0;
-    json_array_foreach((json_t *)array, i, item)
-    {
+    json_array_foreach ((json_t *)array, i, item) {
         char param[32];
         snprintf(param, sizeof(param), "prompt[%zu]", i);
         if (!json_is_array(item))
@@ -88,8 +86,7 @@ static int read_nested_prompts(struct api_reader *r, const json_t *array, struct
     c->ids = malloc(n_ids * sizeof(*c->ids));
     if (!c->ids)
         return api_fail(r->err, API_INTERNAL, NULL, "Out of memory");
-    json_array_foreach((json_t *)array, i, item)
-    {
+    json_array_foreach ((json_t *)array, i, item) {
         char name[32];
         int32_t *ids;
         size_t n;
@@ -248,7 +245,9 @@ static int parse_logit_bias(struct api_reader *r, const char *name, const json_t
         return api_fail(r->err, API_INTERNAL, NULL, "Out of memory");
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)v, key, value) if (add_bias(r, key, value, c) != 0) return -1;
+    json_object_foreach ((json_t *)v, key, value)
+        if (add_bias(r, key, value, c) != 0)
+            return -1;
     return 0;
 }
 
