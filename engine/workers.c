@@ -99,6 +99,7 @@ static void *worker_main(void *arg)
 {
     struct workers *w = arg;
     uint32_t seen = 0;
+    pthread_setname_np(pthread_self(), "lacuna-worker");
     while (!atomic_load(&w->stop)) {
         wait_for_round(w, seen);
         seen = atomic_load(&w->round);

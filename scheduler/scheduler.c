@@ -305,6 +305,7 @@ static bool wait_for_work(struct sched *s)
 static void *sched_loop(void *arg)
 {
     struct sched *s = arg;
+    pthread_setname_np(pthread_self(), "lacuna-sched");
     while (wait_for_work(s)) {
         retire(s);
         while (admit_next(s)) {

@@ -14,7 +14,7 @@ static const struct {
     { EX_DATAERR, "the model or the input is damaged, unsupported or too long" },
     { EX_NOINPUT, "a file that was named cannot be opened" },
     { EX_UNAVAILABLE, "cannot bind the address, or no room in the cache" },
-    { EX_SOFTWARE, "a fault of lacuna itself" },
+    { EX_SOFTWARE, "a fault of lacuna itself, or its engine stood still (--watchdog)" },
     { EX_OSERR, "not enough memory" },
     { EX_IOERR, "reading or writing failed, or the model file was truncated in use" },
     { EX_CONFIG, "a bad value in the configuration file or the environment" },

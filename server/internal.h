@@ -46,6 +46,7 @@ struct srv {
     _Atomic uint32_t n_completions; /* requests between their first byte and their last */
     uint64_t pulse, pulse_ns;       /* the watch thread's: last heartbeat, when it changed */
     atomic_bool is_stuck;           /* work is there, and the engine does not move */
+    bool is_dead;                   /* the watch thread's: on_engine_dead was called */
 };
 
 static inline enum srv_state srv_state(const struct srv *s)

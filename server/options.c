@@ -184,7 +184,8 @@ const struct options_row options_rows[] = {
 
     /* ---- life ---- */
     { "watchdog", 0, "TIME", SECONDS(watchdog_s, 1, 86400), .def = "60s",
-      .help = "/live fails once the engine stood still for this long", GROUP_LIFE, SERVE },
+      .help = "/live fails once the engine stood still for this long; after twice this, exit 70",
+      GROUP_LIFE, SERVE },
     { "drain-delay", 0, "TIME", SECONDS(drain_delay_s, 0, 3600), .def = "5s",
       .help = "after SIGTERM, serve on for this long while /ready says no", GROUP_LIFE, SERVE },
     { "drain-timeout", 0, "TIME", SECONDS(drain_timeout_s, 0, 86400), .def = "120s",

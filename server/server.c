@@ -17,6 +17,7 @@
 #include "server/metrics.h"
 
 enum { DRAIN_STEP_MS = 20, CANCEL_WAIT_MS = 5000 };
+enum { DEAD_AFTER = 2 }; /* watchdog times: a machine that was only asleep gets one to wake up */
 
 uint64_t srv_now_ns(void)
 {
@@ -178,10 +179,15 @@ void srv_tick(struct srv *s, uint64_t now_ns)
         s->pulse = engine.heartbeat;
         s->pulse_ns = now_ns;
     }
-    bool is_stuck = now_ns - s->pulse_ns > s->opt.watchdog_s * 1000000000ull;
+    uint64_t still_ns = now_ns - s->pulse_ns, limit_ns = s->opt.watchdog_s * 1000000000ull;
+    bool is_stuck = still_ns > limit_ns;
     if (is_stuck && !atomic_load(&s->is_stuck))
         log_event(LOG_ERROR_LEVEL, "engine_stuck", LOG_U64("seconds", s->opt.watchdog_s), LOG_END);
     atomic_store(&s->is_stuck, is_stuck);
+    if (still_ns > DEAD_AFTER * limit_ns && s->opt.on_engine_dead && !s->is_dead) {
+        s->is_dead = true;
+        s->opt.on_engine_dead();
+    }
 }
 
 /* ---- the end ---- */

@@ -43,6 +43,9 @@ struct srv_options { /* borrowed strings must live until srv_close; a zeroed fie
     uint32_t ping_s;            /* SSE comment after this silence; 0: 5; UINT32_MAX: off */
     uint32_t request_timeout_s; /* 0: none */
     uint32_t watchdog_s;        /* engine heartbeat older than this: /live is 503; 0: 60 */
+    /* Called once, on the watch thread, when the engine has stood still for twice as long: nothing
+     * within the process can mend it.  NULL: the server stays, and refuses. */
+    void (*on_engine_dead)(void);
 };
 
 /* Binds and starts answering.  ENGINE_ERR_OPTION names the bad address or key file line. */

@@ -39,6 +39,14 @@ static const char *base_name(const char *path)
     return slash ? slash + 1 : path;
 }
 
+/* What stands still holds locks: there is no orderly end, only a new start, which is the
+ * supervisor's. */
+static void end_for_restart(void)
+{
+    log_event(LOG_ERROR_LEVEL, "engine_dead", LOG_U64("exit_code", EX_SOFTWARE), LOG_END);
+    _exit(EX_SOFTWARE);
+}
+
 static void server_options(const struct options *o, const char *path, struct srv_options *out)
 {
     *out = (struct srv_options){
@@ -72,6 +80,7 @@ static void server_options(const struct options *o, const char *path, struct srv
         .ping_s = o->ping_s,
         .request_timeout_s = o->request_timeout_s,
         .watchdog_s = o->watchdog_s,
+        .on_engine_dead = end_for_restart,
     };
 }
 

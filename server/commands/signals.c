@@ -28,6 +28,7 @@ static void *signal_main(void *arg)
 {
     int sig;
     (void)arg;
+    pthread_setname_np(pthread_self(), "lacuna-signals");
     for (;;) {
         if (sigwait(&signals.set, &sig) != 0)
             continue;

@@ -209,6 +209,7 @@ static void *watch_main(void *arg)
 {
     struct watch *w = arg;
     uint64_t last_look_ns = 0;
+    pthread_setname_np(pthread_self(), "lacuna-watch");
     while (!atomic_load(&w->is_stopping)) {
         struct epoll_event events[WATCH_N_EVENTS];
         int n = epoll_wait(w->epoll_fd, events, WATCH_N_EVENTS, WATCH_TICK_MS);

@@ -87,6 +87,17 @@ class Server:
             time.sleep(0.02)
         raise AssertionError(f"not ready after {seconds} s:\n{self.log()}")
 
+    def wait_listening(self, seconds=60 * SLOWNESS):
+        """Until it answers at all: from then on it takes signals, too."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            assert self.process.poll() is None, f"the server ended:\n{self.log()}"
+            try:
+                return httpx.get(self.url + "/live", timeout=5)
+            except httpx.TransportError:
+                time.sleep(0.005)
+        raise AssertionError(f"not listening after {seconds} s:\n{self.log()}")
+
     def log(self):
         return pathlib.Path(self.log_file.name).read_text(errors="replace")
 
