@@ -3,7 +3,7 @@
  * internal.h - the server as its rooms see it: http/ (connections), api/ (what is said on them),
  * metrics.c.
  *
- * Threads: HTTP threads (libmicrohttpd's), one watch thread (http/watch.c), one preparation thread
+ * Threads: HTTP threads (libmicrohttpd's), one watch thread (http/watch.c), two preparation threads
  * (api/prepare.c), the scheduler's thread (events).  What is not atomic here is written before they
  * start, or by srv_attach before `state` becomes SRV_READY.
  */

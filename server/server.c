@@ -91,7 +91,7 @@ static int open_parts(struct srv *s, struct engine_err *err)
         return -1;
     if (s->opt.api_key_file && auth_open(&s->auth, s->opt.api_key_file, err) != 0)
         return -1;
-    if (prepare_open(&s->prepare, s, err) != 0 || http_open(&s->http, s, err) != 0)
+    if (prepare_open(&s->prepare, err) != 0 || http_open(&s->http, s, err) != 0)
         return -1;
     return http_start(s->http, err);
 }

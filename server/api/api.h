@@ -8,7 +8,7 @@
 #include "server/api/api_parse.h"
 #include "server/http/http.h"
 
-/* ---- on the preparation thread ---- */
+/* ---- on a preparation thread ---- */
 prepare_fn api_completions_prepare; /* completions.c */
 prepare_fn api_tokenize_prepare;    /* tokens.c */
 prepare_fn api_detokenize_prepare;
@@ -28,15 +28,15 @@ void api_check_state(const struct srv *s, struct api_error *e);
 /* The scheduler's events, for sched_open. */
 sched_event_fn api_on_event; /* completions.c */
 
-/* ---- prepare.c: the preparation thread ---- */
+/* ---- prepare.c: the preparation threads ---- */
 
-int prepare_open(struct prepare **out, struct srv *srv, struct engine_err *err);
+int prepare_open(struct prepare **out, struct engine_err *err);
 /* Hands a request over; takes a reference of its own. */
 void prepare_push(struct prepare *p, struct http_exchange *x);
 /* What still waits is answered with 503. */
 void prepare_close(struct prepare *p);
 
-/* ---- shared by the handlers on the preparation thread ---- */
+/* ---- shared by the handlers on the preparation threads ---- */
 
 void api_limits_of(const struct srv *s, struct api_limits *out);
 /* API_MODEL_NOT_FOUND unless the server has this model; NULL is fine. */

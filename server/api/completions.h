@@ -3,7 +3,7 @@
  * completions.h - one POST /v1/completions on its way: completions.c prepares and submits it,
  * completions_events.c turns the scheduler's events into an answer.
  *
- * Threads: what is prepared belongs to the preparation thread until sched_submit, then to the
+ * Threads: what is prepared belongs to a preparation thread until sched_submit, then to the
  * scheduler's; `lock` guards what others look at meanwhile.  It is the innermost lock.
  */
 #ifndef LACUNA_SERVER_COMPLETIONS_H

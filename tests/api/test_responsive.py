@@ -49,6 +49,27 @@ def test_during_many_decodes(client):
     check(probe_while(client, in_background(work)))
 
 
+def test_short_texts_do_not_wait_for_a_huge_one(client):
+    """One text is tokenized in one turn; short ones have a thread of their own."""
+    huge = {"content": "lorem ipsum dolor sit amet " * 38000}
+    times = {"huge": [], "short": []}
+
+    def timed(kind, body):
+        begin = time.monotonic()
+        assert client.post("/tokenize", body).status_code == 200
+        times[kind].append(time.monotonic() - begin)
+
+    def work():
+        for _ in range(4):
+            timed("huge", huge)
+
+    thread = in_background(work)
+    while thread.is_alive():
+        timed("short", {"content": "hello"})
+    median = {kind: sorted(values)[len(values) // 2] for kind, values in times.items()}
+    assert median["short"] < median["huge"] / 10, median
+
+
 def test_while_a_huge_body_is_tokenized(client):
     body = {"prompt": ["lorem ipsum dolor sit amet " * 2000] * 60, "max_tokens": 1}
 
