@@ -44,7 +44,7 @@ static const char *base_name(const char *path)
 static void end_for_restart(void)
 {
     log_event(LOG_ERROR_LEVEL, "engine_dead", LOG_U64("exit_code", EX_SOFTWARE), LOG_END);
-    _exit(EX_SOFTWARE);
+    cmd_end_now(EX_SOFTWARE);
 }
 
 static void server_options(const struct options *o, const char *path, struct srv_options *out)

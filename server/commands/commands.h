@@ -76,6 +76,8 @@ int cmd_signals_start(void (*on_stop)(void *ctx), void *ctx);
 bool cmd_signals_stopped(void);
 const volatile int *cmd_signals_flag(void); /* the same, for engine_options.cancel */
 void cmd_signals_wait(void);                /* until stopped */
+/* Ends the process from any thread, where something that is stuck makes an orderly end impossible. */
+void cmd_end_now(int exit_code);
 
 /* ---- systemd ---- */
 

@@ -24,6 +24,11 @@ static struct {
     bool on_terminal;
 } signals;
 
+void cmd_end_now(int exit_code)
+{
+    _exit(exit_code);
+}
+
 static void *signal_main(void *arg)
 {
     int sig;
@@ -35,7 +40,7 @@ static void *signal_main(void *arg)
         if (sig == SIGHUP && !signals.on_terminal)
             continue;
         if (stopped)
-            _exit(EXIT_INTERRUPTED);
+            cmd_end_now(EXIT_INTERRUPTED);
         __atomic_store_n(&stopped, 1, __ATOMIC_RELEASE);
         if (signals.on_stop)
             signals.on_stop(signals.ctx);
