@@ -253,8 +253,10 @@ void engine_sample(struct engine *e, struct engine_sample *jobs, uint32_t n_jobs
 /* ---- statistics: any thread ---- */
 
 struct engine_stats {
-    uint32_t kv_pages, kv_pages_free; /* of the group with the smallest share free */
-    uint64_t heartbeat;               /* moves with every layer computed */
+    /* KV pages of the group with the smallest share free.  Cached ones are free, but still hold a
+     * prefix that a request may share. */
+    uint32_t kv_pages, kv_pages_free, kv_pages_cached;
+    uint64_t heartbeat; /* moves with every layer computed */
 };
 void engine_stats(const struct engine *e, struct engine_stats *out);
 

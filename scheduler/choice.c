@@ -29,6 +29,16 @@ static uint32_t n_output_of(const struct choice *c)
     return c->transcript.n_tokens - c->transcript.n_echo;
 }
 
+uint32_t choice_n_prompt(const struct choice *c)
+{
+    return prompt_of(c)->n_tokens;
+}
+
+uint32_t choice_n_output(const struct choice *c)
+{
+    return n_output_of(c);
+}
+
 static bool wants_echo_logprobs(const struct choice *c)
 {
     return c->req->opt.echo && c->req->opt.n_logprobs >= 0;
@@ -66,6 +76,7 @@ int choice_open(struct choice *c, struct engine *e, struct engine_err *err)
     if (open_transcript(c, e, err))
         return -1;
     c->state = CHOICE_RUNNING;
+    c->admitted_ns = clock_now_ns();
     return 0;
 }
 
@@ -169,6 +180,15 @@ static void finish(struct choice *c, enum sched_finish why, int32_t stop_token)
     transcript_end(&c->transcript);
 }
 
+/* Has it generated for as long as it may? */
+static bool is_out_of_time(struct choice *c)
+{
+    uint64_t now_ns = clock_now_ns(), limit_ns = c->req->opt.max_decode_ns;
+    if (c->first_token_ns == 0)
+        c->first_token_ns = now_ns;
+    return limit_ns != 0 && now_ns - c->first_token_ns >= limit_ns;
+}
+
 /* A token that ends the choice counts as generated and has its log-probability, but its text is
  * shown only if stop strings are.  Before min_tokens such tokens are banned, and stop strings do
  * not count. */
@@ -192,7 +212,7 @@ static int accept_token(struct choice *c, const struct engine_sample *job, struc
         finish(c, SCHED_FINISH_STOP, -1);
     else if (kind != TOKEN_TEXT)
         finish(c, SCHED_FINISH_STOP, kind == TOKEN_STOP ? job->token : -1);
-    else if (n_output == c->max_tokens)
+    else if (n_output == c->max_tokens || is_out_of_time(c))
         finish(c, SCHED_FINISH_LENGTH, -1);
     return 0;
 }

@@ -2,7 +2,7 @@
  *
  * deliver.c - events to the caller, made from what a choice or a request has become.
  *
- * Order for a request: ADMITTED; DELTAs and one FINISHED of each choice, choices interleaved; then
+ * Order for a request: ADMITTED; PROGRESS if wanted, DELTAs and one FINISHED of each choice, choices interleaved; then
  * one of DONE, FAILED, CANCELLED, which may also be the first and only event.
  * Scheduler thread only.
  */
@@ -31,6 +31,22 @@ static void set_delta(struct sched_event *ev, const struct choice *c,
 void deliver_admitted(sched_event_fn *on_event, const struct sched_request *r)
 {
     struct sched_event ev = event_of(SCHED_EVENT_ADMITTED, r);
+    on_event(&ev);
+}
+
+void deliver_progress(sched_event_fn *on_event, struct choice *c)
+{
+    uint32_t n_prompt = choice_n_prompt(c);
+    uint32_t n_done = c->n_computed < n_prompt ? c->n_computed : n_prompt;
+    if (!c->req->opt.progress || c->started || n_done + 1 <= c->n_progress_sent)
+        return;
+    c->n_progress_sent = n_done + 1;
+    struct sched_event ev = event_of(SCHED_EVENT_PROGRESS, c->req);
+    ev.choice = c->index;
+    ev.progress = (struct sched_progress){ .n_total = n_prompt,
+                                           .n_cached = c->n_cached,
+                                           .n_done = n_done,
+                                           .ns = clock_now_ns() - c->admitted_ns };
     on_event(&ev);
 }
 

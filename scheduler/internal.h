@@ -150,7 +150,10 @@ struct choice {
     uint32_t n_computed;    /* positions in the cache */
     uint64_t last_step;     /* number of the last step that had a row of it */
     struct transcript transcript;
-    bool started; /* an event with its first token went out */
+    uint64_t admitted_ns, first_token_ns;
+    uint32_t n_cached;        /* positions that came from the prefix cache */
+    uint32_t n_progress_sent; /* n_computed + 1 of the last PROGRESS; 0: none was sent */
+    bool started;             /* an event with its first token went out */
     enum sched_finish finish;
     int32_t stop_token;
 };
@@ -166,6 +169,8 @@ void choice_rows(const struct choice *c, uint32_t n_rows, struct engine_row *row
 bool choice_job(const struct choice *c, const struct engine_row *row, struct engine_sample *job);
 /* Takes the result of a job: an echoed token's log-probability or a new token. */
 int choice_accept(struct choice *c, const struct engine_sample *job, struct engine_err *err);
+uint32_t choice_n_prompt(const struct choice *c);
+uint32_t choice_n_output(const struct choice *c);
 /* max_tokens 0: the prompt is in, there is nothing to generate. */
 bool choice_is_prefilled(const struct choice *c);
 void choice_finish_prefilled(struct choice *c);
@@ -187,6 +192,7 @@ struct sched_request {
     struct stops stops;
     const int32_t *banned; /* until min_tokens */
     uint32_t n_banned;
+    uint64_t number;                       /* 1, 2, ... in the order of submission */
     uint64_t n_prompt_tokens;              /* each prompt once */
     uint64_t n_work_prompt, n_work_output; /* rows and tokens to compute, all choices */
 
@@ -277,6 +283,19 @@ struct stats {
     _Atomic uint64_t prefill_rate_milli, decode_rate_milli;
 };
 
+/* What runs, published like the statistics. */
+struct slots {
+    uint32_t cap;
+    _Atomic uint64_t version;
+    _Atomic uint32_t n;
+    _Atomic uint64_t *words; /* [cap][SLOT_N_WORDS] */
+};
+enum { SLOT_N_WORDS = sizeof(struct sched_slot) / sizeof(uint64_t) };
+
+int slots_init(struct slots *slots, uint32_t cap);
+void slots_fini(struct slots *slots);
+void slots_publish(struct slots *slots, struct choice *const *running, uint32_t n);
+
 void stats_add_step(struct stats *st, const struct step_facts *facts);
 void stats_publish(struct stats *st);
 void stats_read(const struct stats *st, struct sched_stats *out);
@@ -284,6 +303,8 @@ void stats_read(const struct stats *st, struct sched_stats *out);
 /* ---- deliver.c: events ---- */
 
 void deliver_admitted(sched_event_fn *on_event, const struct sched_request *r);
+/* Nothing unless the request wants it, or when nothing was computed since the last. */
+void deliver_progress(sched_event_fn *on_event, struct choice *c);
 /* Sends what the choice may show; nothing if that is nothing new. */
 void deliver_delta(sched_event_fn *on_event, struct choice *c);
 void deliver_finished(sched_event_fn *on_event, struct choice *c);
@@ -303,6 +324,8 @@ struct sched {
     uint32_t max_positions;
     struct queue queue;
     struct stats stats;
+    struct slots slots;
+    _Atomic uint64_t n_submitted;
     pthread_t thread;
     bool has_queue;
 

@@ -8,11 +8,13 @@
  * words do the work of fences: who reads a new word also sees that the version had become odd.
  */
 #include <assert.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "scheduler/internal.h"
 
 _Static_assert(sizeof(struct sched_stats) % sizeof(uint64_t) == 0, "published in whole words");
+_Static_assert(sizeof(struct sched_slot) % sizeof(uint64_t) == 0, "published in whole words");
 
 const double sched_step_bounds[SCHED_N_STEP_BOUNDS] = { 0.001, 0.0025, 0.005, 0.01, 0.025,
                                                         0.05,  0.1,    0.25,  0.5,  1,
@@ -94,6 +96,78 @@ void stats_read(const struct stats *st, struct sched_stats *out)
     while (!try_read(st, words)) {
     }
     memcpy(out, words, sizeof(words));
+}
+
+/* ---- what runs ---- */
+
+int slots_init(struct slots *slots, uint32_t cap)
+{
+    slots->cap = cap;
+    slots->words = calloc((size_t)cap * SLOT_N_WORDS, sizeof(*slots->words));
+    return slots->words ? 0 : -1;
+}
+
+void slots_fini(struct slots *slots)
+{
+    free(slots->words);
+}
+
+static struct sched_slot slot_of(const struct choice *c, uint64_t now_ns)
+{
+    uint32_t n_prompt = choice_n_prompt(c);
+    return (struct sched_slot){
+        .request = c->req->number,
+        .choice = c->index,
+        .n_prompt = n_prompt,
+        .n_prefilled = c->n_computed < n_prompt ? c->n_computed : n_prompt,
+        .n_decoded = choice_n_output(c),
+        .age_ns = now_ns - c->req->submitted_ns,
+    };
+}
+
+void slots_publish(struct slots *slots, struct choice *const *running, uint32_t n)
+{
+    uint64_t now_ns = clock_now_ns(), words[SLOT_N_WORDS];
+    uint64_t version = atomic_load_explicit(&slots->version, memory_order_relaxed);
+    atomic_store_explicit(&slots->version, version + 1, memory_order_relaxed);
+    for (uint32_t i = 0; i < n; i++) {
+        struct sched_slot slot = slot_of(running[i], now_ns);
+        memcpy(words, &slot, sizeof(words));
+        for (uint32_t w = 0; w < SLOT_N_WORDS; w++)
+            atomic_store_explicit(&slots->words[i * SLOT_N_WORDS + w], words[w],
+                                  memory_order_release);
+    }
+    atomic_store_explicit(&slots->n, n, memory_order_release);
+    atomic_store_explicit(&slots->version, version + 2, memory_order_release);
+}
+
+static bool try_read_slots(const struct slots *slots, struct sched_slot *out, uint32_t cap,
+                           uint32_t *n)
+{
+    uint64_t words[SLOT_N_WORDS];
+    uint64_t before = atomic_load_explicit(&slots->version, memory_order_acquire);
+    *n = atomic_load_explicit(&slots->n, memory_order_acquire);
+    for (uint32_t i = 0; i < *n && i < cap; i++) {
+        for (uint32_t w = 0; w < SLOT_N_WORDS; w++)
+            words[w] = atomic_load_explicit(&slots->words[i * SLOT_N_WORDS + w],
+                                            memory_order_acquire);
+        memcpy(&out[i], words, sizeof(words));
+    }
+    uint64_t after = atomic_load_explicit(&slots->version, memory_order_relaxed);
+    return before == after && before % 2 == 0;
+}
+
+uint32_t sched_slots(const struct sched *s, struct sched_slot *out, uint32_t cap)
+{
+    uint32_t n;
+    while (!try_read_slots(&s->slots, out, cap, &n)) {
+    }
+    return n;
+}
+
+uint32_t sched_max_seqs(const struct sched *s)
+{
+    return s->max_seqs;
 }
 
 void sched_stats(const struct sched *s, struct sched_stats *out)

@@ -126,6 +126,7 @@ static void start_choice(struct sched *s, struct choice *c)
         start_request(s, r);
     c->last_step = s->step;
     s->running[s->n_running++] = c;
+    deliver_progress(s->on_event, c);
     r->n_admitted++;
     s->admitting = r->n_admitted < r->n_choices ? r : NULL;
 }
@@ -281,6 +282,9 @@ static void step(struct sched *s)
         engine_sample(s->engine, s->jobs, n_jobs);
     facts.ns = clock_now_ns() - start;
 
+    for (uint32_t i = 0; i < s->n_running; i++)
+        if (s->items[i].n_prefill > 0 && !s->running[i]->req->failed)
+            deliver_progress(s->on_event, s->running[i]);
     for (uint32_t i = 0; i < n_jobs; i++)
         take_job(s, s->job_choices[i], &s->jobs[i], &facts);
     finish_prefilled(s);
@@ -299,6 +303,7 @@ static bool wait_for_work(struct sched *s)
         return !queue_is_closing(&s->queue);
     s->stats.live.batch_size_now = 0;
     stats_publish(&s->stats);
+    slots_publish(&s->slots, s->running, s->n_running);
     return queue_wait(&s->queue);
 }
 
@@ -313,10 +318,12 @@ static void *sched_loop(void *arg)
         if (s->n_running > 0)
             step(s);
         stats_publish(&s->stats);
+        slots_publish(&s->slots, s->running, s->n_running);
     }
     retire(s);
     s->stats.live.batch_size_now = 0;
     stats_publish(&s->stats);
+    slots_publish(&s->slots, s->running, s->n_running);
     return NULL;
 }
 
@@ -361,7 +368,7 @@ static int take_memory(struct sched *s)
     s->jobs = calloc(s->limits.max_logit_rows, sizeof(*s->jobs));
     s->job_choices = calloc(s->limits.max_logit_rows, sizeof(struct choice *));
     bool has_all = s->running && s->items && s->rows && s->jobs && s->job_choices;
-    return has_all ? list_ends(s) : -1;
+    return has_all && slots_init(&s->slots, s->max_seqs) == 0 ? list_ends(s) : -1;
 }
 
 static struct queue_limits queue_limits_of(const struct sched_options *opt, uint32_t n_ctx)
@@ -384,6 +391,7 @@ static void destroy(struct sched *s)
     free(s->rows);
     free(s->jobs);
     free(s->job_choices);
+    slots_fini(&s->slots);
     free(s->ends);
     free(s);
 }
@@ -454,6 +462,7 @@ enum sched_refusal sched_submit(struct sched *s, const struct sched_options_requ
         return refusal;
     }
     struct sched_request *r = *out;
+    r->number = atomic_fetch_add(&s->n_submitted, 1) + 1;
     refusal = queue_push(&s->queue, r, n_reserved, err);
     if (refusal != SCHED_REFUSED_NONE) {
         request_put(r);

@@ -57,12 +57,18 @@ struct sched_options_request {
     const int32_t *stop_tokens;
     uint32_t n_stop_tokens;
     bool ignore_eos;
-    bool include_stop;    /* the stop string stays in the text */
-    bool skip_special;    /* control tokens give no text */
-    bool echo;            /* the prompt's text, and its log-probabilities, come first */
-    int32_t n_logprobs;   /* -1: none; else alternatives per token */
-    uint64_t deadline_ns; /* CLOCK_MONOTONIC; 0: none */
-    void *ctx;            /* for the callback */
+    bool include_stop;      /* the stop string stays in the text */
+    bool skip_special;      /* control tokens give no text */
+    bool echo;              /* the prompt's text, and its log-probabilities, come first */
+    int32_t n_logprobs;     /* -1: none; else alternatives per token */
+    uint64_t deadline_ns;   /* CLOCK_MONOTONIC; 0: none */
+    uint64_t max_decode_ns; /* after its first token a choice ends with LENGTH; 0: no limit */
+    int64_t priority;       /* lower runs earlier, and is paused later; 0 is usual */
+    uint64_t key;           /* whose request it is: waiting keys are served in turn; 0: nobody's */
+    struct sched_text cache_salt; /* only requests of the same salt share prefixes; may be empty */
+    bool no_cache;                /* neither looks for a stored prefix nor leaves one */
+    bool progress;                /* SCHED_EVENT_PROGRESS while the prompt is computed */
+    void *ctx;                    /* for the callback */
 };
 
 /* One token's log-probabilities. */
@@ -82,8 +88,17 @@ struct sched_usage {
     uint32_t completion_tokens; /* sum over the choices; end and stop tokens count */
 };
 
+/* Of a choice's prompt: the first event has n_done == n_cached, the last n_done == n_total, and
+ * n_done rises strictly. */
+struct sched_progress {
+    uint32_t n_total, n_cached, n_done;
+    uint64_t ns; /* since the choice was admitted */
+};
+
 enum sched_event_kind {
     SCHED_EVENT_ADMITTED, /* once: left the queue */
+    SCHED_EVENT_PROGRESS, /* if asked for: prompt tokens computed so far; none after a choice's
+                           * first DELTA */
     SCHED_EVENT_DELTA,    /* a choice's new text; also the first token of each choice */
     SCHED_EVENT_FINISHED, /* a choice's end: finish and its last text (may be empty) */
     SCHED_EVENT_DONE,     /* the request is over; nothing follows */
@@ -108,6 +123,7 @@ struct sched_event {
     struct sched_usage usage;       /* so far */
     struct engine_err err;          /* SCHED_EVENT_FAILED */
     enum sched_cancel_cause cause;  /* SCHED_EVENT_CANCELLED */
+    struct sched_progress progress; /* SCHED_EVENT_PROGRESS */
     uint64_t queue_ns, ttft_ns;     /* DONE: waited in the queue; submit to first token */
     uint64_t prefill_ns, decode_ns; /* DONE: admitted to first token; first token to end */
 };
@@ -169,6 +185,9 @@ struct sched_stats {                   /* monotonic unless called "now" */
     uint64_t waiting_tokens_now;
     uint32_t batch_size_now;                  /* sequences in the last step */
     uint64_t prompt_tokens, generated_tokens; /* computed */
+    uint64_t prefix_query_tokens;             /* looked for in the prefix cache */
+    uint64_t prefix_hit_tokens;               /* and found: these were not computed */
+    uint64_t preemptions;                     /* choices paused because pages ran out */
     uint64_t steps;
     uint64_t prefill_step_ns, decode_step_ns; /* time in steps with and without prompt rows */
     /* histograms of steps: counts per bucket, not cumulative, the last is +Inf */
@@ -179,5 +198,16 @@ extern const double sched_step_bounds[SCHED_N_STEP_BOUNDS];             /* secon
 extern const double sched_step_token_bounds[SCHED_N_STEP_TOKEN_BOUNDS]; /* 1 8 16 ... 16384 */
 
 void sched_stats(const struct sched *s, struct sched_stats *out); /* takes no lock of the loop */
+
+/* A choice that runs, as it was after the last step. */
+struct sched_slot {
+    uint64_t request; /* counts up from 1 with every request */
+    uint32_t choice;
+    uint32_t n_prompt, n_prefilled, n_decoded; /* tokens */
+    uint64_t age_ns;                           /* since the request was submitted */
+};
+/* Up to cap of them, oldest first; returns how many run.  Takes no lock of the loop. */
+uint32_t sched_slots(const struct sched *s, struct sched_slot *out, uint32_t cap);
+uint32_t sched_max_seqs(const struct sched *s);
 
 #endif

@@ -322,6 +322,8 @@ void api_on_event(const struct sched_event *ev)
     case SCHED_EVENT_ADMITTED:
         on_admitted(c, now_ns);
         return;
+    case SCHED_EVENT_PROGRESS: /* not asked for */
+        return;
     case SCHED_EVENT_DELTA:
     case SCHED_EVENT_FINISHED:
         on_text(c, ev, now_ns);

@@ -61,6 +61,7 @@ static void on_event(const struct sched_event *ev)
     struct run *run = ev->ctx;
     switch (ev->kind) {
     case SCHED_EVENT_ADMITTED:
+    case SCHED_EVENT_PROGRESS:
         break;
     case SCHED_EVENT_DELTA:
         if (run->first == 0)

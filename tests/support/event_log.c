@@ -113,7 +113,7 @@ static void check_end(struct event_log *log, const struct sched_event *ev)
 
 void event_log_on_event(const struct sched_event *ev)
 {
-    static const char letters[] = "ADF+!x";
+    static const char letters[] = "APDF+!x";
     struct event_log *log = ev->ctx;
     pthread_mutex_lock(&log->lock);
     expect(log, !log->over, "an event after the last one");

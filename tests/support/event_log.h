@@ -28,7 +28,7 @@ struct event_log_choice {
 struct event_log {
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    char *kinds; /* a letter per event: A D F, then + (done), ! (failed) or x (cancelled) */
+    char *kinds; /* a letter per event: A P D F, then + (done), ! (failed) or x (cancelled) */
     size_t n_kinds;
     struct event_log_choice *choices;
     uint32_t n_choices;
