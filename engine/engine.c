@@ -8,7 +8,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
+#include "engine/hash.h"
 #include "engine/internal.h"
 #include "engine/machine.h"
 #include "engine/memory_plan.h"
@@ -204,7 +206,11 @@ static int open_parts(struct engine *e, const struct memory_plan *plan, struct e
     struct forward_options f = { .max_rows = e->opt.max_rows,
                                  .max_logit_rows = e->opt.max_logit_rows,
                                  .n_ctx = plan->n_ctx };
-    int rc = kv_open(&e->kv, &plan->kv);
+    struct kv_options kv = plan->kv;
+    kv.hash = hash_bytes_128;
+    if (getrandom(&kv.hash_seed, sizeof(kv.hash_seed), 0) < 0)
+        kv.hash_seed = (uint64_t)(uintptr_t)e; /* before the kernel has entropy: better than none */
+    int rc = kv_open(&e->kv, &kv);
     if (rc != 0)
         return engine_fail(err, ENGINE_ERR_MEMORY, "KV pages of %" PRIu64 " MiB: %s",
                            plan->kv_bytes >> 20, strerror(-rc));
@@ -222,9 +228,10 @@ static int warm_up(struct engine *e, struct engine_err *err)
     struct engine_seq *seq;
     if (e->opt.progress)
         e->opt.progress(e->opt.progress_ctx, ENGINE_PHASE_WARMUP, 0, 0);
-    if (engine_seq_open(e, 1, &seq, err) != 0)
+    struct engine_seq_options opt = { .max_tokens = 1, .no_cache = true };
+    if (engine_seq_open(e, &opt, &seq, err) != 0)
         return -1;
-    int rc = engine_seq_reserve(seq, 1, err);
+    int rc = engine_seq_grow(seq, 1, err);
     struct engine_row row = { .seq = seq, .want_logits = true };
     if (rc == 0)
         engine_step(e, &row, 1);

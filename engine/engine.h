@@ -168,13 +168,31 @@ size_t engine_detok_max(const struct engine *e);
 
 /* ---- sequences and steps: [loop] ---- */
 
-/* An empty sequence of at most max_tokens positions.  Fails with ENGINE_ERR_CONTEXT, _MEMORY. */
-int engine_seq_open(struct engine *e, uint32_t max_tokens, struct engine_seq **out,
+struct engine_seq_options {
+    uint32_t max_tokens;    /* positions at most */
+    const char *cache_salt; /* only sequences of the same salt share prefixes */
+    size_t cache_salt_len;
+    bool no_cache; /* neither finds a stored prefix nor leaves one */
+};
+
+/* An empty sequence.  Fails with ENGINE_ERR_CONTEXT, _MEMORY. */
+int engine_seq_open(struct engine *e, const struct engine_seq_options *opt, struct engine_seq **out,
                     struct engine_err *err);
-void engine_seq_close(struct engine_seq *seq); /* NULL is fine */
-/* Pages for all positions below n_tokens, all at once.  ENGINE_ERR_CAPACITY takes nothing. */
-int engine_seq_reserve(struct engine_seq *seq, uint32_t n_tokens, struct engine_err *err);
-uint32_t engine_seq_n_tokens(const struct engine_seq *seq); /* computed so far */
+/* Its pages go back; what they hold can be found until others need them.  NULL is fine. */
+void engine_seq_close(struct engine_seq *seq);
+
+/* Admits a sequence that has computed nothing: takes the longest stored prefix of tokens[0 .. n_most)
+ * and promises it pages for n_tokens positions, so that up to there it never runs short; n_spare
+ * pages of each kind must stay free besides.  From then on it goes on at engine_seq_n_tokens().
+ * ENGINE_ERR_CAPACITY changes nothing. */
+int engine_seq_admit(struct engine_seq *seq, const int32_t *tokens, uint32_t n_most,
+                     uint32_t n_tokens, uint32_t n_spare, struct engine_err *err);
+/* Takes the pages for all positions below n_tokens, which the next step will compute.
+ * ENGINE_ERR_CAPACITY takes nothing: somebody must give pages back first. */
+int engine_seq_grow(struct engine_seq *seq, uint32_t n_tokens, struct engine_err *err);
+/* A second sequence that is as far as this one; what is computed is stored once. */
+int engine_seq_fork(const struct engine_seq *seq, struct engine_seq **out, struct engine_err *err);
+uint32_t engine_seq_n_tokens(const struct engine_seq *seq); /* computed, or found, so far */
 
 /* Could a sequence of n_tokens ever be held, by an empty cache? */
 bool engine_fits(const struct engine *e, uint32_t n_tokens);
@@ -196,7 +214,7 @@ struct engine_row {
     const float *logits; /* [n_vocab] until the next step, if wanted and done */
 };
 
-/* Computes the rows.  Positions must be reserved; n_rows <= max_rows; at most max_logit_rows want
+/* Computes the rows.  The sequences must have grown to them; n_rows <= max_rows; at most max_logit_rows want
  * logits.  These are the caller's duties (asserted).  What goes wrong with a row is its status. */
 void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows);
 const char *engine_row_error(const struct engine *e);

@@ -45,7 +45,7 @@ struct engine {
     char *warnings[ENGINE_MAX_WARNINGS];
 
     _Atomic uint64_t stats_heartbeat;
-    _Atomic uint32_t stats_pages, stats_pages_free;
+    _Atomic uint32_t stats_pages, stats_pages_free, stats_pages_cached;
 };
 
 struct engine_seq {

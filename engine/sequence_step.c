@@ -23,19 +23,23 @@ bool engine_fits(const struct engine *e, uint32_t n_tokens)
     return n_tokens <= e->info.n_ctx;
 }
 
-int engine_seq_open(struct engine *e, uint32_t max_tokens, struct engine_seq **out,
+int engine_seq_open(struct engine *e, const struct engine_seq_options *opt, struct engine_seq **out,
                     struct engine_err *err)
 {
+    struct kv_seq_options kv = { .max_tokens = opt->max_tokens,
+                                 .salt = opt->cache_salt,
+                                 .salt_bytes = opt->cache_salt_len,
+                                 .is_private = opt->no_cache };
     *out = NULL;
-    if (max_tokens > e->info.n_ctx)
+    if (opt->max_tokens > e->info.n_ctx)
         return engine_fail(err, ENGINE_ERR_CONTEXT,
                            "a sequence of %u tokens was asked for; the context holds %u",
-                           max_tokens, e->info.n_ctx);
+                           opt->max_tokens, e->info.n_ctx);
     struct engine_seq *seq = calloc(1, sizeof(*seq));
-    if (!seq || kv_seq_open(e->kv, max_tokens, &seq->kv) != 0) {
+    if (!seq || kv_seq_open(e->kv, &kv, &seq->kv) != 0) {
         free(seq);
         return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for a sequence of %u tokens",
-                           max_tokens);
+                           opt->max_tokens);
     }
     seq->e = e;
     *out = seq;
@@ -51,15 +55,42 @@ void engine_seq_close(struct engine_seq *seq)
     free(seq);
 }
 
-int engine_seq_reserve(struct engine_seq *seq, uint32_t n_tokens, struct engine_err *err)
+static int no_pages(uint32_t n_tokens, struct engine_err *err)
 {
-    int rc = kv_seq_promise(seq->kv, n_tokens, seq->e->opt.max_rows);
-    engine_stats_update(seq->e);
-    if (rc == -EINVAL)
-        return engine_fail(err, ENGINE_ERR_CONTEXT,
-                           "%u tokens exceed what the sequence was opened for", n_tokens);
-    if (rc != 0)
-        return engine_fail(err, ENGINE_ERR_CAPACITY, "no KV pages for %u tokens now", n_tokens);
+    return engine_fail(err, ENGINE_ERR_CAPACITY, "no KV pages for %u tokens now", n_tokens);
+}
+
+int engine_seq_admit(struct engine_seq *seq, const int32_t *tokens, uint32_t n_most,
+                     uint32_t n_tokens, uint32_t n_spare, struct engine_err *err)
+{
+    struct engine *e = seq->e;
+    assert(kv_seq_n_committed(seq->kv) == 0 && n_most < n_tokens);
+    bool fits = kv_seq_match(seq->kv, tokens, n_most) >= 0 &&
+                kv_seq_promise(seq->kv, n_tokens, e->opt.max_rows) == 0 &&
+                kv_n_unpromised(e->kv) >= n_spare;
+    if (!fits)
+        kv_seq_reset(seq->kv);
+    engine_stats_update(e);
+    return fits ? 0 : no_pages(n_tokens, err);
+}
+
+int engine_seq_grow(struct engine_seq *seq, uint32_t n_tokens, struct engine_err *err)
+{
+    int rc = kv_seq_reserve(seq->kv, n_tokens);
+    assert(rc != -EINVAL);
+    return rc == 0 ? 0 : no_pages(n_tokens, err);
+}
+
+int engine_seq_fork(const struct engine_seq *seq, struct engine_seq **out, struct engine_err *err)
+{
+    struct engine_seq *fork = calloc(1, sizeof(*fork));
+    *out = NULL;
+    if (!fork || kv_seq_fork(seq->kv, &fork->kv) != 0) {
+        free(fork);
+        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for another sequence");
+    }
+    fork->e = seq->e;
+    *out = fork;
     return 0;
 }
 
@@ -91,14 +122,14 @@ static void add_row(struct forward *f, struct engine_row *row)
     f->n_rows++;
 }
 
-/* Takes rows [i, end) of one sequence into the step; false if there are no pages for them. */
-static bool add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint32_t end)
+/* Takes rows [i, end) of one sequence into the step. */
+static void add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint32_t end)
 {
     struct forward *f = e->forward;
     const struct engine_seq *seq = rows[i].seq;
     assert(rows[i].pos == kv_seq_n_committed(seq->kv));
-    if (kv_seq_reserve(seq->kv, rows[end - 1].pos + 1) != 0)
-        return false;
+    int rc = kv_seq_reserve(seq->kv, rows[end - 1].pos + 1);
+    assert(rc == 0); /* engine_seq_grow came before */
     f->run[f->n_runs] = (struct run){ seq->kv, f->n_rows, end - i, rows[i].pos };
     for (uint32_t r = i; r < end; r++) {
         assert(rows[r].pos == rows[i].pos + (r - i));
@@ -106,7 +137,6 @@ static bool add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint3
         add_row(f, &rows[r]);
     }
     f->n_runs++;
-    return true;
 }
 
 /* Rows of a sequence up to the first whose logits are no numbers: what came out of it is worth
@@ -130,11 +160,11 @@ static void take_rows(struct engine *e, struct engine_row *rows, uint32_t n_rows
 {
     for (uint32_t i = 0, end; i < n_rows; i = end) {
         end = run_end(rows, n_rows, i);
-        bool taken = add_run(e, rows, i, end);
         for (uint32_t r = i; r < end; r++) {
-            rows[r].status = taken ? ENGINE_ROW_DONE : ENGINE_ROW_DEFERRED;
-            rows[r].logits = taken && rows[r].want_logits ? rows[r].logits : NULL;
+            rows[r].status = ENGINE_ROW_DONE;
+            rows[r].logits = NULL;
         }
+        add_run(e, rows, i, end);
     }
 }
 
@@ -142,11 +172,8 @@ static void settle_rows(struct engine *e, struct engine_row *rows, uint32_t n_ro
 {
     for (uint32_t i = 0, end; i < n_rows; i = end) {
         end = run_end(rows, n_rows, i);
-        if (rows[i].status != ENGINE_ROW_DONE)
-            continue;
         uint32_t good = settle_run(e->forward, rows, i, end);
-        if (good > i)
-            kv_seq_commit(rows[i].seq->kv, rows[good - 1].pos + 1);
+        kv_seq_commit(rows[i].seq->kv, e->forward->token + i, good - i);
     }
 }
 
@@ -229,11 +256,13 @@ void engine_stats_update(struct engine *e)
     }
     atomic_store_explicit(&e->stats_pages, least.n_pages, memory_order_relaxed);
     atomic_store_explicit(&e->stats_pages_free, least.n_free, memory_order_relaxed);
+    atomic_store_explicit(&e->stats_pages_cached, least.n_cached, memory_order_relaxed);
 }
 
 void engine_stats(const struct engine *e, struct engine_stats *out)
 {
     out->kv_pages = atomic_load_explicit(&e->stats_pages, memory_order_relaxed);
     out->kv_pages_free = atomic_load_explicit(&e->stats_pages_free, memory_order_relaxed);
+    out->kv_pages_cached = atomic_load_explicit(&e->stats_pages_cached, memory_order_relaxed);
     out->heartbeat = atomic_load_explicit(&e->stats_heartbeat, memory_order_relaxed);
 }

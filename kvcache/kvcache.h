@@ -9,6 +9,11 @@
  *  2. A page holds page_tokens consecutive positions for all layers of its group.  It is *open*
  *     while positions in it are missing and *sealed* once the last of them is committed: that
  *     depends on the position alone, never on how the prompt was cut into chunks.
+ *  3. A sealed page is never written again, so any number of sequences may hold it.  It is known by
+ *     the tokens in it and a hash of all before them (vLLM's hash chain), and found by that for as
+ *     long as nobody else needed its memory: pages that no table holds wait, least recently used
+ *     first, to be taken.  Open pages are shared only by sequences forked from each other, and
+ *     copied by whoever writes first; a sequence that ends leaves its open page to be copied from.
  *
  * The cache moves bytes; what lies in them is the business of kernels.h (struct kern_attend).
  * Scheduler thread only, except kv_page, which workers call while no table changes.
@@ -30,6 +35,8 @@ struct kv_group_options {
     uint32_t window;    /* positions a layer looks back, itself included; 0 = all */
     size_t layer_bytes; /* bytes of one page in one layer, a multiple of 64 */
     uint32_t n_pages;   /* pool size */
+    bool whole_only;    /* the beginning of a page says nothing without the rest (a quantised one):
+                         * prefixes are found by whole pages only */
 };
 
 struct kv_options {
@@ -37,12 +44,16 @@ struct kv_options {
     struct kv_group_options group[KV_MAX_GROUPS];
     uint64_t shuffle_seed; /* 0: lowest page first; else pages are handed out in random order,
                             * which tests use to show that placement never changes a result */
+    /* A good 128-bit hash of bytes, and its seed: a secret, where prompts come from strangers. */
+    void (*hash)(const void *bytes, size_t n, uint64_t seed, uint64_t out[2]);
+    uint64_t hash_seed;
 };
 
 struct kv_group_stats {
     uint32_t n_pages;
     uint32_t n_free;     /* held by no sequence */
-    uint32_t n_promised; /* of these, set aside by kv_seq_promise */
+    uint32_t n_cached;   /* of these, what still holds a prefix that may be found */
+    uint32_t n_promised; /* of the free ones, set aside by kv_seq_promise */
 };
 
 /* Takes all memory (huge pages where possible) and none afterwards but the block tables of new
@@ -51,9 +62,29 @@ struct kv_group_stats {
 int kv_open(struct kv **out, const struct kv_options *opt);
 void kv_close(struct kv *kv); /* NULL is fine; all sequences must be closed */
 
-/* An empty sequence that will hold at most max_tokens.  0 or -ENOMEM. */
-int kv_seq_open(struct kv *kv, uint32_t max_tokens, struct kv_seq **out);
-void kv_seq_close(struct kv_seq *seq); /* gives every page back; NULL is fine */
+struct kv_seq_options {
+    uint32_t max_tokens;
+    const void *salt; /* only sequences of the same salt share pages: what else than the tokens
+                       * decides about keys and values, and whoever must not see whose prompts */
+    size_t salt_bytes;
+    bool is_private; /* finds no prefixes and leaves none */
+};
+
+/* An empty sequence.  0 or -ENOMEM. */
+int kv_seq_open(struct kv *kv, const struct kv_seq_options *opt, struct kv_seq **out);
+/* Gives every page and promise back; what is in them may still be found.  NULL is fine. */
+void kv_seq_close(struct kv_seq *seq);
+/* The same, and the sequence is empty again. */
+void kv_seq_reset(struct kv_seq *seq);
+
+/* Gives an empty sequence the longest prefix of tokens[0 .. n_tokens) that the cache still holds in
+ * all groups, as if it had been computed and committed.  Returns how many positions that is, 0 if
+ * none; -ENOSPC if the pages are promised to others (then nothing changed). */
+int64_t kv_seq_match(struct kv_seq *seq, const int32_t *tokens, uint32_t n_tokens);
+
+/* A second sequence that is as far as this one and shares all its pages, the open one too.
+ * 0 or -ENOMEM. */
+int kv_seq_fork(const struct kv_seq *seq, struct kv_seq **out);
 
 /* Sets pages aside, without choosing them yet: afterwards the sequence can grow to n_tokens, by up
  * to n_step positions at a time, and kv_seq_reserve cannot fail.  A windowed group needs only what
@@ -61,14 +92,19 @@ void kv_seq_close(struct kv_seq *seq); /* gives every page back; NULL is fine */
  * beyond max_tokens. */
 int kv_seq_promise(struct kv_seq *seq, uint32_t n_tokens, uint32_t n_step);
 
-/* Makes sure that positions [n_committed, n_tokens) have pages in every group.
+/* Pages that nobody was promised, in the group that has the fewest. */
+uint32_t kv_n_unpromised(const struct kv *kv);
+
+/* Makes sure that positions [n_committed, n_tokens) have pages in every group, which only this
+ * sequence holds: an open page that others hold too is copied.
  * 0, -ENOSPC if the pools are short of pages that nobody was promised (then nothing was taken),
  * -EINVAL beyond max_tokens. */
 int kv_seq_reserve(struct kv_seq *seq, uint32_t n_tokens);
 
-/* Positions below n_tokens are written in all layers.  Pages that no later position can see go back
- * to their pool.  n_tokens never falls and never exceeds what was reserved. */
-void kv_seq_commit(struct kv_seq *seq, uint32_t n_tokens);
+/* n_new positions more are written in all layers: those of these tokens.  Pages that they complete
+ * are sealed and can be found; if the cache already has the same page, that one takes its place.
+ * Pages that no later position can see go back to their pool.  Never more than was reserved. */
+void kv_seq_commit(struct kv_seq *seq, const int32_t *tokens, uint32_t n_new);
 
 uint32_t kv_seq_n_committed(const struct kv_seq *seq);
 /* Positions below this lie in sealed pages. */

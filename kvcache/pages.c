@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pages.c - the fixed pools of pages, one per group of layers.
+ * pages.c - the fixed pools of pages, one per group of layers: their memory, who holds them, and the
+ * list of those that nobody holds, in the order in which they will be taken: first what holds
+ * nothing, then what was used least recently.
  *
  * All memory is mapped at open, 2 MiB aligned and in huge pages where the kernel has them: a step
  * walks keys and values in page order, and 4 KiB pages would cost a TLB miss every other line.
@@ -8,6 +10,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "kvcache/internal.h"
@@ -36,34 +39,6 @@ static void *map_huge(size_t bytes, size_t *mapped)
     return p + before;
 }
 
-int kv_pool_open(struct kv_pool *pool, const struct kv_group_options *opt)
-{
-    size_t layer_total, total;
-    if (opt->n_layers == 0 || opt->layer_bytes == 0 || opt->layer_bytes % 64 || opt->n_pages == 0)
-        return -EINVAL;
-    if (__builtin_mul_overflow(opt->layer_bytes, (size_t)opt->n_pages, &layer_total) ||
-        __builtin_mul_overflow(layer_total, (size_t)opt->n_layers, &total))
-        return -ENOMEM;
-    pool->opt = *opt;
-    pool->free = malloc(opt->n_pages * sizeof(*pool->free));
-    pool->mem = map_huge(total, &pool->mem_bytes);
-    if (!pool->free || !pool->mem)
-        return -ENOMEM; /* kv_close frees what there is */
-    for (uint32_t i = 0; i < opt->n_pages; i++)
-        pool->free[i] = opt->n_pages - 1 - i;
-    pool->n_free = opt->n_pages;
-    return 0;
-}
-
-void kv_pool_close(struct kv_pool *pool)
-{
-    if (pool->mem)
-        munmap(pool->mem, pool->mem_bytes);
-    free(pool->free);
-    pool->mem = NULL;
-    pool->free = NULL;
-}
-
 /* splitmix64 */
 static uint64_t next_random(uint64_t *state)
 {
@@ -73,38 +48,160 @@ static uint64_t next_random(uint64_t *state)
     return z ^ z >> 31;
 }
 
-uint32_t kv_pool_take(struct kv_pool *pool, uint64_t *shuffle_state)
+/* ---- the list of free pages ---- */
+
+static void link_last(struct kv_pool *pool, uint32_t page)
 {
-    assert(pool->n_free > 0);
-    uint32_t top = pool->n_free - 1;
-    if (*shuffle_state) {
-        uint32_t i = (uint32_t)(next_random(shuffle_state) % pool->n_free);
-        uint32_t page = pool->free[i];
-        pool->free[i] = pool->free[top];
-        pool->free[top] = page;
-    }
-    pool->n_free = top;
-    return pool->free[top];
+    struct kv_page *p = &pool->page[page];
+    p->prev = pool->free_last;
+    p->next = KV_NO_PAGE;
+    if (pool->free_last == KV_NO_PAGE)
+        pool->free_first = page;
+    else
+        pool->page[pool->free_last].next = page;
+    pool->free_last = page;
+    pool->n_free++;
 }
 
-void kv_pool_give(struct kv_pool *pool, uint32_t page)
+static void link_first(struct kv_pool *pool, uint32_t page)
 {
-    assert(page < pool->opt.n_pages && pool->n_free < pool->opt.n_pages);
-    pool->free[pool->n_free++] = page;
+    struct kv_page *p = &pool->page[page];
+    p->prev = KV_NO_PAGE;
+    p->next = pool->free_first;
+    if (pool->free_first == KV_NO_PAGE)
+        pool->free_last = page;
+    else
+        pool->page[pool->free_first].prev = page;
+    pool->free_first = page;
+    pool->n_free++;
+}
+
+static void unlink_free(struct kv_pool *pool, uint32_t page)
+{
+    const struct kv_page *p = &pool->page[page];
+    if (p->prev == KV_NO_PAGE)
+        pool->free_first = p->next;
+    else
+        pool->page[p->prev].next = p->next;
+    if (p->next == KV_NO_PAGE)
+        pool->free_last = p->prev;
+    else
+        pool->page[p->next].prev = p->prev;
+    pool->n_free--;
+}
+
+/* All pages, in order or shuffled. */
+static int link_all(struct kv_pool *pool, uint64_t *shuffle_state)
+{
+    uint32_t n = pool->opt.n_pages, *order = malloc(n * sizeof(*order));
+    if (!order)
+        return -1;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t k = *shuffle_state ? (uint32_t)(next_random(shuffle_state) % (i + 1)) : i;
+        order[i] = order[k];
+        order[k] = i;
+    }
+    pool->free_first = pool->free_last = KV_NO_PAGE;
+    for (uint32_t i = 0; i < n; i++)
+        link_last(pool, order[i]);
+    free(order);
+    return 0;
+}
+
+/* ---- holders ---- */
+
+uint32_t kv_pool_take(struct kv_pool *pool)
+{
+    uint32_t page = pool->free_first;
+    assert(page != KV_NO_PAGE);
+    unlink_free(pool, page);
+    if (pool->page[page].n_tokens > 0) {
+        kv_index_unpublish(pool, page);
+        pool->n_cached--;
+    }
+    pool->page[page].refs = 1;
+    return page;
+}
+
+void kv_pool_hold(struct kv_pool *pool, uint32_t page)
+{
+    struct kv_page *p = &pool->page[page];
+    assert(p->refs > 0 || p->n_tokens > 0);
+    if (p->refs == 0) {
+        unlink_free(pool, page);
+        pool->n_cached--;
+    }
+    p->refs++;
+}
+
+void kv_pool_drop(struct kv_pool *pool, uint32_t page)
+{
+    struct kv_page *p = &pool->page[page];
+    assert(page < pool->opt.n_pages && p->refs > 0);
+    if (--p->refs > 0)
+        return;
+    if (p->n_tokens == 0) {
+        link_first(pool, page);
+        return;
+    }
+    link_last(pool, page);
+    pool->n_cached++;
+}
+
+void kv_pool_copy(struct kv_pool *pool, uint32_t to, uint32_t from)
+{
+    for (uint32_t l = 0; l < pool->opt.n_layers; l++) {
+        uint8_t *layer = pool->mem + (size_t)l * pool->opt.n_pages * pool->opt.layer_bytes;
+        memcpy(layer + to * pool->opt.layer_bytes, layer + from * pool->opt.layer_bytes,
+               pool->opt.layer_bytes);
+    }
+}
+
+/* ---- open, close ---- */
+
+int kv_pool_open(struct kv_pool *pool, const struct kv_group_options *opt, uint64_t *shuffle_state)
+{
+    size_t layer_total, total;
+    if (opt->n_layers == 0 || opt->layer_bytes == 0 || opt->layer_bytes % 64 || opt->n_pages == 0 ||
+        opt->n_pages == KV_NO_PAGE)
+        return -EINVAL;
+    if (__builtin_mul_overflow(opt->layer_bytes, (size_t)opt->n_pages, &layer_total) ||
+        __builtin_mul_overflow(layer_total, (size_t)opt->n_layers, &total))
+        return -ENOMEM;
+    pool->opt = *opt;
+    pool->mem = map_huge(total, &pool->mem_bytes);
+    if (!pool->mem)
+        return -ENOMEM; /* kv_close frees what there is */
+    pool->page = calloc(opt->n_pages, sizeof(*pool->page));
+    if (!pool->page || kv_index_open(pool) != 0 || link_all(pool, shuffle_state) != 0)
+        return -ENOMEM;
+    return 0;
+}
+
+void kv_pool_close(struct kv_pool *pool)
+{
+    if (pool->mem)
+        munmap(pool->mem, pool->mem_bytes);
+    kv_index_close(pool);
+    free(pool->page);
+    pool->mem = NULL;
+    pool->page = NULL;
 }
 
 int kv_open(struct kv **out, const struct kv_options *opt)
 {
     *out = NULL;
-    if (opt->n_groups == 0 || opt->n_groups > KV_MAX_GROUPS)
+    if (opt->n_groups == 0 || opt->n_groups > KV_MAX_GROUPS || !opt->hash)
         return -EINVAL;
     struct kv *kv = calloc(1, sizeof(*kv));
     if (!kv)
         return -ENOMEM;
     kv->shuffle_state = opt->shuffle_seed;
+    kv->hash = opt->hash;
+    kv->hash_seed = opt->hash_seed;
     int rc = 0;
     for (; kv->n_groups < opt->n_groups && rc == 0; kv->n_groups++)
-        rc = kv_pool_open(&kv->pool[kv->n_groups], &opt->group[kv->n_groups]);
+        rc = kv_pool_open(&kv->pool[kv->n_groups], &opt->group[kv->n_groups], &kv->shuffle_state);
     if (rc != 0) {
         kv_close(kv);
         return rc;
@@ -123,10 +220,21 @@ void kv_close(struct kv *kv)
     free(kv);
 }
 
+uint32_t kv_n_unpromised(const struct kv *kv)
+{
+    uint32_t least = UINT32_MAX;
+    for (uint32_t g = 0; g < kv->n_groups; g++) {
+        uint32_t n = kv->pool[g].n_free - kv->pool[g].n_promised;
+        least = n < least ? n : least;
+    }
+    return least;
+}
+
 void kv_group_stats(const struct kv *kv, uint32_t group, struct kv_group_stats *out)
 {
     assert(group < kv->n_groups);
     out->n_pages = kv->pool[group].opt.n_pages;
     out->n_free = kv->pool[group].n_free;
+    out->n_cached = kv->pool[group].n_cached;
     out->n_promised = kv->pool[group].n_promised;
 }

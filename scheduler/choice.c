@@ -6,11 +6,13 @@
  * last of them gives the logits of the first new token, and each new token is the row that gives
  * the next.  The last new token is never computed.
  *
- * All memory and all pages are taken in choice_open, so that a choice that runs can end for its own
- * reasons only.
+ * All memory is taken at the first admission.  Pages are taken as it grows; when they run short it may
+ * be paused, which costs time and changes nothing else: the tokens so far are computed again, most
+ * of them found in the prefix cache.
  * Scheduler thread only.
  */
 #include <assert.h>
+#include <string.h>
 
 #include "scheduler/internal.h"
 
@@ -66,18 +68,86 @@ static int open_transcript(struct choice *c, const struct engine *e, struct engi
     return 0;
 }
 
-int choice_open(struct choice *c, struct engine *e, struct engine_err *err)
+/* The tokens that are known: the prompt, and what was generated before a pause.  Returns how many. */
+static uint32_t list_known(const struct choice *c, int32_t *known)
 {
-    uint32_t n_positions = prompt_of(c)->n_tokens + c->max_tokens;
-    if (!c->seq && engine_seq_open(e, n_positions, &c->seq, err))
-        return -1;
-    if (engine_seq_reserve(c->seq, n_positions, err))
-        return -1;
-    if (open_transcript(c, e, err))
-        return -1;
+    const struct sched_prompt *prompt = prompt_of(c);
+    uint32_t n_output = n_output_of(c);
+    memcpy(known, prompt->tokens, prompt->n_tokens * sizeof(*known));
+    if (n_output > 0)
+        memcpy(known + prompt->n_tokens, output_of(c), n_output * sizeof(*known));
+    return prompt->n_tokens + n_output;
+}
+
+static uint32_t n_positions_of(const struct choice *c)
+{
+    return prompt_of(c)->n_tokens + c->max_tokens;
+}
+
+static int open_seq(struct choice *c, struct engine *e, struct engine_err *err)
+{
+    const struct sched_options_request *opt = &c->req->opt;
+    struct engine_seq_options seq = { .max_tokens = n_positions_of(c),
+                                      .cache_salt = opt->cache_salt.data,
+                                      .cache_salt_len = opt->cache_salt.len,
+                                      .no_cache = opt->no_cache };
+    return c->seq ? 0 : engine_seq_open(e, &seq, &c->seq, err);
+}
+
+static void start(struct choice *c)
+{
+    c->n_computed = engine_seq_n_tokens(c->seq);
     c->state = CHOICE_RUNNING;
-    c->admitted_ns = clock_now_ns();
+    if (c->admitted_ns == 0)
+        c->admitted_ns = clock_now_ns();
+}
+
+/* The last known token is always computed: its logits give the next one.  So is every token of an
+ * echoed prompt whose log-probability is still missing. */
+int choice_admit(struct choice *c, struct engine *e, int32_t *known, uint32_t n_spare,
+                 struct engine_err *err)
+{
+    if (open_seq(c, e, err))
+        return -1;
+    uint32_t n_known = list_known(c, known), n_most = n_known - 1;
+    if (wants_echo_logprobs(c) && c->n_judged < n_most)
+        n_most = c->n_judged;
+    if (engine_seq_admit(c->seq, known, n_most, n_known, n_spare, err))
+        return -1;
+    if (c->state == CHOICE_WAITING) {
+        if (open_transcript(c, e, err))
+            return -1;
+        c->n_cached = engine_seq_n_tokens(c->seq);
+    }
+    start(c);
     return 0;
+}
+
+bool choice_follows(const struct choice *c)
+{
+    return c->index % c->req->opt.n != 0 && !wants_echo_logprobs(c);
+}
+
+int choice_fork(struct choice *c, const struct choice *leader, struct engine_err *err)
+{
+    if (engine_seq_fork(leader->seq, &c->seq, err) ||
+        open_transcript(c, leader->transcript.detok.e, err))
+        return -1;
+    start(c);
+    return 0;
+}
+
+bool choice_grow(struct choice *c, uint32_t n_rows)
+{
+    return engine_seq_grow(c->seq, c->n_computed + n_rows, NULL) == 0;
+}
+
+void choice_pause(struct choice *c)
+{
+    engine_seq_close(c->seq);
+    c->seq = NULL;
+    c->n_computed = 0;
+    c->state = CHOICE_PAUSED;
 }
 
 void choice_close(struct choice *c)
@@ -94,20 +164,24 @@ void choice_close(struct choice *c)
 
 void choice_describe(const struct choice *c, uint64_t step, struct batch_item *item)
 {
-    uint32_t n_prompt = prompt_of(c)->n_tokens;
+    uint32_t n_output = n_output_of(c);
+    uint32_t n_left = prompt_of(c)->n_tokens + n_output - c->n_computed;
+    bool decodes = n_output > 0 && n_left == 1;
     *item = (struct batch_item){
-        .n_prefill = c->n_computed < n_prompt ? n_prompt - c->n_computed : 0,
-        .all_logits = wants_echo_logprobs(c),
+        .n_prefill = decodes ? 0 : n_left,
+        .all_logits = wants_echo_logprobs(c) && n_output == 0,
         .last_logits = c->max_tokens > 0,
         .waited = step - c->last_step,
     };
 }
 
-/* The logits of a prompt row give the first new token, or the log-probability of the next one. */
+/* The logits of a prompt row give the first new token, or the log-probability of the next one; those
+ * of the last known token give the next.  None is used twice. */
 static bool wants_logits(const struct choice *c, uint32_t pos)
 {
-    uint32_t n_prompt = prompt_of(c)->n_tokens;
-    if (pos + 1 < n_prompt)
+    if (pos < c->n_judged)
+        return false;
+    if (pos + 1 < prompt_of(c)->n_tokens)
         return wants_echo_logprobs(c);
     return c->max_tokens > 0;
 }
@@ -220,6 +294,7 @@ static int accept_token(struct choice *c, const struct engine_sample *job, struc
 int choice_accept(struct choice *c, const struct engine_sample *job, struct engine_err *err)
 {
     assert(c->state == CHOICE_RUNNING && c->finish == SCHED_FINISH_NONE);
+    c->n_judged = job->position;
     if (job->forced < 0)
         return accept_token(c, job, err);
     transcript_set_echo_logprob(&c->transcript, job->position, job);

@@ -4,7 +4,8 @@
  *
  * From the ground up: batch.c and stops.c are pure; a transcript turns the tokens of one choice
  * into text; a choice is one sequence of the engine with its transcript; a request owns its
- * choices; the queue holds requests that wait; scheduler.c moves everything.
+ * choices; the queue holds requests that wait; admit.c decides who runs; scheduler.c moves
+ * everything.
  *
  * Threads: the queue has a lock, a request has one atomic flag and one atomic count, the statistics
  * are published words.  All the rest belongs to the scheduler's thread alone.
@@ -139,15 +140,18 @@ void transcript_drop(struct transcript *t, const struct transcript_delta *delta)
 
 /* ---- choice.c: one sequence of the engine ---- */
 
-enum choice_state { CHOICE_WAITING, CHOICE_RUNNING, CHOICE_OVER };
+/* PAUSED: it ran, and gave its pages to others; its tokens are kept and computed again. */
+enum choice_state { CHOICE_WAITING, CHOICE_RUNNING, CHOICE_PAUSED, CHOICE_OVER };
 
 struct choice {
     struct sched_request *req;
     uint32_t index;      /* prompt index * n + choice index */
     uint32_t max_tokens; /* the request's, or what its prompt leaves of the context */
     enum choice_state state;
-    struct engine_seq *seq; /* may be open while CHOICE_WAITING: then it waits for pages */
+    struct engine_seq *seq; /* may be open while it waits or is paused: then it waits for pages */
+    uint64_t order;         /* of the first admission, among all choices */
     uint32_t n_computed;    /* positions in the cache */
+    uint32_t n_judged;      /* positions whose logits were used: they are not wanted again */
     uint64_t last_step;     /* number of the last step that had a row of it */
     struct transcript transcript;
     uint64_t admitted_ns, first_token_ns;
@@ -158,9 +162,19 @@ struct choice {
     int32_t stop_token;
 };
 
-/* Opens the sequence, reserves its pages, takes its buffers.  ENGINE_ERR_CAPACITY: call again once
- * pages came back; any other error is final.  Either way choice_close gives everything back. */
-int choice_open(struct choice *c, struct engine *e, struct engine_err *err);
+/* From WAITING or PAUSED to RUNNING: opens the sequence, finds what is stored of it, has the pages of
+ * its known tokens promised, leaves n_spare to others, takes its buffers.  known: room for n_ctx
+ * tokens.  ENGINE_ERR_CAPACITY: call again once pages came back; any other error is final.  Either
+ * way choice_close gives everything back. */
+int choice_admit(struct choice *c, struct engine *e, int32_t *known, uint32_t n_spare,
+                 struct engine_err *err);
+/* From WAITING to RUNNING: goes on from where the leader, another choice of the same prompt, is. */
+int choice_fork(struct choice *c, const struct choice *leader, struct engine_err *err);
+/* Is it one of several choices of a prompt, and may it go on from the first? */
+bool choice_follows(const struct choice *c);
+/* Pages for its next n_rows rows; false: somebody must be paused. */
+bool choice_grow(struct choice *c, uint32_t n_rows);
+void choice_pause(struct choice *c); /* gives its pages back */
 void choice_close(struct choice *c); /* idempotent; the state becomes CHOICE_OVER */
 void choice_describe(const struct choice *c, uint64_t step, struct batch_item *item);
 /* Writes the next n_rows rows. */
@@ -174,6 +188,36 @@ uint32_t choice_n_output(const struct choice *c);
 /* max_tokens 0: the prompt is in, there is nothing to generate. */
 bool choice_is_prefilled(const struct choice *c);
 void choice_finish_prefilled(struct choice *c);
+
+/* ---- preempt.c: whom to pause when pages run out.  Pure. ---- */
+
+struct preempt_item {
+    int64_t priority;
+    uint64_t order;
+    bool runs;
+};
+/* Of those that run the least important, and of these the youngest; n if none does. */
+uint32_t preempt_pick(const struct preempt_item *items, uint32_t n);
+
+/* ---- fair.c: whose request is next ---- */
+
+struct fair_key {
+    uint64_t key;
+    uint64_t deficit; /* tokens it may still start before the turn passes on */
+    bool waits;
+};
+
+/* Deficit round robin over the keys that have requests waiting. */
+struct fair {
+    struct fair_key *keys;
+    uint32_t n, cap, turn;
+};
+void fair_fini(struct fair *f);
+/* Of the requests of a list, oldest first, those with the lowest priority value; of these the oldest
+ * one of the key whose turn it is.  NULL for an empty list.  Out of memory it is the oldest. */
+struct sched_request *fair_pick(struct fair *f, struct sched_request *list);
+/* One that was picked does not start after all. */
+void fair_return(struct fair *f, const struct sched_request *r);
 
 /* ---- request.c ---- */
 
@@ -239,7 +283,9 @@ struct queue {
     pthread_mutex_t lock;
     pthread_cond_t wake;
     /* under the lock */
-    struct sched_request *head, *tail;
+    struct sched_request *head, *tail; /* in the order of arrival */
+    struct sched_request *chosen;      /* who is next, once asked for; NULL: not yet chosen */
+    struct fair fair;
     bool closing;
     uint32_t n_reserved;
     uint64_t n_reserved_tokens;
@@ -258,9 +304,10 @@ enum sched_refusal queue_push(struct queue *q, struct sched_request *r, uint64_t
 /* Takes out those that must not wait any longer (cancelled, past their deadline, waited too long:
  * failed) and returns them as a list. */
 struct sched_request *queue_sweep(struct queue *q, uint64_t now);
-struct sched_request *queue_head(struct queue *q); /* stays in; only the loop takes out */
-void queue_pop(struct queue *q);
-/* Sleeps until there is a head; false: the queue is closing. */
+/* Who is next: it stays in and stays next, unless something more important arrives.  NULL: none. */
+struct sched_request *queue_next(struct queue *q);
+void queue_pop(struct queue *q, struct sched_request *r);
+/* Sleeps until somebody waits; false: the queue is closing. */
 bool queue_wait(struct queue *q);
 bool queue_is_closing(struct queue *q);
 void queue_close(struct queue *q); /* refuses what comes, wakes the loop */
@@ -332,14 +379,27 @@ struct sched {
     /* the loop's; arrays of max_seqs, max_rows and max_logit_rows */
     struct choice **running; /* oldest first */
     uint32_t n_running;
-    struct sched_request *requests;  /* those with a choice admitted */
-    struct sched_request *admitting; /* the one of them with choices still to admit, or NULL */
-    bool blocked;                    /* the next choice found no pages, and none came back since */
+    struct choice **paused; /* [paused_cap] the next to go on first */
+    uint32_t n_paused, paused_cap;
+    uint64_t n_orders;              /* choices admitted so far */
+    struct sched_request *requests; /* those with a choice admitted, oldest first */
+    bool blocked;                   /* the next choice found no pages, and none came back since */
     struct batch_item *items;
+    struct preempt_item *victims; /* [max_seqs] */
     struct engine_row *rows;
-    struct engine_sample *jobs;
+    struct engine_sample *jobs; /* [max_logit_rows + max_seqs], as job_choices */
     struct choice **job_choices;
+    int32_t *known; /* [n_ctx] */
     uint64_t step;
 };
+
+/* ---- admit.c: who runs ---- */
+
+/* Admits one choice; false if that has to wait, or the next retire has something to do first. */
+bool admit_next(struct sched *s);
+/* A choice that has become CHOICE_RUNNING takes its place among those that run. */
+void admit_started(struct sched *s, struct choice *c);
+/* Pages for all rows of the step (s->items), the oldest choices first; pauses whom it must. */
+void admit_make_room(struct sched *s);
 
 #endif

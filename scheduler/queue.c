@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * queue.c - requests that wait for their first choice to be admitted: first in, first out.
+ * queue.c - requests that wait for their first choice to be admitted; fair.c says who is next.
  *
  * Two limits, requests and prompt tokens, count what waits and what is reserved.  A reservation is
  * made before a prompt is tokenized, so that an overloaded server does not even begin that work.
  * The token limit never refuses the only one: a single prompt larger than it must have its turn.
  *
- * Threads: anyone reserves and pushes; the scheduler's thread alone takes out, so what it sees as
- * head stays there.  The lock is held for a few instructions, or one walk over the queue.
+ * Threads: anyone reserves and pushes; the scheduler's thread alone takes out, so what it chose as
+ * next stays there.  The lock is held for a few instructions, or one walk over the queue.
  */
 #include <assert.h>
 
@@ -28,6 +28,7 @@ int queue_init(struct queue *q, const struct queue_limits *limits)
 void queue_fini(struct queue *q)
 {
     assert(!q->head);
+    fair_fini(&q->fair);
     pthread_cond_destroy(&q->wake);
     pthread_mutex_destroy(&q->lock);
 }
@@ -116,6 +117,8 @@ static struct sched_request *take_after(struct queue *q, struct sched_request *p
         q->head = r->next;
     if (q->tail == r)
         q->tail = prev;
+    if (q->chosen == r)
+        q->chosen = NULL;
     r->next = NULL;
     count_out(q, r);
     return r;
@@ -217,18 +220,36 @@ struct sched_request *queue_sweep(struct queue *q, uint64_t now)
     return out;
 }
 
-struct sched_request *queue_head(struct queue *q)
+/* Something more important than the one that was chosen. */
+static bool is_overtaken(const struct queue *q)
+{
+    for (const struct sched_request *r = q->head; q->chosen && r; r = r->next)
+        if (r->opt.priority < q->chosen->opt.priority)
+            return true;
+    return false;
+}
+
+struct sched_request *queue_next(struct queue *q)
 {
     pthread_mutex_lock(&q->lock);
-    struct sched_request *r = q->head;
+    if (is_overtaken(q)) {
+        fair_return(&q->fair, q->chosen);
+        q->chosen = NULL;
+    }
+    if (!q->chosen)
+        q->chosen = fair_pick(&q->fair, q->head);
+    struct sched_request *r = q->chosen;
     pthread_mutex_unlock(&q->lock);
     return r;
 }
 
-void queue_pop(struct queue *q)
+void queue_pop(struct queue *q, struct sched_request *r)
 {
     pthread_mutex_lock(&q->lock);
-    take_after(q, NULL);
+    struct sched_request *prev = NULL;
+    for (struct sched_request *at = q->head; at != r; at = at->next)
+        prev = at;
+    take_after(q, prev);
     pthread_mutex_unlock(&q->lock);
 }
 

@@ -117,7 +117,7 @@ static size_t place(struct layout *l, size_t n, size_t size)
 }
 
 struct parts {
-    size_t choices, prompts, tokens, stops, stop_bytes, nodes, stop_tokens, bias, banned;
+    size_t choices, prompts, tokens, stops, stop_bytes, nodes, stop_tokens, bias, banned, salt;
     size_t n_bytes;
 };
 
@@ -150,6 +150,7 @@ static int plan_parts(struct parts *p, const struct sched_options_request *opt, 
     p->stop_tokens = place(&l, opt->n_stop_tokens, sizeof(int32_t));
     p->bias = place(&l, opt->sampling.n_bias, sizeof(struct engine_logit_bias));
     p->banned = place(&l, (size_t)n_ends + opt->n_stop_tokens, sizeof(int32_t));
+    p->salt = place(&l, opt->cache_salt.len, 1);
     p->n_bytes = l.n_bytes;
     return l.overflows || n_stop_bytes >= UINT32_MAX ? -1 : 0;
 }
@@ -210,6 +211,8 @@ static void fill_parts(struct sched_request *r, const struct parts *p,
     r->opt.stop_tokens = stop_tokens;
     copy_array(bias, r->opt.sampling.bias, r->opt.sampling.n_bias, sizeof(*bias));
     r->opt.sampling.bias = bias;
+    copy_array(base + p->salt, r->opt.cache_salt.data, r->opt.cache_salt.len, 1);
+    r->opt.cache_salt.data = base + p->salt;
     list_banned(r, (int32_t *)(base + p->banned), limits);
 
     r->choices = (struct choice *)(base + p->choices);

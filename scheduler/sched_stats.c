@@ -130,14 +130,18 @@ void slots_publish(struct slots *slots, struct choice *const *running, uint32_t 
     uint64_t now_ns = clock_now_ns(), words[SLOT_N_WORDS];
     uint64_t version = atomic_load_explicit(&slots->version, memory_order_relaxed);
     atomic_store_explicit(&slots->version, version + 1, memory_order_relaxed);
+    uint32_t n_slots = 0;
     for (uint32_t i = 0; i < n; i++) {
+        if (running[i]->state != CHOICE_RUNNING) /* paused or ended in this step */
+            continue;
         struct sched_slot slot = slot_of(running[i], now_ns);
         memcpy(words, &slot, sizeof(words));
         for (uint32_t w = 0; w < SLOT_N_WORDS; w++)
-            atomic_store_explicit(&slots->words[i * SLOT_N_WORDS + w], words[w],
+            atomic_store_explicit(&slots->words[n_slots * SLOT_N_WORDS + w], words[w],
                                   memory_order_release);
+        n_slots++;
     }
-    atomic_store_explicit(&slots->n, n, memory_order_release);
+    atomic_store_explicit(&slots->n, n_slots, memory_order_release);
     atomic_store_explicit(&slots->version, version + 2, memory_order_release);
 }
 

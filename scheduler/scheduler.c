@@ -2,10 +2,8 @@
  *
  * scheduler.c - the loop: sweep, admit, pick a batch, step, sample, deliver.
  *
- * Admission is first in, first out, choice by choice: a choice runs once there is a seat and pages
- * for its prompt and all of max_tokens, so that nothing that runs ever runs out of pages.  Nobody
- * overtakes: while the oldest choice waits, so does everything behind it.  A request leaves the
- * queue with its first choice; with more choices than seats, the others follow as seats come free.
+ * Of the choices of one prompt the first computes it.  The others follow once it has: they are forked
+ * from it and sample their first tokens from the same logits.
  *
  * Within a step choices only change themselves.  Requests end in `retire` alone, at the top of the
  * loop, so that nothing is freed while the step's arrays point to it.
@@ -34,8 +32,6 @@ static void end_request(struct sched *s, struct sched_request *r)
 {
     for (uint32_t i = 0; i < r->n_choices; i++)
         close_choice(s, &r->choices[i]);
-    if (s->admitting == r)
-        s->admitting = NULL;
     request_set_state(r, REQUEST_OVER);
     deliver_end(s->on_event, r, r->fate);
     request_put(r);
@@ -71,15 +67,13 @@ static void decide_fates(struct sched *s, uint64_t now, bool closing)
     }
 }
 
-static void compact_running(struct sched *s)
+static uint32_t compact(struct choice **choices, uint32_t n, enum choice_state state)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n_running; i++) {
-        struct choice *c = s->running[i];
-        if (c->req->fate == FATE_OPEN && c->state == CHOICE_RUNNING)
-            s->running[n++] = c;
-    }
-    s->n_running = n;
+    uint32_t n_kept = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (choices[i]->req->fate == FATE_OPEN && choices[i]->state == state)
+            choices[n_kept++] = choices[i];
+    return n_kept;
 }
 
 static void end_running(struct sched *s)
@@ -103,64 +97,9 @@ static void retire(struct sched *s)
     bool closing = queue_is_closing(&s->queue);
     sweep_queue(s, now);
     decide_fates(s, now, closing);
-    compact_running(s);
+    s->n_running = compact(s->running, s->n_running, CHOICE_RUNNING);
+    s->n_paused = compact(s->paused, s->n_paused, CHOICE_PAUSED);
     end_running(s);
-}
-
-/* ---- admit ---- */
-
-static void start_request(struct sched *s, struct sched_request *r)
-{
-    queue_pop(&s->queue);
-    request_set_state(r, REQUEST_RUNNING);
-    r->next = s->requests;
-    s->requests = r;
-    s->stats.live.running_now++;
-    deliver_admitted(s->on_event, r);
-}
-
-static void start_choice(struct sched *s, struct choice *c)
-{
-    struct sched_request *r = c->req;
-    if (r->state == REQUEST_QUEUED)
-        start_request(s, r);
-    c->last_step = s->step;
-    s->running[s->n_running++] = c;
-    deliver_progress(s->on_event, c);
-    r->n_admitted++;
-    s->admitting = r->n_admitted < r->n_choices ? r : NULL;
-}
-
-/* Pages are short though nothing runs: waiting would not help. */
-static void refuse_for_good(struct sched_request *r, const struct engine_err *why)
-{
-    struct engine_err err = { .code = ENGINE_ERR_NONE };
-    engine_fail(&err, ENGINE_ERR_MEMORY, "does not fit into empty KV pages: %.400s", why->text);
-    request_fail(r, &err);
-}
-
-/* Admits one choice; false if that has to wait, or the next retire has something to do first. */
-static bool admit_next(struct sched *s)
-{
-    if (s->n_running == s->max_seqs || s->blocked)
-        return false;
-    struct sched_request *r = s->admitting ? s->admitting : queue_head(&s->queue);
-    if (!r)
-        return false;
-
-    struct choice *c = &r->choices[r->n_admitted];
-    struct engine_err err = { .code = ENGINE_ERR_NONE };
-    if (choice_open(c, s->engine, &err) == 0) {
-        start_choice(s, c);
-        return true;
-    }
-    if (err.code != ENGINE_ERR_CAPACITY)
-        request_fail(r, &err);
-    else if (s->n_running > 0)
-        s->blocked = true;
-    else
-        refuse_for_good(r, &err);
-    return false;
 }
 
 /* ---- step ---- */
@@ -169,7 +108,8 @@ static uint32_t pick_rows(struct sched *s, struct step_facts *facts)
 {
     for (uint32_t i = 0; i < s->n_running; i++)
         choice_describe(s->running[i], s->step, &s->items[i]);
-    uint32_t n_rows = batch_pick(s->items, s->n_running, &s->limits);
+    batch_pick(s->items, s->n_running, &s->limits);
+    admit_make_room(s);
 
     struct engine_row *row = s->rows;
     for (uint32_t i = 0; i < s->n_running; i++) {
@@ -180,7 +120,7 @@ static uint32_t pick_rows(struct sched *s, struct step_facts *facts)
         row += item->n_rows;
         facts->n_seqs++;
     }
-    return n_rows;
+    return (uint32_t)(row - s->rows);
 }
 
 static void fail_choice(const struct sched *s, struct choice *c)
@@ -191,6 +131,30 @@ static void fail_choice(const struct sched *s, struct choice *c)
     request_fail(c->req, &err);
 }
 
+/* The other choices of its prompt go on from here, as far as there are seats; their first tokens come
+ * from the same logits.  Returns how many jobs were added. */
+static uint32_t fork_followers(struct sched *s, struct choice *leader, const struct engine_row *row,
+                               uint32_t n_jobs)
+{
+    struct sched_request *r = leader->req;
+    uint32_t n = leader->index % r->opt.n == 0 ? r->opt.n : 0;
+    for (uint32_t k = 1; k < n && s->n_running < s->max_seqs; k++) {
+        struct choice *c = leader + k;
+        struct engine_err err = { .code = ENGINE_ERR_NONE };
+        if (c->state != CHOICE_WAITING || !choice_follows(c))
+            continue;
+        if (choice_fork(c, leader, &err)) {
+            request_fail(r, &err);
+            break;
+        }
+        s->items[s->n_running] = (struct batch_item){ .n_rows = 0 };
+        admit_started(s, c);
+        choice_job(c, row, &s->jobs[n_jobs]);
+        s->job_choices[n_jobs++] = c;
+    }
+    return n_jobs;
+}
+
 /* Rows in their order, up to the first that was not computed: a deferred one comes again in a later
  * step, with all behind it.  Returns how many jobs were added. */
 static uint32_t take_rows(struct sched *s, struct choice *c, const struct engine_row *rows,
@@ -198,14 +162,15 @@ static uint32_t take_rows(struct sched *s, struct choice *c, const struct engine
 {
     uint32_t i = 0;
     for (; i < item->n_rows && rows[i].status == ENGINE_ROW_DONE; i++) {
-        if (choice_job(c, &rows[i], &s->jobs[n_jobs])) {
-            s->job_choices[n_jobs] = c;
-            n_jobs++;
-        }
+        c->n_computed++;
+        if (!choice_job(c, &rows[i], &s->jobs[n_jobs]))
+            continue;
+        s->job_choices[n_jobs++] = c;
+        if (rows[i].pos + 1 == choice_n_prompt(c))
+            n_jobs = fork_followers(s, c, &rows[i], n_jobs);
     }
     if (i < item->n_rows && rows[i].status == ENGINE_ROW_FAILED)
         fail_choice(s, c);
-    c->n_computed += i;
     c->last_step = s->step;
     facts->n_rows += i;
     facts->n_prompt_rows += item->n_prefill > 0 ? i : 0;
@@ -215,8 +180,8 @@ static uint32_t take_rows(struct sched *s, struct choice *c, const struct engine
 static uint32_t take_step(struct sched *s, struct step_facts *facts)
 {
     const struct engine_row *rows = s->rows;
-    uint32_t n_jobs = 0;
-    for (uint32_t i = 0; i < s->n_running; i++) {
+    uint32_t n_jobs = 0, n_before = s->n_running; /* forks are added behind them */
+    for (uint32_t i = 0; i < n_before; i++) {
         const struct batch_item *item = &s->items[i];
         if (item->n_rows > 0)
             n_jobs = take_rows(s, s->running[i], rows, item, n_jobs, facts);
@@ -276,6 +241,8 @@ static void step(struct sched *s)
     uint64_t start = clock_now_ns();
     s->step++;
     uint32_t n_rows = pick_rows(s, &facts);
+    if (n_rows == 0) /* whoever was to have them was paused */
+        return;
     engine_step(s->engine, s->rows, n_rows);
     uint32_t n_jobs = take_step(s, &facts);
     if (n_jobs > 0)
@@ -283,7 +250,7 @@ static void step(struct sched *s)
     facts.ns = clock_now_ns() - start;
 
     for (uint32_t i = 0; i < s->n_running; i++)
-        if (s->items[i].n_prefill > 0 && !s->running[i]->req->failed)
+        if (s->items[i].n_rows > 0 && !s->running[i]->req->failed)
             deliver_progress(s->on_event, s->running[i]);
     for (uint32_t i = 0; i < n_jobs; i++)
         take_job(s, s->job_choices[i], &s->jobs[i], &facts);
@@ -362,12 +329,18 @@ static uint32_t find_max_positions(const struct engine *e)
 /* Everything a step needs. */
 static int take_memory(struct sched *s)
 {
+    size_t n_jobs = (size_t)s->limits.max_logit_rows + s->max_seqs;
+    s->paused_cap = s->max_seqs;
     s->running = calloc(s->max_seqs, sizeof(struct choice *));
+    s->paused = calloc(s->paused_cap, sizeof(struct choice *));
     s->items = calloc(s->max_seqs, sizeof(*s->items));
+    s->victims = calloc(s->max_seqs, sizeof(*s->victims));
     s->rows = calloc(s->limits.max_rows, sizeof(*s->rows));
-    s->jobs = calloc(s->limits.max_logit_rows, sizeof(*s->jobs));
-    s->job_choices = calloc(s->limits.max_logit_rows, sizeof(struct choice *));
-    bool has_all = s->running && s->items && s->rows && s->jobs && s->job_choices;
+    s->jobs = calloc(n_jobs, sizeof(*s->jobs));
+    s->job_choices = calloc(n_jobs, sizeof(struct choice *));
+    s->known = calloc(engine_info(s->engine)->n_ctx, sizeof(*s->known));
+    bool has_all = s->running && s->paused && s->items && s->victims && s->rows && s->jobs &&
+                   s->job_choices && s->known;
     return has_all && slots_init(&s->slots, s->max_seqs) == 0 ? list_ends(s) : -1;
 }
 
@@ -387,6 +360,9 @@ static void destroy(struct sched *s)
     if (s->has_queue)
         queue_fini(&s->queue);
     free(s->running);
+    free(s->paused);
+    free(s->known);
+    free(s->victims);
     free(s->items);
     free(s->rows);
     free(s->jobs);

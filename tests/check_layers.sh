@@ -24,7 +24,7 @@ owners=(
     "jansson server/api/"
     "liburing engine/storage/"
     "pcre2 engine/text/"
-    "xxhash engine/model/"
+    "xxhash engine/hash.c"
     "jemalloc server/metrics.c"
     "dnnl kernels/gemm_onednn.c"
     "oneapi/dnnl kernels/gemm_onednn.c"

@@ -11,11 +11,10 @@
  *
  * Thread: open, load and close from one; between load and close everything is read-only.
  */
+#include "engine/hash.h"
 #include "engine/model/gguf_internal.h"
 
 #include "engine/storage/io.h"
-
-#include <xxhash.h>
 
 #include <errno.h>
 #include <fcntl.h>
@@ -450,8 +449,8 @@ uint64_t gguf_hash(const struct gguf *g)
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         const struct gguf_tensor *t = &g->tensors[i];
         const uint64_t shape[6] = { t->type, t->n_dims, t->ne[0], t->ne[1], t->ne[2], t->ne[3] };
-        hash = XXH3_64bits_withSeed(t->name, strlen(t->name), hash);
-        hash = XXH3_64bits_withSeed(shape, sizeof(shape), hash);
+        hash = hash_bytes(t->name, strlen(t->name), hash);
+        hash = hash_bytes(shape, sizeof(shape), hash);
     }
     return hash;
 }

@@ -10,9 +10,8 @@
  *
  * Read-only after open: any thread.
  */
+#include "engine/hash.h"
 #include "engine/model/gguf_internal.h"
-
-#include <xxhash.h>
 
 #include <float.h>
 #include <inttypes.h>
@@ -70,7 +69,7 @@ void gguf_names_fini(struct gguf_names *names)
 /* The slot that holds name, or the free one where it belongs. */
 static struct gguf_name *find_slot(const struct gguf_names *names, struct gguf_str name)
 {
-    uint64_t hash = XXH3_64bits_withSeed(name.data, name.len, names->seed);
+    uint64_t hash = hash_bytes(name.data, name.len, names->seed);
     for (uint32_t i = (uint32_t)hash & names->mask;; i = (i + 1) & names->mask) {
         struct gguf_name *slot = &names->slots[i];
         if (!slot->data || (slot->len == name.len && memcmp(slot->data, name.data, name.len) == 0))

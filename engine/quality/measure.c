@@ -33,6 +33,8 @@ static int eval_chunk(struct eval *v, struct engine_seq *seq, size_t begin, size
                       size_t window_end, struct engine_err *err)
 {
     uint32_t n = (uint32_t)(end - begin), pos = engine_seq_n_tokens(seq);
+    if (engine_seq_grow(seq, pos + n, err) != 0)
+        return -1;
     for (uint32_t i = 0; i < n; i++)
         v->rows[i] = (struct engine_row){
             .seq = seq, .token = v->tokens[begin + i], .pos = pos + i, .want_logits = true
@@ -52,9 +54,8 @@ static int eval_chunk(struct eval *v, struct engine_seq *seq, size_t begin, size
 static int eval_window(struct eval *v, size_t begin, size_t end, struct engine_err *err)
 {
     struct engine_seq *seq;
-    int rc = engine_seq_open(v->e, (uint32_t)(end - begin), &seq, err);
-    if (rc == 0)
-        rc = engine_seq_reserve(seq, (uint32_t)(end - begin), err);
+    struct engine_seq_options opt = { .max_tokens = (uint32_t)(end - begin), .no_cache = true };
+    int rc = engine_seq_open(v->e, &opt, &seq, err);
     for (size_t i = begin; i < end && rc == 0; i += v->n_chunk)
         rc = eval_chunk(v, seq, i, i + v->n_chunk < end ? i + v->n_chunk : end, end, err);
     engine_seq_close(seq);

@@ -113,7 +113,7 @@ static int feed(struct bench *b, uint32_t seq, uint32_t from, uint32_t to, struc
     struct engine_seq *s = b->set.seqs[seq];
     while (from < to) {
         uint32_t n = min_u32(to - from, b->info->max_rows), done = 0;
-        if (engine_seq_reserve(s, from + n, err))
+        if (engine_seq_grow(s, from + n, err))
             return -1;
         for (uint32_t i = 0; i < n; i++)
             b->rows[i] = (struct engine_row){ .seq = s,
@@ -172,7 +172,7 @@ static int decode(struct bench *b, uint32_t n, struct engine_err *err)
         uint32_t n_waiting = b->set.n;
         for (uint32_t i = 0; i < b->set.n; i++) {
             b->row_seq[i] = i;
-            if (engine_seq_reserve(b->set.seqs[i], b->set.len + 1, err))
+            if (engine_seq_grow(b->set.seqs[i], b->set.len + 1, err))
                 return -1;
         }
         while (n_waiting > 0) {
@@ -203,9 +203,10 @@ static int set_fill(struct bench *b, const struct shape *s, struct engine_err *e
 {
     struct set *set = &b->set;
     uint32_t room = min_u32(longest_start(s) + s->n, b->info->n_ctx);
+    struct engine_seq_options opt = { .max_tokens = room, .no_cache = true };
     set_empty(set);
     for (uint32_t i = 0; i < s->batch; i++) {
-        if (engine_seq_open(b->e, room, &set->seqs[i], err))
+        if (engine_seq_open(b->e, &opt, &set->seqs[i], err))
             return -1;
         set->n = i + 1;
         set->next[i] = some_token(b, i);

@@ -30,6 +30,14 @@ struct script {
     const int32_t *tokens;
 };
 
+/* What a closed sequence held. */
+struct memory {
+    int32_t *tokens;
+    uint32_t n;
+    uint64_t salt;
+};
+enum { N_MEMORIES = 8 };
+
 struct engine {
     struct engine_info info;
     struct fake_engine_options opt;
@@ -44,14 +52,17 @@ struct engine {
     uint64_t allowance; /* steps that may begin */
     bool is_waiting;
     struct fake_engine_counts counts;
+    struct memory memory[N_MEMORIES];
+    uint32_t n_remembered;
     pthread_t thread;
     bool has_thread;
 };
 
 struct engine_seq {
     struct engine *e;
-    uint32_t max_tokens, n_reserved, n_pages, n_tokens;
-    uint64_t last_step;
+    uint32_t max_tokens, n_grown, n_pages, n_shared, n_tokens;
+    bool no_cache;
+    uint64_t salt, last_step;
     int32_t tokens[];
 };
 
@@ -124,6 +135,8 @@ void engine_close(struct engine *e)
         return;
     pthread_cond_destroy(&e->changed);
     pthread_mutex_destroy(&e->lock);
+    for (uint32_t i = 0; i < N_MEMORIES; i++)
+        free(e->memory[i].tokens);
     free(e->logits);
     free(e);
 }
@@ -359,23 +372,76 @@ size_t engine_detok_max(const struct engine *e)
 
 /* ---- sequences ---- */
 
-int engine_seq_open(struct engine *e, uint32_t max_tokens, struct engine_seq **out,
-                    struct engine_err *err)
+static uint32_t pages_for(const struct engine *e, uint32_t n_tokens)
 {
-    check_thread(e);
-    if (max_tokens > e->info.n_ctx)
-        return engine_fail(err, ENGINE_ERR_CONTEXT, "%u tokens, the context has %u", max_tokens,
-                           e->info.n_ctx);
+    return (n_tokens + e->opt.page_tokens - 1) / e->opt.page_tokens;
+}
+
+static bool take_pages(struct engine *e, uint32_t n, uint32_t n_spare)
+{
+    pthread_mutex_lock(&e->lock);
+    uint32_t n_free = e->opt.n_pages - e->counts.n_pages;
+    bool fits = n <= n_free && n_spare <= n_free - n;
+    if (fits)
+        e->counts.n_pages += n;
+    pthread_mutex_unlock(&e->lock);
+    return fits;
+}
+
+static struct engine_seq *new_seq(struct engine *e, uint32_t max_tokens)
+{
     struct engine_seq *seq = calloc(1, sizeof(*seq) + max_tokens * sizeof(seq->tokens[0]));
     if (!seq)
-        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory");
+        return NULL;
     seq->e = e;
     seq->max_tokens = max_tokens;
     pthread_mutex_lock(&e->lock);
     e->counts.n_seqs++;
     pthread_mutex_unlock(&e->lock);
-    *out = seq;
+    return seq;
+}
+
+int engine_seq_open(struct engine *e, const struct engine_seq_options *opt, struct engine_seq **out,
+                    struct engine_err *err)
+{
+    check_thread(e);
+    if (opt->max_tokens > e->info.n_ctx)
+        return engine_fail(err, ENGINE_ERR_CONTEXT, "%u tokens, the context has %u",
+                           opt->max_tokens, e->info.n_ctx);
+    *out = new_seq(e, opt->max_tokens);
+    if (!*out)
+        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory");
+    (*out)->no_cache = opt->no_cache;
+    (*out)->salt = 1;
+    for (size_t i = 0; i < opt->cache_salt_len; i++)
+        (*out)->salt = mix((*out)->salt * 31 + (uint8_t)opt->cache_salt[i]);
     return 0;
+}
+
+/* The newest few are remembered. */
+static void remember(struct engine *e, const struct engine_seq *seq)
+{
+    struct memory *m = &e->memory[e->n_remembered++ % N_MEMORIES];
+    free(m->tokens);
+    *m = (struct memory){ .salt = seq->salt };
+    m->tokens = malloc((seq->n_tokens + 1) * sizeof(*m->tokens));
+    if (!m->tokens)
+        return;
+    m->n = seq->n_tokens;
+    memcpy(m->tokens, seq->tokens, seq->n_tokens * sizeof(*m->tokens));
+}
+
+static uint32_t recall(const struct engine_seq *seq, const int32_t *tokens, uint32_t n_most)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 0; i < N_MEMORIES && !seq->no_cache; i++) {
+        const struct memory *m = &seq->e->memory[i];
+        uint32_t n = 0;
+        while (m->salt == seq->salt && n < m->n && n < n_most && m->tokens[n] == tokens[n])
+            n++;
+        best = n > best ? n : best;
+    }
+    return best;
 }
 
 void engine_seq_close(struct engine_seq *seq)
@@ -384,6 +450,8 @@ void engine_seq_close(struct engine_seq *seq)
         return;
     struct engine *e = seq->e;
     check_thread(e);
+    if (!seq->no_cache)
+        remember(e, seq);
     pthread_mutex_lock(&e->lock);
     e->counts.n_seqs--;
     e->counts.n_pages -= seq->n_pages;
@@ -391,26 +459,48 @@ void engine_seq_close(struct engine_seq *seq)
     free(seq);
 }
 
-static uint32_t pages_for(const struct engine *e, uint32_t n_tokens)
-{
-    return (n_tokens + e->opt.page_tokens - 1) / e->opt.page_tokens;
-}
-
-int engine_seq_reserve(struct engine_seq *seq, uint32_t n_tokens, struct engine_err *err)
+int engine_seq_admit(struct engine_seq *seq, const int32_t *tokens, uint32_t n_most,
+                     uint32_t n_tokens, uint32_t n_spare, struct engine_err *err)
 {
     struct engine *e = seq->e;
     check_thread(e);
-    check(e, n_tokens <= seq->max_tokens, "reserved beyond max_tokens", n_tokens);
-    uint32_t n_more = pages_for(e, n_tokens) - seq->n_pages;
-    pthread_mutex_lock(&e->lock);
-    bool fits = n_more <= e->opt.n_pages - e->counts.n_pages;
-    if (fits)
-        e->counts.n_pages += n_more;
-    pthread_mutex_unlock(&e->lock);
-    if (!fits)
+    check(e, n_tokens <= seq->max_tokens, "admitted beyond max_tokens", n_tokens);
+    check(e, n_most < n_tokens, "no token would be left to compute", n_most);
+    check(e, seq->n_tokens == 0 && seq->n_pages == 0, "admitted twice", seq->n_tokens);
+    if (!take_pages(e, pages_for(e, n_tokens), n_spare))
+        return engine_fail(err, ENGINE_ERR_CAPACITY, "%u pages needed", pages_for(e, n_tokens));
+    seq->n_pages = pages_for(e, n_tokens);
+    seq->n_grown = n_tokens;
+    seq->n_tokens = recall(seq, tokens, n_most);
+    memcpy(seq->tokens, tokens, seq->n_tokens * sizeof(*tokens));
+    return 0;
+}
+
+int engine_seq_grow(struct engine_seq *seq, uint32_t n_tokens, struct engine_err *err)
+{
+    struct engine *e = seq->e;
+    check_thread(e);
+    check(e, n_tokens <= seq->max_tokens, "grown beyond max_tokens", n_tokens);
+    uint32_t n_needed = pages_for(e, n_tokens) - seq->n_shared;
+    uint32_t n_more = n_needed > seq->n_pages ? n_needed - seq->n_pages : 0;
+    if (!take_pages(e, n_more, 0))
         return engine_fail(err, ENGINE_ERR_CAPACITY, "%u pages needed", n_more);
     seq->n_pages += n_more;
-    seq->n_reserved = n_tokens;
+    seq->n_grown = n_tokens > seq->n_grown ? n_tokens : seq->n_grown;
+    return 0;
+}
+
+int engine_seq_fork(const struct engine_seq *seq, struct engine_seq **out, struct engine_err *err)
+{
+    check_thread(seq->e);
+    *out = new_seq(seq->e, seq->max_tokens);
+    if (!*out)
+        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory");
+    (*out)->salt = seq->salt;
+    (*out)->no_cache = seq->no_cache;
+    (*out)->n_tokens = (*out)->n_grown = seq->n_tokens;
+    (*out)->n_shared = seq->n_tokens / seq->e->opt.page_tokens;
+    memcpy((*out)->tokens, seq->tokens, seq->n_tokens * sizeof(seq->tokens[0]));
     return 0;
 }
 
@@ -460,7 +550,8 @@ static void check_run(struct engine *e, const struct engine_row *rows, uint32_t 
     seq->last_step = e->counts.n_steps;
     for (uint32_t i = 0; i < n; i++) {
         check(e, rows[i].pos == seq->n_tokens + i, "positions do not continue", rows[i].pos);
-        check(e, rows[i].pos < seq->n_reserved, "position is not reserved", rows[i].pos);
+        check(e, rows[i].pos < seq->n_grown, "the sequence has not grown to this position",
+              rows[i].pos);
         check(e, rows[i].token >= 0 && rows[i].token < N_VOCAB, "no such token",
               (uint64_t)rows[i].token);
     }
@@ -608,7 +699,6 @@ static void sample_one(struct engine_sample *job)
 void engine_sample(struct engine *e, struct engine_sample *jobs, uint32_t n_jobs)
 {
     check_thread(e);
-    check(e, n_jobs <= e->info.max_logit_rows, "too many samples", n_jobs);
     for (uint32_t i = 0; i < n_jobs; i++)
         sample_one(&jobs[i]);
 }

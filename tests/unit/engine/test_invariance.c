@@ -55,8 +55,8 @@ static void open_users(struct engine *e, struct user *u, uint32_t n_users, uint3
     for (uint32_t s = 0; s < n_users; s++) {
         u[s].n_done = 0;
         u[s].n_tokens = n_tokens - s * 3; /* not all of one length */
-        cr_assert_eq(engine_seq_open(e, n_tokens, &u[s].seq, NULL), 0);
-        cr_assert_eq(engine_seq_reserve(u[s].seq, u[s].n_tokens, NULL), 0);
+        struct engine_seq_options opt = { .max_tokens = n_tokens, .no_cache = true };
+        cr_assert_eq(engine_seq_open(e, &opt, &u[s].seq, NULL), 0);
     }
 }
 
@@ -65,7 +65,9 @@ static void open_users(struct engine *e, struct user *u, uint32_t n_users, uint3
 static uint32_t add_rows(struct user *u, uint32_t s, uint32_t chunk, struct engine_row *rows)
 {
     uint32_t n = 0;
-    for (; n < chunk && u->n_done < u->n_tokens; n++, u->n_done++)
+    uint32_t end = u->n_tokens - u->n_done < chunk ? u->n_tokens : u->n_done + chunk;
+    cr_assert_eq(engine_seq_grow(u->seq, end, NULL), 0);
+    for (; u->n_done < end; n++, u->n_done++)
         rows[n] = (struct engine_row){
             .seq = u->seq, .token = token_at(s, u->n_done), .pos = u->n_done, .want_logits = s == 0
         };
@@ -185,7 +187,8 @@ Test(sequence, more_than_the_context_is_refused_with_numbers)
     struct engine *e = open_engine(models[0], 1, 0, NULL);
     struct engine_err err = { 0 };
     struct engine_seq *seq;
-    cr_assert_eq(engine_seq_open(e, 2049, &seq, &err), -1);
+    struct engine_seq_options opt = { .max_tokens = 2049 };
+    cr_assert_eq(engine_seq_open(e, &opt, &seq, &err), -1);
     cr_assert_eq(err.code, ENGINE_ERR_CONTEXT);
     cr_assert_not_null(strstr(err.text, "2049"));
     cr_assert_not_null(strstr(err.text, "2048"));

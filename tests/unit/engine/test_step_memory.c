@@ -121,8 +121,9 @@ static void run(struct engine *e)
     int32_t next[N_SEQS];
     uint32_t n = 0;
     for (uint32_t s = 0; s < N_SEQS; s++) {
-        cr_assert_eq(engine_seq_open(e, N_PROMPT + N_STEPS, &seq[s], NULL), 0);
-        cr_assert_eq(engine_seq_reserve(seq[s], N_PROMPT + N_STEPS, NULL), 0);
+        struct engine_seq_options opt = { .max_tokens = N_PROMPT + N_STEPS };
+        cr_assert_eq(engine_seq_open(e, &opt, &seq[s], NULL), 0);
+        cr_assert_eq(engine_seq_admit(seq[s], NULL, 0, N_PROMPT + N_STEPS, 0, NULL), 0);
         for (uint32_t i = 0; i < N_PROMPT; i++)
             rows[n++] = (struct engine_row){ .seq = seq[s],
                                              .token = (int32_t)(3 + (i * 7 + s) % 250),

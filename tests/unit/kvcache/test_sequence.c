@@ -10,9 +10,20 @@
 
 enum { PAGE = KV_PAGE_TOKENS };
 
+/* Enough for tests: FNV-1a, twice. */
+static void hash(const void *bytes, size_t n, uint64_t seed, uint64_t out[2])
+{
+    for (int half = 0; half < 2; half++) {
+        uint64_t h = 14695981039346656037u + seed * 31 + (uint64_t)half;
+        for (size_t i = 0; i < n; i++)
+            h = (h ^ ((const uint8_t *)bytes)[i]) * 1099511628211u;
+        out[half] = h ^ h >> 29;
+    }
+}
+
 static struct kv *open_kv(uint32_t n_pages, uint32_t window, uint64_t seed)
 {
-    struct kv_options opt = { .n_groups = 2, .shuffle_seed = seed };
+    struct kv_options opt = { .n_groups = 2, .shuffle_seed = seed, .hash = hash };
     opt.group[0] = (struct kv_group_options){ .n_layers = 3,
                                               .layer_bytes = 128,
                                               .n_pages = n_pages };
@@ -22,6 +33,24 @@ static struct kv *open_kv(uint32_t n_pages, uint32_t window, uint64_t seed)
     struct kv *kv;
     cr_assert_eq(kv_open(&kv, &opt), 0);
     return kv;
+}
+
+static struct kv_seq *open_seq(struct kv *kv, uint32_t max_tokens)
+{
+    struct kv_seq_options opt = { .max_tokens = max_tokens };
+    struct kv_seq *s;
+    cr_assert_eq(kv_seq_open(kv, &opt, &s), 0);
+    return s;
+}
+
+/* Commits tokens that no other sequence of these tests has, up to n positions. */
+static void commit_to(struct kv_seq *s, uint32_t n)
+{
+    static int32_t next_token;
+    for (uint32_t i = kv_seq_n_committed(s); i < n; i++) {
+        next_token++;
+        kv_seq_commit(s, &next_token, 1);
+    }
 }
 
 static void expect_valid(const struct kv *kv)
@@ -40,7 +69,7 @@ static uint32_t n_free(const struct kv *kv, uint32_t group)
 Test(pages, a_zero_or_unaligned_field_is_refused)
 {
     struct kv *kv;
-    struct kv_options opt = { .n_groups = 0 };
+    struct kv_options opt = { .n_groups = 0, .hash = hash };
     cr_assert_eq(kv_open(&kv, &opt), -EINVAL);
     opt.n_groups = 1;
     cr_assert_eq(kv_open(&kv, &opt), -EINVAL);
@@ -49,7 +78,7 @@ Test(pages, a_zero_or_unaligned_field_is_refused)
     cr_assert_null(kv);
     opt.group[0] = (struct kv_group_options){ .n_layers = UINT32_MAX,
                                               .layer_bytes = SIZE_MAX / 64 * 64,
-                                              .n_pages = UINT32_MAX };
+                                              .n_pages = UINT32_MAX - 1 };
     cr_assert_eq(kv_open(&kv, &opt), -ENOMEM);
     kv_close(NULL);
 }
@@ -58,8 +87,8 @@ Test(sequence, reserve_takes_all_groups_or_nothing)
 {
     struct kv *kv = open_kv(4, 0, 0);
     struct kv_seq *a, *b;
-    cr_assert_eq(kv_seq_open(kv, 1000, &a), 0);
-    cr_assert_eq(kv_seq_open(kv, 1000, &b), 0);
+    a = open_seq(kv, 1000);
+    b = open_seq(kv, 1000);
     cr_assert_eq(kv_seq_reserve(a, 3 * PAGE), 0);
     cr_assert_eq(kv_seq_reserve(b, PAGE + 1), -ENOSPC);
     cr_assert_eq(n_free(kv, 0), 1);
@@ -79,13 +108,13 @@ Test(sequence, pages_that_slid_out_of_the_window_return_to_the_pool)
 {
     struct kv *kv = open_kv(16, 100, 0);
     struct kv_seq *s;
-    cr_assert_eq(kv_seq_open(kv, 2000, &s), 0);
+    s = open_seq(kv, 2000);
     for (uint32_t n = 1; n <= 800; n++) {
         cr_assert_eq(kv_seq_reserve(s, n), 0);
         uint32_t pos = n - 1, first = pos < 100 ? 0 : pos - 99;
         for (uint32_t p = first / PAGE; p <= pos / PAGE; p++)
             cr_assert_not_null(kv_page(s, 1, 0, p), "position %u needs page %u", pos, p);
-        kv_seq_commit(s, n);
+        commit_to(s, n);
         expect_valid(kv);
     }
     cr_assert_null(kv_page(s, 1, 0, 5));
@@ -101,13 +130,13 @@ Test(sequence, a_page_is_sealed_by_its_position_alone)
 {
     struct kv *kv = open_kv(16, 0, 0);
     struct kv_seq *s;
-    cr_assert_eq(kv_seq_open(kv, 1000, &s), 0);
+    s = open_seq(kv, 1000);
     cr_assert_eq(kv_seq_reserve(s, 200), 0);
-    kv_seq_commit(s, 63);
+    commit_to(s, 63);
     cr_assert_eq(kv_seq_n_sealed(s), 0);
-    kv_seq_commit(s, 64);
+    commit_to(s, 64);
     cr_assert_eq(kv_seq_n_sealed(s), 64);
-    kv_seq_commit(s, 200);
+    commit_to(s, 200);
     cr_assert_eq(kv_seq_n_sealed(s), 192);
     cr_assert_eq(kv_seq_n_committed(s), 200);
     kv_seq_close(s);
@@ -120,7 +149,7 @@ Test(sequence, pages_of_all_layers_and_sequences_are_distinct_memory)
         struct kv *kv = open_kv(8, 0, seed);
         struct kv_seq *s[2];
         for (int i = 0; i < 2; i++) {
-            cr_assert_eq(kv_seq_open(kv, 1000, &s[i]), 0);
+            s[i] = open_seq(kv, 1000);
             cr_assert_eq(kv_seq_reserve(s[i], 4 * PAGE), 0);
         }
         uint8_t mark = 1;
@@ -151,14 +180,14 @@ Test(sequence, random_use_never_breaks_an_invariant)
         r = r * 6364136223846793005u + 1442695040888963407u;
         uint32_t i = (uint32_t)(r >> 40) % 5, grow = (uint32_t)(r >> 50) % 90;
         if (!s[i]) {
-            cr_assert_eq(kv_seq_open(kv, 1500, &s[i]), 0);
+            s[i] = open_seq(kv, 1500);
             n[i] = 0;
         } else if (n[i] + grow > 1500 || grow == 0) {
             kv_seq_close(s[i]);
             s[i] = NULL;
         } else if (kv_seq_reserve(s[i], n[i] + grow) == 0) {
             n[i] += grow;
-            kv_seq_commit(s[i], n[i]);
+            commit_to(s[i], n[i]);
         }
         expect_valid(kv);
     }
@@ -173,8 +202,8 @@ Test(promise, a_promised_page_is_nobody_elses)
 {
     struct kv *kv = open_kv(10, 0, 0);
     struct kv_seq *a, *b;
-    cr_assert_eq(kv_seq_open(kv, 1000, &a), 0);
-    cr_assert_eq(kv_seq_open(kv, 1000, &b), 0);
+    a = open_seq(kv, 1000);
+    b = open_seq(kv, 1000);
     cr_assert_eq(kv_seq_promise(a, 6 * PAGE, 512), 0);
     cr_assert_eq(n_free(kv, 0), 10);
     cr_assert_eq(kv_seq_promise(b, 5 * PAGE, 512), -ENOSPC);
@@ -196,14 +225,14 @@ Test(promise, a_window_needs_only_its_width_for_a_long_sequence)
     struct kv *kv = open_kv(30, 100, 0);
     struct kv_seq *s;
     struct kv_group_stats stats;
-    cr_assert_eq(kv_seq_open(kv, 1900, &s), 0);
+    s = open_seq(kv, 1900);
     cr_assert_eq(kv_seq_promise(s, 1900, 33), 0);
     kv_group_stats(kv, 1, &stats);
     cr_assert_eq(stats.n_promised, kv_pages_needed(100, 1900, 33));
     cr_assert_leq(stats.n_promised, 5);
     for (uint32_t n = 33; n < 1900; n += 33) { /* within the promise: never short */
         cr_assert_eq(kv_seq_reserve(s, n), 0);
-        kv_seq_commit(s, n);
+        commit_to(s, n);
         expect_valid(kv);
         kv_group_stats(kv, 1, &stats);
         cr_assert_leq(30 - stats.n_free + stats.n_promised, kv_pages_needed(100, 1900, 33));

@@ -78,10 +78,10 @@ static void push_all(void)
 static void expect_order(const uint32_t *order, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
-        cr_assert_eq(queue_head(&q), &requests[order[i]]);
-        queue_pop(&q);
+        cr_assert_eq(queue_next(&q), &requests[order[i]]);
+        queue_pop(&q, &requests[order[i]]);
     }
-    cr_assert_null(queue_head(&q));
+    cr_assert_null(queue_next(&q));
     cr_assert_eq(q.n_requests, 0);
     cr_assert_eq(q.n_tokens, 0);
     queue_fini(&q);
@@ -112,7 +112,7 @@ Test(queue, can_be_filled_again_after_a_sweep_of_all)
     for (int i = 0; i < N_REQUESTS; i++)
         sched_cancel(&requests[i], SCHED_CANCEL_CLIENT);
     queue_sweep(&q, 0);
-    cr_assert_null(queue_head(&q));
+    cr_assert_null(queue_next(&q));
     memset(requests, 0, sizeof(requests));
     queue_reserve(&q, 0);
     cr_assert_eq(queue_push(&q, &requests[3], 0, NULL), SCHED_REFUSED_NONE);

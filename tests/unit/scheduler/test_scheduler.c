@@ -201,6 +201,190 @@ Test(scheduler, choices_of_one_request_may_outgrow_the_pages)
     sched_fixture_close(&fx);
 }
 
+/* ---- sharing ---- */
+
+static struct sched_stats stats_now(void)
+{
+    struct sched_stats stats;
+    sched_stats(fx.sched, &stats);
+    return stats;
+}
+
+Test(scheduler, choices_of_a_prompt_compute_it_once)
+{
+    struct test_request t;
+    open_with(ENGINE(0), OPTIONS(0));
+    test_request_init(&t, "a prompt of many tokens", 5);
+    t.opt.n = 6;
+    t.opt.ignore_eos = true;
+    t.opt.sampling.temperature = 1;
+    test_request_run(&t, &fx);
+    expect_kind(&t, SCHED_EVENT_DONE);
+    cr_assert_eq(stats_now().prompt_tokens, t.prompt.n_tokens);
+    cr_assert_eq(t.log.last.usage.completion_tokens, 30);
+    cr_assert_eq(t.log.last.usage.cached_tokens, 0);
+    test_request_close(&t);
+    sched_fixture_close(&fx);
+}
+
+Test(scheduler, a_known_prompt_is_computed_but_for_its_last_token)
+{
+    struct test_request first, second, salted, private;
+    open_with(ENGINE(0), OPTIONS(0));
+    submit_plain(&first, "a prompt of many tokens", 5);
+    test_request_wait(&first);
+    submit_plain(&second, "a prompt of many tokens", 5);
+    test_request_wait(&second);
+    cr_assert_eq(second.log.last.usage.cached_tokens, second.prompt.n_tokens - 1);
+    expect_same(&second, &first);
+    struct sched_stats stats = stats_now();
+    cr_assert_eq(stats.prompt_tokens, first.prompt.n_tokens + 1);
+    cr_assert_eq(stats.prefix_query_tokens, 2 * first.prompt.n_tokens);
+    cr_assert_eq(stats.prefix_hit_tokens, first.prompt.n_tokens - 1);
+    test_request_init(&salted, "a prompt of many tokens", 5);
+    salted.opt.cache_salt = (struct sched_text){ "pepper", 6 };
+    test_request_run(&salted, &fx);
+    cr_assert_eq(salted.log.last.usage.cached_tokens, 0);
+    test_request_init(&private, "a prompt of many tokens", 5);
+    private.opt.no_cache = true;
+    test_request_run(&private, &fx);
+    cr_assert_eq(private.log.last.usage.cached_tokens, 0);
+    test_request_close(&first);
+    test_request_close(&second);
+    test_request_close(&salted);
+    test_request_close(&private);
+    sched_fixture_close(&fx);
+}
+
+Test(scheduler, log_probabilities_of_an_echo_are_never_skipped_by_a_hit)
+{
+    struct test_request t[2];
+    open_with(ENGINE(0), OPTIONS(0));
+    for (int i = 0; i < 2; i++) {
+        test_request_init(&t[i], "a prompt of many tokens", 3);
+        t[i].opt.echo = true;
+        t[i].opt.n_logprobs = 1;
+        t[i].opt.ignore_eos = true;
+        test_request_run(&t[i], &fx);
+        expect_kind(&t[i], SCHED_EVENT_DONE);
+        for (uint32_t k = 1; k < t[i].log.choices[0].n_tokens; k++)
+            cr_assert(t[i].log.choices[0].logprobs[k].has_logprob);
+    }
+    expect_same(&t[0], &t[1]);
+    test_request_close(&t[0]);
+    test_request_close(&t[1]);
+    sched_fixture_close(&fx);
+}
+
+/* ---- pages run out ---- */
+
+Test(scheduler, when_pages_run_out_the_youngest_is_paused_and_ends_all_the_same)
+{
+    enum { N = 4 };
+    static struct test_request alone[N], crowd[N];
+    open_with(ENGINE(0), OPTIONS(0));
+    for (uint32_t i = 0; i < N; i++) {
+        submit_plain(&alone[i], i % 2 ? "0123" : "abcdefgh", 40);
+        test_request_wait(&alone[i]);
+    }
+    sched_fixture_close(&fx);
+    open_with(ENGINE(.held = true, .n_pages = 12, .page_tokens = 8), OPTIONS(0));
+    for (uint32_t i = 0; i < N; i++)
+        submit_plain(&crowd[i], i % 2 ? "0123" : "abcdefgh", 40);
+    fake_engine_go(fx.engine, UINT64_MAX);
+    for (uint32_t i = 0; i < N; i++) {
+        test_request_wait(&crowd[i]);
+        expect_kind(&crowd[i], SCHED_EVENT_DONE);
+        expect_same(&crowd[i], &alone[i]);
+    }
+    cr_assert_gt(stats_now().preemptions, 0);
+    for (uint32_t i = 0; i < N; i++) {
+        test_request_close(&crowd[i]);
+        test_request_close(&alone[i]);
+    }
+    sched_fixture_close(&fx);
+}
+
+Test(scheduler, a_paused_request_can_be_cancelled)
+{
+    struct test_request a, b;
+    open_with(ENGINE(.held = true, .n_pages = 8, .page_tokens = 8), OPTIONS(0));
+    submit_plain(&a, "abcdefgh", 50);
+    submit_plain(&b, "01234567", 50);
+    fake_engine_wait_held(fx.engine);
+    for (int i = 0; i < 200 && stats_now().preemptions == 0; i++)
+        one_step();
+    struct sched_slot slots[2];
+    cr_assert_eq(sched_slots(fx.sched, slots, 2), 1, "b is paused");
+    sched_cancel(b.r, SCHED_CANCEL_CLIENT);
+    one_step();
+    test_request_wait(&b);
+    expect_kind(&b, SCHED_EVENT_CANCELLED);
+    fake_engine_go(fx.engine, UINT64_MAX);
+    test_request_wait(&a);
+    expect_kind(&a, SCHED_EVENT_DONE);
+    test_request_close(&a);
+    test_request_close(&b);
+    sched_fixture_close(&fx);
+}
+
+Test(scheduler, the_more_important_one_is_served_first_and_paused_last)
+{
+    struct test_request usual, late, important;
+    open_with(ENGINE(.held = true, .n_pages = 8, .page_tokens = 8), OPTIONS(.max_seqs = 2));
+    submit_plain(&usual, "abcdefgh", 50);
+    fake_engine_wait_held(fx.engine);
+    submit_plain(&late, "01234567", 50);
+    test_request_init(&important, "ABCDEFGH", 50);
+    important.opt.priority = -1;
+    important.opt.ignore_eos = true;
+    test_request_submit(&important, &fx);
+    one_step();
+    event_log_wait_kinds(&important.log, 1);
+    cr_assert_eq(late.log.n_kinds, 0, "it came first, but matters less");
+    for (int i = 0; i < 200 && stats_now().preemptions == 0; i++)
+        one_step();
+    struct sched_slot slots[2];
+    cr_assert_eq(sched_slots(fx.sched, slots, 2), 1);
+    cr_assert_eq(slots[0].request, 3, "the important one runs on");
+    fake_engine_go(fx.engine, UINT64_MAX);
+    test_request_wait(&important);
+    test_request_wait(&usual);
+    test_request_wait(&late);
+    test_request_close(&important);
+    test_request_close(&usual);
+    test_request_close(&late);
+    sched_fixture_close(&fx);
+}
+
+Test(scheduler, progress_rises_from_the_cached_to_the_whole_prompt)
+{
+    struct test_request t;
+    open_with(ENGINE(.max_rows = 4), OPTIONS(0));
+    test_request_init(&t, "a prompt of several steps", 2);
+    t.opt.progress = true;
+    t.opt.ignore_eos = true;
+    test_request_run(&t, &fx);
+    cr_assert_eq(strncmp(t.log.kinds, "APPPPPPPPDF+", 12), 0, "%s", t.log.kinds);
+    test_request_close(&t);
+    sched_fixture_close(&fx);
+}
+
+Test(scheduler, a_limit_of_time_ends_with_length)
+{
+    struct test_request t;
+    open_with(ENGINE(.step_us = 2000), OPTIONS(0));
+    test_request_init(&t, "a", 200);
+    t.opt.ignore_eos = true;
+    t.opt.max_decode_ns = 20 * 1000 * 1000;
+    test_request_run(&t, &fx);
+    expect_kind(&t, SCHED_EVENT_DONE);
+    cr_assert_eq(t.log.choices[0].finish, SCHED_FINISH_LENGTH);
+    cr_assert_lt(t.log.choices[0].n_tokens, 100);
+    test_request_close(&t);
+    sched_fixture_close(&fx);
+}
+
 /* ---- cancel ---- */
 
 static void expect_cancelled(struct test_request *t, enum sched_cancel_cause cause)
