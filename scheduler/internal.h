@@ -316,6 +316,7 @@ void queue_close(struct queue *q); /* refuses what comes, wakes the loop */
 
 struct step_facts {
     uint32_t n_seqs, n_rows, n_prompt_rows, n_generated;
+    uint32_t n_prompt_tokens; /* of prompts that were completed */
     uint64_t ns;
 };
 

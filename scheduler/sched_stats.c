@@ -50,7 +50,8 @@ void stats_add_step(struct stats *st, const struct step_facts *facts)
     uint32_t bucket = bucket_of(sched_step_bounds, SCHED_N_STEP_BOUNDS, (double)facts->ns / 1e9);
     live->steps++;
     live->batch_size_now = facts->n_seqs;
-    live->prompt_tokens += facts->n_prompt_rows;
+    live->prompt_tokens += facts->n_prompt_tokens;
+    live->prefill_tokens += facts->n_prompt_rows;
     live->generated_tokens += facts->n_generated;
     live->step_tokens_sum += facts->n_rows;
     live->step_tokens[bucket_of(sched_step_token_bounds, SCHED_N_STEP_TOKEN_BOUNDS,

@@ -131,13 +131,18 @@ static void fail_choice(const struct sched *s, struct choice *c)
     request_fail(c->req, &err);
 }
 
+static bool is_leader(const struct choice *c)
+{
+    return c->index % c->req->opt.n == 0;
+}
+
 /* The other choices of its prompt go on from here, as far as there are seats; their first tokens come
  * from the same logits.  Returns how many jobs were added. */
 static uint32_t fork_followers(struct sched *s, struct choice *leader, const struct engine_row *row,
                                uint32_t n_jobs)
 {
     struct sched_request *r = leader->req;
-    uint32_t n = leader->index % r->opt.n == 0 ? r->opt.n : 0;
+    uint32_t n = is_leader(leader) ? r->opt.n : 0;
     for (uint32_t k = 1; k < n && s->n_running < s->max_seqs; k++) {
         struct choice *c = leader + k;
         struct engine_err err = { .code = ENGINE_ERR_NONE };
@@ -163,6 +168,8 @@ static uint32_t take_rows(struct sched *s, struct choice *c, const struct engine
     uint32_t i = 0;
     for (; i < item->n_rows && rows[i].status == ENGINE_ROW_DONE; i++) {
         c->n_computed++;
+        if (c->n_computed == choice_n_prompt(c) && choice_n_output(c) == 0 && is_leader(c))
+            facts->n_prompt_tokens += choice_n_prompt(c);
         if (!choice_job(c, &rows[i], &s->jobs[n_jobs]))
             continue;
         s->job_choices[n_jobs++] = c;

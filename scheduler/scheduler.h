@@ -183,11 +183,14 @@ enum { SCHED_N_STEP_BOUNDS = 13, SCHED_N_STEP_TOKEN_BOUNDS = 13 };
 struct sched_stats {                   /* monotonic unless called "now" */
     uint32_t running_now, waiting_now; /* requests */
     uint64_t waiting_tokens_now;
-    uint32_t batch_size_now;                  /* sequences in the last step */
-    uint64_t prompt_tokens, generated_tokens; /* computed */
-    uint64_t prefix_query_tokens;             /* looked for in the prefix cache */
-    uint64_t prefix_hit_tokens;               /* and found: these were not computed */
-    uint64_t preemptions;                     /* choices paused because pages ran out */
+    uint32_t batch_size_now; /* sequences in the last step */
+    uint64_t prompt_tokens;  /* of prompts that are in the cache, once each */
+    uint64_t prefill_tokens; /* computed for that: less what was found, more what
+                                               * was computed again after a pause */
+    uint64_t generated_tokens;
+    uint64_t prefix_query_tokens; /* looked for in the prefix cache */
+    uint64_t prefix_hit_tokens;   /* and found: these were not computed */
+    uint64_t preemptions;         /* choices paused because pages ran out */
     uint64_t steps;
     uint64_t prefill_step_ns, decode_step_ns; /* time in steps with and without prompt rows */
     /* histograms of steps: counts per bucket, not cumulative, the last is +Inf */

@@ -86,7 +86,7 @@ def test_an_engine_that_stands_still_fails_the_probes_then_ends_with_70():
 
 
 def test_an_engine_that_moves_again_is_served_by_again():
-    with Server("--watchdog", "2s") as server:
+    with Server("--watchdog", "2s", "--drain-timeout", "1s") as server:
         begin_long(server)
         [tid] = threads_of(server.process, "lacuna-sched")
         with Stopped(tid):

@@ -11,9 +11,9 @@
 Test(sched_stats, a_step_lands_in_one_bucket_of_each_histogram)
 {
     struct stats st = { .prefill_rate = 0 };
-    stats_add_step(&st, &(struct step_facts){ 2, 9, 7, 1, 1000000 });
-    stats_add_step(&st, &(struct step_facts){ 3, 3, 0, 3, 1000001 });
-    stats_add_step(&st, &(struct step_facts){ 1, 20000, 20000, 1, 11000000000ull });
+    stats_add_step(&st, &(struct step_facts){ 2, 9, 7, 1, 7, 1000000 });
+    stats_add_step(&st, &(struct step_facts){ 3, 3, 0, 3, 0, 1000001 });
+    stats_add_step(&st, &(struct step_facts){ 1, 20000, 20000, 1, 20000, 11000000000ull });
     stats_publish(&st);
     struct sched_stats out;
     stats_read(&st, &out);
@@ -84,12 +84,12 @@ Test(sched_stats, retry_after_is_the_queued_work_at_the_measured_rates)
 Test(sched_stats, rates_follow_the_steps)
 {
     struct stats st = { .prefill_rate = 0 };
-    stats_add_step(&st, &(struct step_facts){ 1, 100, 100, 0, 1000000000 });
+    stats_add_step(&st, &(struct step_facts){ 1, 100, 100, 0, 100, 1000000000 });
     cr_assert_float_eq(st.prefill_rate, 100, 1e-9);
     for (int i = 0; i < 200; i++)
-        stats_add_step(&st, &(struct step_facts){ 1, 300, 300, 0, 1000000000 });
+        stats_add_step(&st, &(struct step_facts){ 1, 300, 300, 0, 300, 1000000000 });
     cr_assert_float_eq(st.prefill_rate, 300, 1);
     cr_assert_eq(st.decode_rate, 0);
-    stats_add_step(&st, &(struct step_facts){ 1, 0, 0, 0, 1000 });
+    stats_add_step(&st, &(struct step_facts){ 1, 0, 0, 0, 0, 1000 });
     cr_assert_eq(st.decode_rate, 0, "a step of deferred rows says nothing");
 }

@@ -220,7 +220,7 @@ Test(scheduler, choices_of_a_prompt_compute_it_once)
     t.opt.sampling.temperature = 1;
     test_request_run(&t, &fx);
     expect_kind(&t, SCHED_EVENT_DONE);
-    cr_assert_eq(stats_now().prompt_tokens, t.prompt.n_tokens);
+    cr_assert_eq(stats_now().prefill_tokens, t.prompt.n_tokens);
     cr_assert_eq(t.log.last.usage.completion_tokens, 30);
     cr_assert_eq(t.log.last.usage.cached_tokens, 0);
     test_request_close(&t);
@@ -238,7 +238,7 @@ Test(scheduler, a_known_prompt_is_computed_but_for_its_last_token)
     cr_assert_eq(second.log.last.usage.cached_tokens, second.prompt.n_tokens - 1);
     expect_same(&second, &first);
     struct sched_stats stats = stats_now();
-    cr_assert_eq(stats.prompt_tokens, first.prompt.n_tokens + 1);
+    cr_assert_eq(stats.prefill_tokens, first.prompt.n_tokens + 1);
     cr_assert_eq(stats.prefix_query_tokens, 2 * first.prompt.n_tokens);
     cr_assert_eq(stats.prefix_hit_tokens, first.prompt.n_tokens - 1);
     test_request_init(&salted, "a prompt of many tokens", 5);
