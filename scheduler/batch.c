@@ -15,7 +15,7 @@
 /* An eighth: decoding stays within 1/7 of its best rate, and prompts still move. */
 enum { PROMPT_SHARE = 8 };
 
-struct budget {
+struct room {
     uint32_t rows, logits;
 };
 
@@ -34,28 +34,27 @@ uint32_t batch_n_logits(const struct batch_item *item, uint32_t n_rows)
     return has_last && item->last_logits ? 1 : 0;
 }
 
-/* The most prompt rows of an item within a budget. */
-static uint32_t prompt_rows(const struct batch_item *item, uint32_t n_left,
-                            const struct budget *budget)
+/* The most prompt rows of an item within the room there is. */
+static uint32_t prompt_rows(const struct batch_item *item, uint32_t n_left, const struct room *room)
 {
-    uint32_t n = min_u32(n_left, budget->rows);
+    uint32_t n = min_u32(n_left, room->rows);
     bool has_last = n == n_left;
     uint32_t n_free = has_last && !item->last_logits ? 1 : 0; /* rows that need no logits */
     if (item->all_logits)
-        return n > budget->logits + n_free ? budget->logits : n;
-    if (has_last && item->last_logits && budget->logits == 0)
+        return n > room->logits + n_free ? room->logits : n;
+    if (has_last && item->last_logits && room->logits == 0)
         return n - (n > 0);
     return n;
 }
 
-/* Adds rows to an item that may already have some; takes them from the budget. */
-static void give_prompt(struct batch_item *item, struct budget *budget)
+/* Adds rows to an item that may already have some; takes them from the room. */
+static void give_prompt(struct batch_item *item, struct room *room)
 {
-    uint32_t n = prompt_rows(item, item->n_prefill - item->n_rows, budget);
+    uint32_t n = prompt_rows(item, item->n_prefill - item->n_rows, room);
     uint32_t before = batch_n_logits(item, item->n_rows);
     item->n_rows += n;
-    budget->rows -= n;
-    budget->logits -= batch_n_logits(item, item->n_rows) - before;
+    room->rows -= n;
+    room->logits -= batch_n_logits(item, item->n_rows) - before;
 }
 
 static uint32_t share_kept(uint32_t limit)
@@ -112,28 +111,27 @@ static struct batch_item *oldest_prompt(struct batch_item *items, uint32_t n_ite
 
 /* The shortest prompt without rows that can have some. */
 static struct batch_item *shortest_prompt(struct batch_item *items, uint32_t n_items,
-                                          const struct budget *budget)
+                                          const struct room *room)
 {
     struct batch_item *best = NULL;
     for (uint32_t i = 0; i < n_items; i++) {
         struct batch_item *it = &items[i];
         if (it->n_prefill == 0 || it->n_rows > 0)
             continue;
-        if ((!best || it->n_prefill < best->n_prefill) &&
-            prompt_rows(it, it->n_prefill, budget) > 0)
+        if ((!best || it->n_prefill < best->n_prefill) && prompt_rows(it, it->n_prefill, room) > 0)
             best = it;
     }
     return best;
 }
 
-static void pick_prompts(struct batch_item *items, uint32_t n_items, struct budget *budget)
+static void pick_prompts(struct batch_item *items, uint32_t n_items, struct room *room)
 {
     struct batch_item *oldest = oldest_prompt(items, n_items);
-    if (!oldest || budget->rows == 0)
+    if (!oldest || room->rows == 0)
         return;
 
-    struct budget half = { (budget->rows + 1) / 2, (budget->logits + 1) / 2 };
-    struct budget rest = { budget->rows - half.rows, budget->logits - half.logits };
+    struct room half = { (room->rows + 1) / 2, (room->logits + 1) / 2 };
+    struct room rest = { room->rows - half.rows, room->logits - half.logits };
     give_prompt(oldest, &half);
     rest.rows += half.rows;
     rest.logits += half.logits;
@@ -142,7 +140,7 @@ static void pick_prompts(struct batch_item *items, uint32_t n_items, struct budg
     while (rest.rows > 0 && (it = shortest_prompt(items, n_items, &rest)))
         give_prompt(it, &rest);
     give_prompt(oldest, &rest);
-    *budget = rest;
+    *room = rest;
 }
 
 uint32_t batch_pick(struct batch_item *items, uint32_t n_items, const struct batch_limits *limits)
@@ -155,23 +153,9 @@ uint32_t batch_pick(struct batch_item *items, uint32_t n_items, const struct bat
     uint32_t limit = decode_limit(limits, n_decoding < n_items);
     uint32_t n_rows = pick_decoding(items, n_items, n_decoding, limit);
     uint32_t most = limits->max_prompt_rows > 0 ? limits->max_prompt_rows : limits->max_rows;
-    struct budget left = { min_u32(limits->max_rows - n_rows, most),
-                           limits->max_logit_rows - n_rows };
+    struct room left = { min_u32(limits->max_rows - n_rows, most),
+                         limits->max_logit_rows - n_rows };
     uint32_t before = left.rows;
     pick_prompts(items, n_items, &left);
     return n_rows + before - left.rows;
-}
-
-uint32_t batch_prompt_limit(uint32_t before, uint32_t n_prompt_rows, uint32_t n_rows,
-                            uint64_t step_ns, uint32_t max_rows)
-{
-    uint64_t fits = (uint64_t)BATCH_STEP_NS * n_rows / (step_ns > 0 ? step_ns : 1);
-    uint64_t limit = before;
-    if (step_ns > BATCH_STEP_NS)
-        limit = fits;
-    else if (n_prompt_rows >= before)
-        limit = fits < 2 * (uint64_t)before ? fits : 2 * (uint64_t)before;
-    if (limit < BATCH_MIN_PROMPT_ROWS)
-        limit = BATCH_MIN_PROMPT_ROWS;
-    return limit < max_rows ? (uint32_t)limit : max_rows;
 }

@@ -20,16 +20,10 @@
 
 /* ---- batch.c: what goes into the next step ---- */
 
-enum {
-    BATCH_STEP_NS = 150 * 1000 * 1000,
-    BATCH_FIRST_PROMPT_ROWS = 64, /* before any step was timed */
-    BATCH_MIN_PROMPT_ROWS = 16,   /* fewer do not make a step shorter: the weights are read once */
-};
-
 struct batch_limits {
     uint32_t max_rows;
     uint32_t max_logit_rows;
-    uint32_t max_prompt_rows; /* so that a step stays short: see batch_prompt_limit; 0: none */
+    uint32_t max_prompt_rows; /* so that a step stays short: see budget.c; 0: none */
 };
 
 /* One running choice, seen from the step. */
@@ -44,14 +38,30 @@ struct batch_item {
 /* Fills n_rows of all items, which come oldest first; returns their sum, at least 1 if n_items is.
  * Never more than the limits allow, logits included. */
 uint32_t batch_pick(struct batch_item *items, uint32_t n_items, const struct batch_limits *limits);
-/* How many prompt rows the next step may have, from what the last one took: as many as keep a step
- * within BATCH_STEP_NS, so that a client that leaves, a stream that runs and a server that stops
- * never wait longer.  It falls at once and at most doubles, only after a step that was full: the cost
- * of a row is known from the last step alone, and grows with the context. */
-uint32_t batch_prompt_limit(uint32_t before, uint32_t n_prompt_rows, uint32_t n_rows,
-                            uint64_t step_ns, uint32_t max_rows);
 /* Of the next n_rows of an item, how many want logits. */
 uint32_t batch_n_logits(const struct batch_item *item, uint32_t n_rows);
+
+/* ---- budget.c: how long a step may be.  Pure. ---- */
+
+enum {
+    BUDGET_STEP_NS = 150 * 1000 * 1000,
+    BUDGET_ITL_FACTOR = 2,
+    BUDGET_FIRST_ROWS = 64, /* before any step was timed */
+    BUDGET_MIN_ROWS = 16,   /* fewer do not make a step shorter: the weights are read once */
+    BUDGET_N_BUCKETS = 12,
+};
+
+struct budget {
+    uint64_t itl_target_ns; /* 0: BUDGET_ITL_FACTOR times what the streams take alone */
+    double
+        decode_ns[BUDGET_N_BUCKETS]; /* of steps with up to 2^i decoding rows alone; 0: unknown */
+    double row_ns;                   /* of a prompt row; 0: unknown */
+};
+
+/* A step with so many rows of either kind took ns. */
+void budget_note(struct budget *b, uint32_t n_decoding, uint32_t n_prompt_rows, uint64_t ns);
+/* Prompt rows that the next step may have beside n_decoding rows. */
+uint32_t budget_rows(const struct budget *b, uint32_t n_decoding, uint32_t max_rows);
 
 /* ---- stops.c: stop strings as one automaton ---- */
 
@@ -367,6 +377,7 @@ struct sched {
     sched_event_fn *on_event;
     uint32_t max_seqs;
     struct batch_limits limits; /* max_prompt_rows moves with each step */
+    struct budget budget;
     int32_t *ends;
     uint32_t n_ends;
     uint32_t max_positions;

@@ -104,10 +104,19 @@ static void retire(struct sched *s)
 
 /* ---- step ---- */
 
+static uint32_t count_decoding(const struct sched *s)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < s->n_running; i++)
+        n += s->items[i].n_prefill == 0;
+    return n;
+}
+
 static uint32_t pick_rows(struct sched *s, struct step_facts *facts)
 {
     for (uint32_t i = 0; i < s->n_running; i++)
         choice_describe(s->running[i], s->step, &s->items[i]);
+    s->limits.max_prompt_rows = budget_rows(&s->budget, count_decoding(s), s->limits.max_rows);
     batch_pick(s->items, s->n_running, &s->limits);
     admit_make_room(s);
 
@@ -263,9 +272,7 @@ static void step(struct sched *s)
         take_job(s, s->job_choices[i], &s->jobs[i], &facts);
     finish_prefilled(s);
     stats_add_step(&s->stats, &facts);
-    if (facts.n_prompt_rows > 0)
-        s->limits.max_prompt_rows = batch_prompt_limit(
-            s->limits.max_prompt_rows, facts.n_prompt_rows, n_rows, facts.ns, s->limits.max_rows);
+    budget_note(&s->budget, facts.n_rows - facts.n_prompt_rows, facts.n_prompt_rows, facts.ns);
 }
 
 /* ---- the thread ---- */
@@ -392,8 +399,8 @@ int sched_open(struct sched **out, struct engine *e, const struct sched_options 
     s->on_event = opt->on_event;
     s->max_seqs = opt->max_seqs ? opt->max_seqs : DEFAULT_MAX_SEQS;
     s->max_positions = find_max_positions(e);
-    s->limits = (struct batch_limits){ info->max_rows, info->max_logit_rows,
-                                       BATCH_FIRST_PROMPT_ROWS };
+    s->limits = (struct batch_limits){ info->max_rows, info->max_logit_rows, 0 };
+    s->budget.itl_target_ns = opt->itl_target_ns;
     assert(s->on_event && s->limits.max_rows > 0 && s->limits.max_logit_rows > 0);
     if (take_memory(s)) {
         engine_fail(err, ENGINE_ERR_MEMORY, "no memory for a scheduler of %u sequences",

@@ -138,6 +138,8 @@ struct sched_options { /* valid when zeroed but for on_event */
     uint32_t max_queue;         /* requests waiting; 0: 64 */
     uint64_t max_queue_tokens;  /* prompt tokens waiting; 0: 4 x n_ctx */
     uint64_t max_queue_wait_ns; /* 0: 60 s */
+    uint64_t itl_target_ns;     /* between tokens of running streams while prompts are computed;
+                                 * 0: twice what the streams take alone */
 };
 
 /* Starts the thread.  e must outlive the scheduler, which alone steps it. */

@@ -174,6 +174,10 @@ const struct options_row options_rows[] = {
       .help = "prompt tokens waiting; auto: 4 times --ctx", GROUP_LOAD, SERVE },
     { "max-queue-wait", 0, "TIME", SECONDS(max_queue_wait_s, 1, 86400), .def = "60s",
       .help = "longest wait before a request is refused", GROUP_LOAD, SERVE },
+    { "itl-target", 0, "MS", U32(itl_target_ms, 1, 60000), .word = "auto", .def = "auto",
+      .help = "longest time between a stream's tokens while prompts are computed, in milliseconds; "
+              "auto: twice what the streams take alone",
+      GROUP_LOAD, SERVE },
     { "overload-status", 0, "CODE", CHOICE(overload_status, "429 503"), .def = "429",
       .help = "HTTP status of requests refused for load", GROUP_LOAD, SERVE },
     { "request-timeout", 0, "TIME", SECONDS(request_timeout_s, 0, 7 * 86400), .word = "off",

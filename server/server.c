@@ -149,6 +149,7 @@ int srv_attach(struct srv *s, struct engine *e, struct engine_err *err)
         .max_queue = s->opt.max_queue,
         .max_queue_tokens = s->opt.max_queue_tokens,
         .max_queue_wait_ns = s->opt.max_queue_wait_s * 1000000000ull,
+        .itl_target_ns = s->opt.itl_target_ms * 1000000ull,
     };
     if (sched_open(&s->sched, e, &options, err) != 0)
         return -1;

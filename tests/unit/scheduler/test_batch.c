@@ -254,18 +254,6 @@ Test(batch, prompts_keep_within_their_own_limit)
     cr_assert_eq(items[0].n_rows, 17);
 }
 
-Test(prompt_limit, falls_at_once_and_at_most_doubles_after_full_steps)
-{
-    const uint64_t ms = 1000 * 1000;
-    cr_assert_eq(batch_prompt_limit(64, 64, 64, 10 * ms, 512), 128, "fast: twice as many");
-    cr_assert_eq(batch_prompt_limit(400, 400, 400, 10 * ms, 512), 512, "at most all rows");
-    cr_assert_eq(batch_prompt_limit(64, 64, 64, 100 * ms, 512), 96, "150 ms are 96 rows");
-    cr_assert_eq(batch_prompt_limit(512, 512, 520, 1300 * ms, 512), 60, "too slow: what fits");
-    cr_assert_eq(batch_prompt_limit(512, 5, 5, 8 * ms, 512), 512, "a short rest says nothing");
-    cr_assert_eq(batch_prompt_limit(16, 16, 16, 4000 * ms, 512), 16, "never none");
-    cr_assert_eq(batch_prompt_limit(16, 16, 16, 0, 8), 8);
-}
-
 Test(batch, ten_thousand_random_arrivals_all_finish)
 {
     simulate(512, 64, 10000, 1);

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * budget.c - how many prompt rows a step may have, from what steps have cost.  Pure.
+ *
+ * A step costs what its decoding rows cost alone, plus so much per prompt row:
+ *     ns = decode_ns[rows that decode] + row_ns * prompt rows
+ * Both are learnt from the steps themselves, as moving averages: decode_ns by powers of two of the
+ * rows, since the weights are read once for all of them, row_ns from what is left of mixed steps.  It
+ * grows with the context and with other load on the machine, and the average follows.
+ *
+ * While streams run, a step may take itl_target_ns (by default twice what they alone would take);
+ * else BUDGET_STEP_NS, so that a client that leaves and a server that stops never wait longer.
+ */
+#include "scheduler/internal.h"
+
+static const double AVERAGE_WEIGHT = 0.25; /* of the newest step: follows within a few */
+/* Of what is expected at most: a step during which something else had the cores says little. */
+static const double MOST_SURPRISE = 4;
+
+static uint32_t bucket_of(uint32_t n_rows)
+{
+    uint32_t bucket = 0;
+    while (bucket + 1 < BUDGET_N_BUCKETS && (1u << bucket) < n_rows)
+        bucket++;
+    return bucket;
+}
+
+/* What so many decoding rows take alone; of a number that was never seen, what the nearest smaller
+ * one took, else the nearest larger; 0: not known. */
+static double decode_ns(const struct budget *b, uint32_t n_decoding)
+{
+    if (n_decoding == 0)
+        return 0;
+    uint32_t at = bucket_of(n_decoding);
+    for (uint32_t i = at + 1; i-- > 0;)
+        if (b->decode_ns[i] > 0)
+            return b->decode_ns[i];
+    for (uint32_t i = at + 1; i < BUDGET_N_BUCKETS; i++)
+        if (b->decode_ns[i] > 0)
+            return b->decode_ns[i];
+    return 0;
+}
+
+static void follow(double *average, double now)
+{
+    if (*average <= 0) {
+        *average = now;
+        return;
+    }
+    double most = *average * MOST_SURPRISE;
+    *average += AVERAGE_WEIGHT * ((now < most ? now : most) - *average);
+}
+
+void budget_note(struct budget *b, uint32_t n_decoding, uint32_t n_prompt_rows, uint64_t ns)
+{
+    if (n_prompt_rows == 0 && n_decoding > 0) {
+        follow(&b->decode_ns[bucket_of(n_decoding)], (double)ns);
+    } else if (n_prompt_rows > 0) {
+        double rest = (double)ns - decode_ns(b, n_decoding);
+        double least = (double)ns / (n_prompt_rows + n_decoding) / MOST_SURPRISE;
+        double row = rest / n_prompt_rows;
+        follow(&b->row_ns, row > least ? row : least);
+    }
+}
+
+uint32_t budget_rows(const struct budget *b, uint32_t n_decoding, uint32_t max_rows)
+{
+    double alone = decode_ns(b, n_decoding), target = BUDGET_STEP_NS;
+    uint64_t rows = BUDGET_FIRST_ROWS;
+    if (n_decoding > 0 && b->itl_target_ns > 0)
+        target = (double)b->itl_target_ns;
+    else if (n_decoding > 0 && alone > 0)
+        target = BUDGET_ITL_FACTOR * alone;
+    if (target > BUDGET_STEP_NS && b->itl_target_ns == 0)
+        target = BUDGET_STEP_NS > alone ? BUDGET_STEP_NS : alone;
+    if (b->row_ns > 0)
+        rows = target > alone ? (uint64_t)((target - alone) / b->row_ns) : 0;
+    if (rows < BUDGET_MIN_ROWS)
+        rows = BUDGET_MIN_ROWS;
+    return rows < max_rows ? (uint32_t)rows : max_rows;
+}
