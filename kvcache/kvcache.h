@@ -114,6 +114,10 @@ uint32_t kv_seq_n_sealed(const struct kv_seq *seq);
  * NULL if it slid out of the window or was never reserved. */
 void *kv_page(const struct kv_seq *seq, uint32_t group, uint32_t layer_in_group, uint32_t page_no);
 
+/* Do both hold the same pages of a group, [first, first + n), all of them? */
+bool kv_seq_shares(const struct kv_seq *a, const struct kv_seq *b, uint32_t group, uint32_t first,
+                   uint32_t n);
+
 /* Pages a group needs at most for one sequence of n_tokens that grows by up to n_step at a time. */
 uint32_t kv_pages_needed(uint32_t window, uint32_t n_tokens, uint32_t n_step);
 

@@ -311,6 +311,15 @@ void *kv_page(const struct kv_seq *seq, uint32_t group, uint32_t layer_in_group,
     return pool->mem + at * pool->opt.layer_bytes;
 }
 
+bool kv_seq_shares(const struct kv_seq *a, const struct kv_seq *b, uint32_t group, uint32_t first,
+                   uint32_t n)
+{
+    const struct kv_table *ta = &a->table[group], *tb = &b->table[group];
+    if (first < ta->first || first < tb->first || first + n > ta->n || first + n > tb->n)
+        return false;
+    return memcmp(ta->page + first, tb->page + first, n * sizeof(*ta->page)) == 0;
+}
+
 uint32_t kv_pages_needed(uint32_t window, uint32_t n_tokens, uint32_t n_step)
 {
     uint32_t all = pages_of(n_tokens);

@@ -8,6 +8,9 @@
  * go.  For the one or two rows of a decoding sequence each item is an entry of its own, so that one
  * long sequence keeps all threads busy; its partials are folded afterwards in the same order: same
  * bits.
+ *
+ * Sequences with a common prefix hold the same pages (kvcache.h).  Of an item that several decoding
+ * sequences share, their queries are one entry: its pages are read once for all of them.
  */
 #include <math.h>
 #include <string.h>
@@ -29,76 +32,168 @@ static uint32_t block_heads(const struct model_shape *s)
     return group < KERN_ATTN_MAX_QUERIES ? group : KERN_ATTN_MAX_QUERIES;
 }
 
-static void add_work(struct attention_plan *plan, const struct attention_work *work)
-{
-    plan->work[plan->n_work++] = *work;
-}
-
-/* One block of query heads, as one entry or as one per item. */
-static void add_block(struct attention_plan *plan, struct attention_work work, bool split)
-{
-    uint32_t item0 = work.item0, item1 = work.item1;
-    size_t first = work.partial + (size_t)work.head0 * (item1 - item0);
-    work.partial = NO_PARTIAL;
-    if (!split) {
-        add_work(plan, &work);
-        return;
-    }
-    for (uint32_t i = item0; i < item1; i++) {
-        work.item0 = i;
-        work.item1 = i + 1;
-        work.partial = (uint32_t)first + (i - item0);
-        add_work(plan, &work);
-    }
-}
-
-/* The blocks of all query heads of one row range; work.partial is the first of the rows. */
+/* The blocks of all query heads of some rows, which read the same pages. */
 static void add_heads(const struct model_shape *s, struct attention_plan *plan,
-                      struct attention_work work, bool split)
+                      struct attention_work work)
 {
     uint32_t group = s->n_heads / s->n_kv_heads, step = block_heads(s);
     for (work.kv_head = 0; work.kv_head < s->n_kv_heads; work.kv_head++)
         for (uint32_t h = 0; h < group; h += step) {
             work.head0 = work.kv_head * group + h;
             work.n_heads = group - h < step ? group - h : step;
-            add_block(plan, work, split);
+            plan->work[plan->n_work++] = work;
         }
 }
 
-static void plan_run(struct forward *f, struct attention_plan *plan, uint32_t window,
-                     const struct run *run, uint32_t *n_partials)
+/* Rows [first, first + n) of plan->rows, as many at a time as a block holds. */
+static void add_rows(const struct model_shape *s, struct attention_plan *plan,
+                     struct attention_work work, uint32_t n)
 {
-    const struct model_shape *s = f->shape;
-    uint32_t rows = run->n_rows <= SPLIT_ROWS ? 1 : KERN_ATTN_MAX_QUERIES / block_heads(s);
-    for (uint32_t r = 0; r < run->n_rows; r += rows) {
-        uint32_t n = run->n_rows - r < rows ? run->n_rows - r : rows;
-        struct attention_work work = { .row0 = run->row0 + r, .n_rows = n };
-        work.item0 = kv_first_visible(window, run->pos0 + r) / KERN_ATTN_ITEM;
-        work.item1 = (run->pos0 + r + n - 1 + KERN_ATTN_ITEM - 1) /
-                     KERN_ATTN_ITEM; /* of the last row */
-        if (work.item1 < work.item0)
-            work.item1 = work.item0; /* sees nothing but itself */
-        uint32_t n_items = work.item1 - work.item0, need = n_items * s->n_heads;
-        bool split = run->n_rows <= SPLIT_ROWS && n_items > 1 &&
-                     need <= f->max_partials - *n_partials;
-        for (uint32_t i = 0; i < n; i++) {
-            plan->row_partial[work.row0 + i] = split ? *n_partials : NO_PARTIAL;
-            plan->row_items[work.row0 + i] = n_items;
-        }
-        work.partial = *n_partials;
-        *n_partials += split ? need : 0;
-        add_heads(s, plan, work, split);
+    uint32_t most = KERN_ATTN_MAX_QUERIES / block_heads(s);
+    for (uint32_t end = work.first_row + n; work.first_row < end; work.first_row += most) {
+        work.n_rows = end - work.first_row < most ? end - work.first_row : most;
+        add_heads(s, plan, work);
     }
 }
 
+/* The items that a row at `pos` reads from pages. */
+static void items_of(uint32_t window, uint32_t pos, uint32_t *item0, uint32_t *item1)
+{
+    *item0 = kv_first_visible(window, pos) / KERN_ATTN_ITEM;
+    *item1 = (pos + KERN_ATTN_ITEM - 1) / KERN_ATTN_ITEM;
+    if (*item1 < *item0)
+        *item1 = *item0; /* sees nothing but itself */
+}
+
+/* ---- runs in one piece ---- */
+
+static void plan_whole(struct forward *f, struct attention_plan *plan, uint32_t window,
+                       const struct run *run)
+{
+    uint32_t most = KERN_ATTN_MAX_QUERIES / block_heads(f->shape), unused;
+    for (uint32_t r = 0; r < run->n_rows; r += most) {
+        uint32_t n = run->n_rows - r < most ? run->n_rows - r : most;
+        struct attention_work work = { .first_row = run->row0 + r };
+        items_of(window, run->pos0 + r, &work.item0, &unused);
+        items_of(window, run->pos0 + r + n - 1, &unused, &work.item1);
+        if (work.item1 < work.item0)
+            work.item1 = work.item0;
+        add_rows(f->shape, plan, work, n);
+    }
+}
+
+/* ---- runs in parts, the pages that several hold read once ---- */
+
+/* Reserves the partials of a run's rows; false if there is no room, or nothing to divide. */
+static bool split(const struct forward *f, struct attention_plan *plan, uint32_t window,
+                  const struct run *run, uint32_t *n_partials)
+{
+    uint32_t before = *n_partials;
+    if (run->n_rows > SPLIT_ROWS)
+        return false;
+    for (uint32_t i = 0; i < run->n_rows; i++) {
+        uint32_t row = run->row0 + i, item0, item1;
+        items_of(window, run->pos0 + i, &item0, &item1);
+        uint32_t need = (item1 - item0) * f->shape->n_heads;
+        if (item1 - item0 < 2 || need > f->max_partials - *n_partials) {
+            *n_partials = before;
+            for (uint32_t k = 0; k <= i; k++)
+                plan->row_partial[run->row0 + k] = NO_PARTIAL;
+            return false;
+        }
+        plan->row_partial[row] = *n_partials;
+        plan->row_item0[row] = item0;
+        plan->row_items[row] = item1 - item0;
+        *n_partials += need;
+    }
+    return true;
+}
+
+/* Appends the rows of a run that read the item. */
+static void gather_rows(struct attention_plan *plan, const struct run *run, uint32_t item)
+{
+    for (uint32_t row = run->row0; row < run->row0 + run->n_rows; row++)
+        if (item >= plan->row_item0[row] && item < plan->row_item0[row] + plan->row_items[row])
+            plan->rows[plan->n_rows++] = row;
+}
+
+/* Does the run read the whole item, from the same pages as the other? */
+static bool shares_item(uint32_t group, const struct run *run, const struct run *other,
+                        uint32_t item)
+{
+    uint64_t end = ((uint64_t)item + 1) * KERN_ATTN_ITEM;
+    return run->pos0 >= end && other->pos0 >= end &&
+           kv_seq_shares(run->seq, other->seq, group, item * PAGES_PER_ITEM, PAGES_PER_ITEM);
+}
+
+/* The work of one item of one run, and of all runs behind it that share its pages. */
+static void plan_part(struct forward *f, struct attention_plan *plan, uint32_t group, uint32_t at,
+                      uint32_t item)
+{
+    const struct run *run = &f->run[plan->split_run[at]];
+    struct attention_work work = {
+        .first_row = plan->n_rows, .item0 = item, .item1 = item + 1, .is_part = true
+    };
+    gather_rows(plan, run, item);
+    for (uint32_t i = at + 1; i < plan->n_split; i++) {
+        uint32_t other = plan->split_run[i];
+        if (plan->run_item[other] > item || !shares_item(group, run, &f->run[other], item))
+            continue;
+        gather_rows(plan, &f->run[other], item);
+        plan->run_item[other] = item + 1;
+    }
+    add_rows(f->shape, plan, work, plan->n_rows - work.first_row);
+}
+
+static uint32_t end_item(const struct forward *f, const struct attention_plan *plan, uint32_t at)
+{
+    const struct run *run = &f->run[plan->split_run[at]];
+    uint32_t last = run->row0 + run->n_rows - 1;
+    return plan->row_item0[last] + plan->row_items[last];
+}
+
+static void plan_parts(struct forward *f, struct attention_plan *plan, uint32_t group)
+{
+    uint32_t n_items = 0;
+    for (uint32_t i = 0; i < plan->n_split; i++)
+        n_items = end_item(f, plan, i) > n_items ? end_item(f, plan, i) : n_items;
+    for (uint32_t item = 0; item < n_items; item++)
+        for (uint32_t i = 0; i < plan->n_split; i++) {
+            uint32_t run = plan->split_run[i];
+            if (plan->run_item[run] > item || item >= end_item(f, plan, i))
+                continue;
+            plan->run_item[run] = item + 1;
+            plan_part(f, plan, group, i, item);
+        }
+}
+
+/* ---- the plan of a group ---- */
+
+static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t group)
+{
+    uint32_t window = f->shape->group_window[group], n_partials = 0;
+    plan->n_work = plan->n_split = 0;
+    plan->n_rows = f->n_rows;
+    for (uint32_t row = 0; row < f->n_rows; row++) {
+        plan->rows[row] = row;
+        plan->row_partial[row] = NO_PARTIAL;
+    }
+    for (uint32_t i = 0; i < f->n_runs; i++) {
+        if (!split(f, plan, window, &f->run[i], &n_partials)) {
+            plan_whole(f, plan, window, &f->run[i]);
+            continue;
+        }
+        plan->run_item[i] = plan->row_item0[f->run[i].row0];
+        plan->split_run[plan->n_split++] = i;
+    }
+    plan_parts(f, plan, group);
+}
+
+/* Groups run one after the other: they share the memory of the partials. */
 void attention_plan_step(struct forward *f)
 {
-    for (uint32_t g = 0; g < f->shape->n_groups; g++) {
-        uint32_t n_partials = 0; /* groups run one after the other: they share the memory */
-        f->plan[g].n_work = 0;
-        for (uint32_t i = 0; i < f->n_runs; i++)
-            plan_run(f, &f->plan[g], f->shape->group_window[g], &f->run[i], &n_partials);
-    }
+    for (uint32_t g = 0; g < f->shape->n_groups; g++)
+        plan_group(f, &f->plan[g], g);
 }
 
 /* ---- the work ---- */
@@ -119,6 +214,18 @@ struct block {
     uint32_t n_q;
 };
 
+/* The row and the head of a block's query. */
+static uint32_t row_of(const struct attention_plan *plan, const struct attention_work *w,
+                       uint32_t query)
+{
+    return plan->rows[w->first_row + query / w->n_heads];
+}
+
+static uint32_t head_of(const struct attention_work *w, uint32_t query)
+{
+    return w->head0 + query % w->n_heads;
+}
+
 static void gather_queries(const struct attention_job *job, const struct attention_work *w,
                            struct block *b)
 {
@@ -126,7 +233,7 @@ static void gather_queries(const struct attention_job *job, const struct attenti
     const struct model_shape *s = f->shape;
     b->n_q = w->n_rows * w->n_heads;
     for (uint32_t i = 0; i < b->n_q; i++) {
-        uint32_t row = w->row0 + i / w->n_heads, head = w->head0 + i % w->n_heads;
+        uint32_t row = row_of(job->plan, w, i), head = head_of(w, i);
         memcpy(b->q + (size_t)i * s->head_dim,
                f->q + ((size_t)row * s->n_heads + head) * s->head_dim, s->head_dim * sizeof(float));
         b->first[i] = kv_first_visible(job->layer->window, f->place[row].pos);
@@ -139,7 +246,7 @@ static void attend_item(const struct attention_job *job, const struct attention_
 {
     const struct forward *f = job->f;
     const struct model_shape *s = f->shape;
-    const struct kv_seq *seq = f->run[f->place[w->row0].run].seq;
+    const struct kv_seq *seq = f->run[f->place[row_of(job->plan, w, 0)].run].seq;
     size_t head_bytes = config_head_page_bytes(s);
     const void *pages[PAGES_PER_ITEM];
     for (uint32_t p = 0; p < PAGES_PER_ITEM; p++) {
@@ -167,9 +274,12 @@ static void store_partials(const struct attention_job *job, const struct attenti
                            const struct block *b)
 {
     struct forward *f = job->f;
-    uint32_t dim = f->shape->head_dim, n_items = job->plan->row_items[w->row0];
+    const struct attention_plan *plan = job->plan;
+    uint32_t dim = f->shape->head_dim;
     for (uint32_t i = 0; i < b->n_q; i++) {
-        size_t at = w->partial + (size_t)i * n_items;
+        uint32_t row = row_of(plan, w, i);
+        size_t at = plan->row_partial[row] + (size_t)head_of(w, i) * plan->row_items[row] +
+                    (w->item0 - plan->row_item0[row]);
         f->partial_m[at] = b->m[i];
         f->partial_l[at] = b->l[i];
         memcpy(f->partial_o + at * dim, b->o + (size_t)i * dim, dim * sizeof(float));
@@ -204,7 +314,7 @@ static void fold_items(const struct attention_job *job, const struct attention_w
     for (uint32_t i = 0; i < b->n_q; i++) {
         m[i] = -INFINITY;
         l[i] = 0.0f;
-        o[i] = output_of(f, w->row0 + i / w->n_heads, w->head0 + i % w->n_heads);
+        o[i] = output_of(f, row_of(job->plan, w, i), head_of(w, i));
         memset(o[i], 0, dim * sizeof(float));
     }
     for (uint32_t item = w->item0; item < w->item1; item++) {
@@ -213,7 +323,7 @@ static void fold_items(const struct attention_job *job, const struct attention_w
             f->kern->attend_fold(&m[i], &l[i], o[i], b->m[i], b->l[i], b->o + (size_t)i * dim, dim);
     }
     for (uint32_t i = 0; i < b->n_q; i++)
-        finish_query(f, w->row0 + i / w->n_heads, w->head0 + i % w->n_heads, &m[i], &l[i], o[i]);
+        finish_query(f, row_of(job->plan, w, i), head_of(w, i), &m[i], &l[i], o[i]);
 }
 
 static void work_item(void *ctx, uint32_t item)
@@ -222,7 +332,7 @@ static void work_item(void *ctx, uint32_t item)
     const struct attention_work *w = &job->plan->work[item];
     struct block b;
     gather_queries(job, w, &b);
-    if (w->partial == NO_PARTIAL) {
+    if (!w->is_part) {
         fold_items(job, w, &b);
         return;
     }

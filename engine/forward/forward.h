@@ -32,21 +32,28 @@ struct row_place {
 };
 
 /* A block of queries of one KV head: n_rows rows times n_heads query heads, against the attention
- * items [item0, item1).  partial: where item item0's result goes, UINT32_MAX: straight to the
- * output, all items folded. */
+ * items [item0, item1).  Its rows are those of one run, or of several that share the pages of the
+ * item.  Unless it is a part, all its items are folded straight into the output. */
 struct attention_work {
-    uint32_t row0, n_rows;
+    uint32_t first_row, n_rows;       /* in attention_plan.rows */
     uint32_t kv_head, head0, n_heads; /* head0: first query head of the block */
     uint32_t item0, item1;
-    uint32_t partial;
+    bool is_part; /* one item, whose result is stored and folded afterwards */
 };
 
 /* The work list of one KV group: the same for all its layers. */
 struct attention_plan {
     struct attention_work *work;
     uint32_t n_work;
-    uint32_t *row_partial; /* [max_rows] first partial of a row's first query head, or UINT32_MAX */
-    uint32_t *row_items;   /* [max_rows] partials per query head */
+    uint32_t *rows; /* [max_rows + max_partials] each row of the step, then those of the parts */
+    uint32_t n_rows;
+    /* [max_rows] of a row that is computed in parts: */
+    uint32_t *row_partial; /* first partial of its first query head; UINT32_MAX: no parts */
+    uint32_t *row_item0;   /* its first item */
+    uint32_t *row_items;   /* partials per query head */
+    uint32_t *split_run;   /* [max_rows] runs that are computed in parts */
+    uint32_t *run_item;    /* [max_rows] by run: items below this one have their work */
+    uint32_t n_split;
 };
 
 /* Rows of activations in both forms. */

@@ -56,8 +56,12 @@ static void take_step(struct arena *a, struct forward *f)
                           ((s->n_heads / s->n_kv_heads + KERN_ATTN_MAX_QUERIES - 1) /
                            KERN_ATTN_MAX_QUERIES);
         f->plan[g].work = take(a, rows * blocks + f->max_partials, sizeof(*f->plan[g].work));
+        f->plan[g].rows = take(a, rows + f->max_partials, sizeof(uint32_t));
         f->plan[g].row_partial = take(a, rows, sizeof(uint32_t));
+        f->plan[g].row_item0 = take(a, rows, sizeof(uint32_t));
         f->plan[g].row_items = take(a, rows, sizeof(uint32_t));
+        f->plan[g].split_run = take(a, rows, sizeof(uint32_t));
+        f->plan[g].run_item = take(a, rows, sizeof(uint32_t));
     }
     f->partial_m = take(a, f->max_partials, sizeof(float));
     f->partial_l = take(a, f->max_partials, sizeof(float));

@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine/engine.h"
+#include "engine/internal.h"
 
 enum { N = 300, MAX_ROWS = 64 };
 
@@ -149,6 +149,72 @@ Test(prefix_cache, forks_change_no_bit)
     for (size_t m = 0; m < N_MODELS; m++) {
         struct engine *e = open_engine(models[m]);
         check_forks(e);
+        engine_close(e);
+    }
+}
+
+/* One step of decoding for all: each has a token of its own at position pos. */
+static void decode_together(struct engine *e, struct engine_seq **seqs, int32_t **tokens,
+                            uint32_t n, uint32_t pos, struct engine_row *rows)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        cr_assert_eq(engine_seq_grow(seqs[i], pos + 1, NULL), 0);
+        rows[i] = (struct engine_row){
+            .seq = seqs[i], .token = tokens[i][pos], .pos = pos, .want_logits = true
+        };
+    }
+    engine_step(e, rows, n);
+}
+
+/* Pages of whole attention items that several sequences hold are read once for all of them. */
+Test(prefix_cache, shared_pages_are_read_once_and_change_no_bit)
+{
+    enum { N_FORKS = 5, PREFIX = 1100, LONG = 1110 };
+    static const char *const long_models[] = { "tests/golden/arch/llama.gguf",
+                                               "tests/golden/arch/gemma3.gguf" };
+    for (size_t m = 0; m < 2; m++) {
+        struct engine_options opt = { .model_path = long_models[m],
+                                      .n_threads = 2,
+                                      .n_ctx = 2048,
+                                      .max_rows = MAX_ROWS,
+                                      .max_logit_rows = MAX_ROWS };
+        struct engine *e;
+        struct engine_seq *seqs[N_FORKS];
+        struct engine_row rows[N_FORKS];
+        int32_t *tokens[N_FORKS];
+        float *expected[N_FORKS];
+        cr_assert_eq(engine_open(&e, &opt, NULL), 0);
+        for (int32_t i = 0; i < N_FORKS; i++) {
+            tokens[i] = calloc(LONG, sizeof(int32_t));
+            for (int32_t k = 0; k < LONG; k++)
+                tokens[i][k] = (k * 37 + (k < PREFIX ? 0 : i * 11)) % 280 + 3;
+            struct engine_seq_options alone_opt = { .max_tokens = LONG, .no_cache = true };
+            cr_assert_eq(engine_seq_open(e, &alone_opt, &seqs[i], NULL), 0);
+            size_t bytes = engine_info(e)->n_vocab * sizeof(float);
+            expected[i] = malloc(bytes);
+            memcpy(expected[i], compute(e, seqs[i], tokens[i], LONG), bytes);
+            engine_seq_close(seqs[i]);
+        }
+        struct engine_seq_options seq_opt = { .max_tokens = LONG };
+        cr_assert_eq(engine_seq_open(e, &seq_opt, &seqs[0], NULL), 0);
+        compute(e, seqs[0], tokens[0], PREFIX);
+        for (int i = 1; i < N_FORKS; i++)
+            cr_assert_eq(engine_seq_fork(seqs[0], &seqs[i], NULL), 0);
+        for (uint32_t pos = PREFIX; pos < LONG; pos++)
+            decode_together(e, seqs, tokens, N_FORKS, pos, rows);
+        for (int i = 0; i < N_FORKS; i++)
+            expect_same(e, "one of several with a common prefix", expected[i], rows[i].logits);
+        /* The first item once, in as many blocks as its queries fill; the second five times. */
+        uint32_t group = e->shape.group_window[0] == 0 ? 0 : 1;
+        uint32_t heads = e->shape.n_heads / e->shape.n_kv_heads;
+        uint32_t per_block = KERN_ATTN_MAX_QUERIES / heads;
+        uint32_t first = (N_FORKS + per_block - 1) / per_block;
+        cr_assert_eq(e->forward->plan[group].n_work, e->shape.n_kv_heads * (first + N_FORKS));
+        for (int i = 0; i < N_FORKS; i++) {
+            engine_seq_close(seqs[i]);
+            free(tokens[i]);
+            free(expected[i]);
+        }
         engine_close(e);
     }
 }
