@@ -5,10 +5,11 @@
 #   deploy/install-deps.sh            to build, fetch a model and serve
 #   deploy/install-deps.sh --test     also for tests/run.sh
 #   deploy/install-deps.sh --nightly  also for tests/fuzz/nightly.sh
+#   deploy/install-deps.sh --package  to build, and for manual pages and the Debian package
 # With nothing missing it takes a few hundredths of a second and says nothing.
 set -euo pipefail
 
-usage() { sed -n '3,7s/^# \{0,1\}//p' "$0"; }
+usage() { sed -n '3,8s/^# \{0,1\}//p' "$0"; }
 
 # One word per package.  "package:command" is satisfied by the command, wherever it came from: a
 # newer Node from elsewhere conflicts with Debian's npm.
@@ -18,12 +19,14 @@ build_packages=(gcc libc6-dev cmake ninja-build:ninja pkg-config git:git curl:cu
 test_packages=(libcriterion-dev clang clang-format libclang-rt-14-dev python3-venv nodejs:node
     npm:npm)
 nightly_packages=(llvm)
+package_packages=(help2man dpkg-dev file gzip:gzip)
 
 packages=("${build_packages[@]}")
 case "${1-}" in
 '') ;;
 --test) packages+=("${test_packages[@]}") ;;
 --nightly) packages+=("${test_packages[@]}" "${nightly_packages[@]}") ;;
+--package) packages+=("${package_packages[@]}") ;;
 -h | --help) usage; exit 0 ;;
 *) echo "install-deps.sh: unknown option '$1'" >&2; usage >&2; exit 64 ;;
 esac
