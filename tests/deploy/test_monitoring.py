@@ -96,6 +96,16 @@ def test_labels_to_group_by_exist(expression, exported):
             assert label in names | NOT_OF_THE_SERVER, f"{label} in {expression}"
 
 
+def test_kubernetes_names_metrics_that_the_server_exports(exported):
+    """For scaling and for the endpoint picker; the labels of the cache's description, too."""
+    text = "".join(path.read_text() for path in (ROOT / "deploy/kubernetes").glob("*.yaml"))
+    names = set(re.findall(r"\blacuna_\w+", text))
+    assert {"lacuna_requests_waiting", "lacuna_requests_running", "lacuna_kv_cache_usage_ratio"} <= names
+    assert names <= exported.keys()
+    labels = re.findall(r"cache(?:BlockSize|NumBlocks)LabelName: (\w+)", text)
+    assert len(labels) == 2 and set(labels) <= exported["lacuna_cache_config_info"][0].keys()
+
+
 def test_rules_cover_what_an_operator_must_hear_of():
     assert {rule["alert"] for rule in rules()} >= {
         "LacunaDown", "LacunaNotReady", "LacunaRestartLoop", "LacunaEngineStuck", "LacunaStepSlow",
