@@ -18,10 +18,10 @@ build_packages=(gcc libc6-dev cmake ninja-build:ninja pkg-config git:git curl:cu
     python3:python3 python3-pip)
 test_packages=(libcriterion-dev clang clang-format libclang-rt-14-dev python3-venv nodejs:node
     npm:npm)
-# Where systemd runs, these packages would start services; their tests are then left out.
-[[ -d /run/systemd/system ]] || test_packages+=(nginx haproxy)
 nightly_packages=(llvm)
 package_packages=(help2man dpkg-dev file gzip:gzip)
+# Where systemd runs, these packages would start services; their tests are then left out.
+[[ -d /run/systemd/system ]] || test_packages+=(nginx haproxy)
 
 packages=("${build_packages[@]}")
 case "${1-}" in
