@@ -71,7 +71,8 @@ run_locked_down() {
     shift
     pod run --detach --name "$name" "${common[@]}" --cap-drop ALL --security-opt no-new-privileges \
         --volume "$work/models:/models:ro" --volume "$work/api-keys:/run/secrets/api-keys:ro" \
-        --env LACUNA_API_KEY_FILE=/run/secrets/api-keys --env LACUNA_DRAIN_DELAY=0s "$@" >/dev/null
+        --env LACUNA_API_KEY_FILE=/run/secrets/api-keys --env LACUNA_DRAIN_DELAY=0s "$@" \
+        >/dev/null 2>"$work/podman.log" || die "$(<"$work/podman.log")"
     local i
     for ((i = 0; i < 100; i++)); do
         if pod healthcheck run "$name" >/dev/null 2>&1; then
