@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Pages shared between requests, found again, or taken away and computed again: nobody's answer changes."""
+import threading
+
+import pytest
+
+from harness import SANITIZED, until
+
+STORY = "Once upon a time there was a small village by the sea, and in it lived a fisherman who "
+N_TOKENS = 24 if SANITIZED else 60
+
+
+def body(i, **fields):
+    """Requests of several kinds; the first half of each prompt is common."""
+    return {"prompt": STORY * 3 + f"had {i} boats.", "max_tokens": N_TOKENS, "temperature": 0.8 * (i % 2), "seed": i,
+            "logprobs": 2 if i % 3 == 0 else None, "ignore_eos": True, **fields}
+
+
+def choices(answer):
+    assert answer.status_code == 200, answer.text
+    return [(c["text"], c["logprobs"], c["finish_reason"]) for c in answer.json()["choices"]]
+
+
+def together(client, bodies):
+    answers = [None] * len(bodies)
+
+    def ask(i):
+        answers[i] = choices(client.post("/v1/completions", bodies[i]))
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(bodies))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+@pytest.fixture(scope="module")
+def alone(client):
+    """Each by itself, and computed from its first token."""
+    return [choices(client.post("/v1/completions", body(i, cache_prompt=False))) for i in range(16)]
+
+
+def test_same_bytes_after_a_prefix_hit(client, alone):
+    for i in range(4):
+        for _ in range(2):
+            answer = client.post("/v1/completions", body(i))
+            assert choices(answer) == alone[i]
+        usage = answer.json()["usage"]
+        assert usage["prompt_tokens_details"]["cached_tokens"] == usage["prompt_tokens"] - 1
+
+
+def test_a_prompt_that_parts_later_is_found_up_to_there(client):
+    first = client.complete(STORY * 4 + "liked tea.", max_tokens=1)
+    second = client.complete(STORY * 4 + "hated snow.", max_tokens=1)
+    cached = second["usage"]["prompt_tokens_details"]["cached_tokens"]
+    assert first["usage"]["prompt_tokens"] - 8 < cached < first["usage"]["prompt_tokens"]
+
+
+def test_same_bytes_in_a_batch_of_sixteen(client, alone):
+    assert together(client, [body(i) for i in range(16)]) == alone
+
+
+def test_same_bytes_with_n_4(client):
+    several = choices(client.post("/v1/completions", body(5, n=4)))
+    uncached = choices(client.post("/v1/completions", body(5, n=4, cache_prompt=False)))
+    single = choices(client.post("/v1/completions", body(5, cache_prompt=False)))
+    assert several == uncached
+    assert several[0] == single[0]
+    assert len({text for text, _, _ in several}) > 1, "choices differ"
+
+
+def test_same_bytes_when_pages_run_out(start, alone):
+    client = start("--ctx", "512", "--kv-bytes", "25M", "--max-queue-wait", "600s")
+    assert together(client, [body(i, max_tokens=N_TOKENS) for i in range(16)]) == alone
+    if not SANITIZED:
+        assert client.metric("lacuna_num_preemptions_total") > 0, "pages did not run out"
+    until(lambda: client.metric("lacuna_requests_running") == 0, 5, "all ended")
+    assert client.metric("lacuna_kv_cache_usage_ratio") == 0
+
+
+def test_salts_do_not_share(client):
+    prompt = STORY * 2 + "kept a secret."
+    for salt, cached in (("a", False), ("a", True), ("b", False)):
+        usage = client.complete(prompt, max_tokens=1, cache_salt=salt)["usage"]
+        assert (usage["prompt_tokens_details"]["cached_tokens"] > 0) == cached
+
+
+def test_no_cache_neither_finds_nor_leaves(client):
+    prompt = STORY * 2 + "went far away."
+    for _ in range(2):
+        usage = client.complete(prompt, max_tokens=1, cache_prompt=False)["usage"]
+        assert usage["prompt_tokens_details"]["cached_tokens"] == 0
+
+
+def test_echoed_log_probabilities_are_all_there_after_a_hit(client):
+    first, second = (client.complete(STORY, max_tokens=1, echo=True, logprobs=1) for _ in range(2))
+    assert first["choices"] == second["choices"]
+    values = second["choices"][0]["logprobs"]["token_logprobs"]
+    assert values[0] is None and all(value is not None for value in values[1:])
+
+
+def test_a_request_that_can_never_fit_is_refused_at_once_with_the_numbers(start):
+    client = start("--ctx", "512", "--kv-bytes", "25M")
+    error = client.refused({"prompt": STORY * 40, "max_tokens": 4}, code="context_length_exceeded")
+    assert error["n_ctx"] == 512 and error["n_prompt_tokens"] > 512
