@@ -15,7 +15,7 @@ usage() { sed -n '3,8s/^# \{0,1\}//p' "$0"; }
 # newer Node from elsewhere conflicts with Debian's npm.
 build_packages=(gcc libc6-dev cmake ninja-build:ninja pkg-config git:git curl:curl ca-certificates
     libmicrohttpd-dev libjansson-dev liburing-dev libjemalloc-dev libpcre2-dev libxxhash-dev
-    python3:python3 python3-pip)
+    libsystemd-dev python3:python3 python3-pip)
 test_packages=(libcriterion-dev clang clang-format libclang-rt-14-dev python3-venv nodejs:node
     npm:npm)
 nightly_packages=(llvm)

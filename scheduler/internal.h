@@ -289,10 +289,10 @@ struct queue_limits {
 };
 
 struct queue {
-    struct queue_limits limits;
     pthread_mutex_t lock;
     pthread_cond_t wake;
     /* under the lock */
+    struct queue_limits limits;
     struct sched_request *head, *tail; /* in the order of arrival */
     struct sched_request *chosen;      /* who is next, once asked for; NULL: not yet chosen */
     struct fair fair;
@@ -306,6 +306,7 @@ struct queue {
 
 int queue_init(struct queue *q, const struct queue_limits *limits);
 void queue_fini(struct queue *q); /* must be empty */
+void queue_set_limits(struct queue *q, const struct queue_limits *limits);
 enum sched_refusal queue_reserve(struct queue *q, uint64_t n_tokens);
 void queue_unreserve(struct queue *q, uint64_t n_tokens);
 /* Gives the reservation back in every case. */

@@ -33,6 +33,13 @@ void queue_fini(struct queue *q)
     pthread_mutex_destroy(&q->lock);
 }
 
+void queue_set_limits(struct queue *q, const struct queue_limits *limits)
+{
+    pthread_mutex_lock(&q->lock);
+    q->limits = *limits;
+    pthread_mutex_unlock(&q->lock);
+}
+
 /* ---- limits: under the lock ---- */
 
 static bool is_backlog_full(const struct queue *q, uint64_t n_tokens)

@@ -430,6 +430,12 @@ void sched_close(struct sched *s)
 
 /* ---- any thread ---- */
 
+void sched_set_queue_limits(struct sched *s, const struct sched_options *opt)
+{
+    struct queue_limits limits = queue_limits_of(opt, engine_info(s->engine)->n_ctx);
+    queue_set_limits(&s->queue, &limits);
+}
+
 enum sched_refusal sched_reserve(struct sched *s, uint64_t n_tokens)
 {
     return queue_reserve(&s->queue, n_tokens);

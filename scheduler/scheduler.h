@@ -148,6 +148,10 @@ int sched_open(struct sched **out, struct engine *e, const struct sched_options 
 /* Cancels what is left (SCHED_CANCEL_SHUTDOWN), delivers its events, joins the thread. */
 void sched_close(struct sched *s); /* NULL is fine */
 
+/* max_queue, max_queue_tokens and max_queue_wait_ns of opt count from now on, also for what waits
+ * already; nothing is refused that was let in.  Any thread. */
+void sched_set_queue_limits(struct sched *s, const struct sched_options *opt);
+
 enum sched_refusal {
     SCHED_REFUSED_NONE = 0,
     SCHED_REFUSED_QUEUE_FULL,    /* max_queue */

@@ -9,6 +9,7 @@
 #include <time.h>
 
 #include "server/http/http.h"
+#include "server/live.h"
 #include "server/log.h"
 #include "server/metrics_store.h"
 
@@ -17,6 +18,7 @@ struct text {
     bool openmetrics;
     const char *model; /* model_name="..." */
     const struct srv *srv;
+    bool has_cors;
 };
 
 /* ---- words ---- */
@@ -158,7 +160,7 @@ static const char *const method_names[METRICS_N_METHODS] = { "GET", "HEAD", "POS
 
 static bool is_shown(const struct text *t, uint32_t route, uint32_t method)
 {
-    bool is_preflight = 1u << method == HTTP_OPTIONS && t->srv->opt.n_cors_origins > 0;
+    bool is_preflight = 1u << method == HTTP_OPTIONS && t->has_cors;
     return method + 1 == METRICS_N_METHODS || is_preflight ||
            (http_routes[route].methods & 1u << method);
 }
@@ -327,6 +329,10 @@ static void add_state(struct text *t, enum srv_state state)
            "1 if requests should come here.");
     single(t, "lacuna_draining", "gauge", NULL, state >= SRV_DRAIN_DELAY,
            "1 once the server was asked to stop.");
+    family(t, "lacuna_last_reload_success_timestamp_seconds", "gauge",
+           "When the configuration in force was read, since 1970.");
+    buf_printf(t->b, "lacuna_last_reload_success_timestamp_seconds %.3f\n",
+               (double)atomic_load(&t->srv->reloaded_ms) * 1e-3);
     single(t, "lacuna_model_load_seconds", "gauge", t->model,
            (double)atomic_load(&t->srv->load_ns) * 1e-9, "From the start until ready.");
 }
@@ -387,7 +393,10 @@ void metrics_render(const struct srv *s, struct buf *out, bool openmetrics)
     buf_str(&model, "model_name=\"");
     add_label_value(&model, s->model_name);
     buf_add(&model, "\"", 2); /* with the end of the string */
-    struct text t = { out, openmetrics, model.failed ? "" : model.data, s };
+    struct live *live = srv_live(s);
+    struct text t = { out, openmetrics, model.failed ? "" : model.data, s,
+                      live->cors_origins.n > 0 };
+    live_put(live);
     if (state != SRV_LOADING && s->sched)
         sched_stats(s->sched, &stats);
     add_scheduler(&t, &stats);

@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 /* ---- the table ---- */
 
@@ -125,19 +126,20 @@ const struct options_row options_rows[] = {
       .help = "name of the model for clients; may be given again, the first is the one shown "
               "(default: the file's name without .gguf)", GROUP_NETWORK, SERVE },
     { "api-key-file", 0, "FILE", STRING(api_key_file),
-      .help = "who may use the server: lines NAME:KEY[:MAX-CONCURRENT]", GROUP_NETWORK, SERVE,
-      .secret = true },
+      .help = "who may use the server: lines NAME:KEY[:MAX-CONCURRENT] (default: the credential "
+              "api-keys of the systemd unit, if there is one)", GROUP_NETWORK, SERVE,
+      .secret = true, .live = true },
     { "insecure-no-auth", 0, NULL, BOOL(insecure_no_auth), .def = "false",
       .help = "listen on addresses that others can reach without asking for keys", GROUP_NETWORK,
       SERVE },
     { "public-models", 0, NULL, BOOL(public_models), .def = "false",
-      .help = "/v1/models needs no key", GROUP_NETWORK, SERVE },
+      .help = "/v1/models needs no key", GROUP_NETWORK, SERVE, .live = true },
     { "allowed-host", 0, "HOST", LIST(allowed_host),
       .help = "Host header to accept besides localhost when bound to loopback; may be given again",
-      GROUP_NETWORK, SERVE },
+      GROUP_NETWORK, SERVE, .live = true },
     { "cors-origin", 0, "ORIGIN", LIST(cors_origin),
       .help = "web origin whose pages may call the API, or *; may be given again", GROUP_NETWORK,
-      SERVE },
+      SERVE, .live = true },
     { "metrics-listen", 0, "ADDRESS", STRING(metrics_listen),
       .help = "own address for /metrics, without keys", GROUP_NETWORK, SERVE },
     { "http-threads", 0, "N", U32(http_threads, 1, 64), .def = "2",
@@ -156,24 +158,24 @@ const struct options_row options_rows[] = {
       .help = "text of control tokens in a string prompt becomes these tokens", GROUP_REQUESTS,
       SERVE },
     { "max-body", 0, "SIZE", BYTES(max_body, KIB, GIB), .def = "16M",
-      .help = "largest request body", GROUP_REQUESTS, SERVE },
+      .help = "largest request body", GROUP_REQUESTS, SERVE, .live = true },
     { "max-n", 0, "N", U32(max_n, 1, 128), .def = "8", .help = "largest n of a request",
-      GROUP_REQUESTS, SERVE },
+      GROUP_REQUESTS, SERVE, .live = true },
     { "max-prompts", 0, "N", U32(max_prompts, 1, 2048), .def = "64",
-      .help = "prompts in one request", GROUP_REQUESTS, SERVE },
+      .help = "prompts in one request", GROUP_REQUESTS, SERVE, .live = true },
     { "max-logprobs", 0, "N", U32(max_logprobs, 1, 20), .def = "20",
-      .help = "largest logprobs of a request", GROUP_REQUESTS, SERVE },
+      .help = "largest logprobs of a request", GROUP_REQUESTS, SERVE, .live = true },
 
     /* ---- load ---- */
     { "slots", 0, "N", U32(slots, 1, 4096), .def = "256",
       .help = "sequences running at once at most; the cache's pages are the usual limit",
       GROUP_LOAD, SERVE },
     { "max-queue", 0, "N", U32(max_queue, 1, 1 << 16), .def = "64", .help = "requests waiting",
-      GROUP_LOAD, SERVE },
+      GROUP_LOAD, SERVE, .live = true },
     { "max-queue-tokens", 0, "TOKENS", U64(max_queue_tokens, 1, UINT64_C(1) << 40), AUTO,
-      .help = "prompt tokens waiting; auto: 4 times --ctx", GROUP_LOAD, SERVE },
+      .help = "prompt tokens waiting; auto: 4 times --ctx", GROUP_LOAD, SERVE, .live = true },
     { "max-queue-wait", 0, "TIME", SECONDS(max_queue_wait_s, 1, 86400), .def = "60s",
-      .help = "longest wait before a request is refused", GROUP_LOAD, SERVE },
+      .help = "longest wait before a request is refused", GROUP_LOAD, SERVE, .live = true },
     { "itl-target", 0, "MS", U32(itl_target_ms, 1, 60000), .word = "auto", .def = "auto",
       .help = "longest time between a stream's tokens while prompts are computed, in milliseconds; "
               "auto: twice what the streams take alone",
@@ -181,7 +183,8 @@ const struct options_row options_rows[] = {
     { "overload-status", 0, "CODE", CHOICE(overload_status, "429 503"), .def = "429",
       .help = "HTTP status of requests refused for load", GROUP_LOAD, SERVE },
     { "request-timeout", 0, "TIME", SECONDS(request_timeout_s, 0, 7 * 86400), .word = "off",
-      .def = "off", .help = "longest time a request may take; 0 or off: any", GROUP_LOAD, SERVE },
+      .def = "off", .help = "longest time a request may take; 0 or off: any", GROUP_LOAD, SERVE,
+      .live = true },
     { "ping", 0, "TIME", SECONDS(ping_s, 1, 300), .word = "off", .word_value = UINT32_MAX,
       .def = "5s", .help = "silence after which a stream gets a comment to keep it open",
       GROUP_LOAD, SERVE },
@@ -197,7 +200,7 @@ const struct options_row options_rows[] = {
 
     /* ---- logging and configuration ---- */
     { "log-level", 0, "LEVEL", CHOICE(log_level, "debug info warn error"), .def = "info",
-      .help = "least important lines to write", GROUP_CONFIG, SERVE },
+      .help = "least important lines to write", GROUP_CONFIG, SERVE, .live = true },
     { "log-format", 0, "HOW", CHOICE(log_format, "auto text json"), .def = "auto",
       .help = "auto: text on a terminal, else one JSON object per line", GROUP_CONFIG, SERVE },
     { "config", 0, "FILE", STRING(config), .help = "read options from a file", GROUP_CONFIG, ALL,
@@ -439,6 +442,25 @@ static int read_environment(struct options *o, uint32_t command, struct options_
     return 0;
 }
 
+/* systemd's LoadCredential puts files into a folder that only the service can read.  One named
+ * api-keys is the key file, unless another is named. */
+static int find_credentials(struct options *o, struct options_outcome *outcome)
+{
+    static const char variable[] = "CREDENTIALS_DIRECTORY";
+    const char *folder = env_text(variable);
+    for (size_t i = 0; folder && i < options_n_rows; i++) {
+        if (strcmp(options_rows[i].name, "api-key-file") != 0 || o->owned->flags[i].text ||
+            o->owned->settings[i].text)
+            continue;
+        const char *path = format_text(o, "%s/api-keys", folder);
+        if (!path)
+            return no_memory(outcome);
+        if (access(path, F_OK) == 0)
+            o->owned->settings[i] = (struct options_setting){ .text = path, .where = variable };
+    }
+    return 0;
+}
+
 /* ---- the command line ---- */
 
 int options_take_flag(struct options *o, size_t i, const char *text,
@@ -497,6 +519,9 @@ int options_parse(struct options *out, const struct options_usage *usage, int ar
                         sizeof(*out->owned) + 2 * options_n_rows * sizeof(struct options_setting));
     if (!out->owned)
         return no_memory(outcome);
+    out->owned->usage = usage;
+    out->owned->argc = argc;
+    out->owned->argv = argv;
     out->owned->settings = out->owned->memory;
     out->owned->flags = out->owned->memory + options_n_rows;
     if (options_read_flags(out, usage, argc, argv, outcome))
@@ -504,11 +529,42 @@ int options_parse(struct options *out, const struct options_usage *usage, int ar
     const char *path = config_path(out);
     if (path && read_file(out, path, outcome))
         goto fail;
-    if (read_environment(out, usage->command, outcome) || apply(out, usage->command, outcome))
+    if (read_environment(out, usage->command, outcome) || find_credentials(out, outcome) ||
+        apply(out, usage->command, outcome))
         goto fail;
-    out->notify_socket = env_text("NOTIFY_SOCKET");
     return 0;
 fail:
     options_fini(out);
     return -1;
+}
+
+/* ---- once more ---- */
+
+int options_parse_again(struct options *out, const struct options *o,
+                        struct options_outcome *outcome)
+{
+    const struct options_owned *owned = o->owned;
+    return options_parse(out, owned->usage, owned->argc, owned->argv, outcome);
+}
+
+static bool same_text(const char *a, const char *b)
+{
+    return a && b ? strcmp(a, b) == 0 : a == b;
+}
+
+size_t options_fixed_changes(const struct options *a, const struct options *b, char *names,
+                             size_t cap)
+{
+    size_t n = 0, len = 0;
+    names[0] = '\0';
+    for (size_t i = 0; i < options_n_rows; i++) {
+        if (options_rows[i].live ||
+            same_text(a->owned->settings[i].text, b->owned->settings[i].text))
+            continue;
+        if (len < cap)
+            len += (size_t)snprintf(names + len, cap - len, "%s%s", n ? ", " : "",
+                                    options_rows[i].name);
+        n++;
+    }
+    return n;
 }

@@ -88,7 +88,6 @@ struct options {
 
     const char *args[OPTIONS_MAX_ARGS]; /* what is left of the command line */
     uint32_t n_args;
-    const char *notify_socket; /* NOTIFY_SOCKET of systemd, or NULL */
     struct options_owned *owned;
 };
 
@@ -114,6 +113,15 @@ struct options_outcome {
 int options_parse(struct options *out, const struct options_usage *usage, int argc, char **argv,
                   struct options_outcome *outcome);
 void options_fini(struct options *o);
+
+/* Reads all sources of o once more, for SIGHUP: the file may have changed.  As options_parse; both
+ * are to be freed, and o must outlive *out. */
+int options_parse_again(struct options *out, const struct options *o,
+                        struct options_outcome *outcome);
+/* The options that have another value in b than in a and that a running server cannot change:
+ * "ctx, threads", cut to cap.  Returns how many. */
+size_t options_fixed_changes(const struct options *a, const struct options *b, char *names,
+                             size_t cap);
 
 /* --check-config: the values in force and where each comes from, as a file for --config (but for
  * secrets, which are named and not shown). */

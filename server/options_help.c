@@ -278,12 +278,32 @@ static const char notes[] =
     "environment variable LACUNA_SOME_NAME and a line 'some-name = VALUE' of the file\n"
     "that --config names; the command line beats the environment, that the file.\n";
 
+static void print_live_rows(uint32_t command)
+{
+    enum { WIDTH = 78 };
+    int column = WIDTH;
+    printf("\nSIGHUP reads the sources again and changes, while requests run:");
+    for (size_t i = 0; i < options_n_rows; i++) {
+        const struct options_row *row = &options_rows[i];
+        if (!row->live || !taken(row, command))
+            continue;
+        int width = (int)strlen(row->name) + 3;
+        bool wraps = column + width > WIDTH;
+        printf("%s--%s", wraps ? "\n  " : " ", row->name);
+        column = wraps ? width + 1 : column + width;
+    }
+    putchar('\n');
+}
+
 static void print_help(const struct reader *r)
 {
     char name[64];
     snprintf(name, sizeof(name), "lacuna %s", r->usage->name);
     argp_help(&r->argp, stdout, ARGP_HELP_SHORT_USAGE | ARGP_HELP_LONG | ARGP_HELP_DOC, name);
-    printf("\n%s\nEXAMPLE\n%s\nEXIT CODES\n", notes, r->usage->example);
+    printf("\n%s", notes);
+    if (r->usage->command == OPTIONS_SERVE)
+        print_live_rows(r->usage->command);
+    printf("\nEXAMPLE\n%s\nEXIT CODES\n", r->usage->example);
     int code;
     const char *meaning;
     for (size_t i = 0; exit_describe(i, &code, &meaning); i++)

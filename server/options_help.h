@@ -21,6 +21,10 @@ struct options_block {
 
 struct options_owned {
     struct options_block *blocks;
+    /* What options_parse was called with; borrowed. */
+    const struct options_usage *usage;
+    int argc;
+    char **argv;
     struct options_setting *settings; /* per row: the strongest source so far */
     struct options_setting *flags;    /* per row: of the command line */
     struct options_setting memory[];

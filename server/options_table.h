@@ -48,6 +48,7 @@ struct options_row {
     bool secret;       /* not shown by --check-config */
     bool not_in_file;  /* makes no sense in a configuration file */
     bool only_flag;    /* neither in the environment */
+    bool live;         /* SIGHUP may change it */
 };
 
 extern const struct options_row options_rows[];

@@ -10,9 +10,9 @@
 #include <time.h>
 
 #include "server/api/api.h"
-#include "server/http/auth.h"
 #include "server/http/http.h"
 #include "server/internal.h"
+#include "server/live.h"
 #include "server/log.h"
 #include "server/metrics.h"
 
@@ -24,6 +24,13 @@ uint64_t srv_now_ns(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+static int64_t wall_clock_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
 /* ---- options ---- */
@@ -89,8 +96,9 @@ static int open_parts(struct srv *s, struct engine_err *err)
 {
     if (check_options(&s->opt, err) != 0 || metrics_open(&s->metrics, err) != 0)
         return -1;
-    if (s->opt.api_key_file && auth_open(&s->auth, s->opt.api_key_file, err) != 0)
+    if (live_open(&s->live, &s->opt, NULL, err) != 0)
         return -1;
+    atomic_store(&s->reloaded_ms, wall_clock_ms());
     if (prepare_open(&s->prepare, err) != 0 || http_open(&s->http, s, err) != 0)
         return -1;
     return http_start(s->http, err);
@@ -103,6 +111,7 @@ int srv_open(struct srv **out, const struct srv_options *opt, struct engine_err 
     if (!s)
         return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for the server");
     s->opt = *opt;
+    pthread_mutex_init(&s->live_lock, NULL);
     fill_defaults(&s->opt);
     name_model(s);
     s->opened_at = (int64_t)time(NULL);
@@ -141,22 +150,68 @@ static void make_fingerprint(struct srv *s)
     snprintf(s->fingerprint, sizeof(s->fingerprint), "lacuna-%s-%08x", LACUNA_VERSION, hash);
 }
 
+static struct sched_options sched_options_of(const struct srv_options *opt)
+{
+    return (struct sched_options){
+        .on_event = api_on_event,
+        .max_seqs = opt->max_seqs,
+        .max_queue = opt->max_queue,
+        .max_queue_tokens = opt->max_queue_tokens,
+        .max_queue_wait_ns = opt->max_queue_wait_s * 1000000000ull,
+        .itl_target_ns = opt->itl_target_ms * 1000000ull,
+    };
+}
+
 int srv_attach(struct srv *s, struct engine *e, struct engine_err *err)
 {
-    struct sched_options options = {
-        .on_event = api_on_event,
-        .max_seqs = s->opt.max_seqs,
-        .max_queue = s->opt.max_queue,
-        .max_queue_tokens = s->opt.max_queue_tokens,
-        .max_queue_wait_ns = s->opt.max_queue_wait_s * 1000000000ull,
-        .itl_target_ns = s->opt.itl_target_ms * 1000000ull,
-    };
+    struct sched_options options = sched_options_of(&s->opt);
     if (sched_open(&s->sched, e, &options, err) != 0)
         return -1;
     s->engine = e;
     make_fingerprint(s);
     atomic_store(&s->load_ns, srv_now_ns() - s->opened_ns);
     atomic_store(&s->state, SRV_READY);
+    return 0;
+}
+
+/* ---- what may change ---- */
+
+/* The lock is not what const promises. */
+struct live *srv_live(const struct srv *s)
+{
+    pthread_mutex_t *lock = (pthread_mutex_t *)(uintptr_t)&s->live_lock;
+    pthread_mutex_lock(lock);
+    struct live *l = live_get(s->live);
+    pthread_mutex_unlock(lock);
+    return l;
+}
+
+static void exchange_live(struct srv *s, struct live *l)
+{
+    pthread_mutex_lock(&s->live_lock);
+    struct live *before = s->live;
+    s->live = l;
+    pthread_mutex_unlock(&s->live_lock);
+    live_put(before);
+}
+
+int srv_reload(struct srv *s, const struct srv_options *opt, struct engine_err *err)
+{
+    struct srv_options filled = *opt;
+    struct sched_options queue;
+    struct live *l;
+    fill_defaults(&filled);
+    if (check_options(&filled, err) != 0 || live_open(&l, &filled, s->live, err) != 0)
+        return -1;
+    if (http_check_exposure(s->http, l->auth != NULL, err) != 0) {
+        live_put(l);
+        return -1;
+    }
+    exchange_live(s, l);
+    queue = sched_options_of(&filled);
+    if (s->sched)
+        sched_set_queue_limits(s->sched, &queue);
+    atomic_store(&s->reloaded_ms, wall_clock_ms());
     return 0;
 }
 
@@ -176,11 +231,12 @@ void srv_tick(struct srv *s, uint64_t now_ns)
     engine_stats(s->engine, &engine);
     sched_stats(s->sched, &sched);
     bool is_idle = sched.running_now == 0;
-    if (is_idle || engine.heartbeat != s->pulse || s->pulse_ns == 0) {
+    if (is_idle || engine.heartbeat != s->pulse || atomic_load(&s->pulse_ns) == 0) {
         s->pulse = engine.heartbeat;
-        s->pulse_ns = now_ns;
+        atomic_store(&s->pulse_ns, now_ns);
     }
-    uint64_t still_ns = now_ns - s->pulse_ns, limit_ns = s->opt.watchdog_s * 1000000000ull;
+    uint64_t still_ns = now_ns - atomic_load(&s->pulse_ns);
+    uint64_t limit_ns = s->opt.watchdog_s * 1000000000ull;
     bool is_stuck = still_ns > limit_ns;
     if (is_stuck && !atomic_load(&s->is_stuck))
         log_event(LOG_ERROR_LEVEL, "engine_stuck", LOG_U64("seconds", s->opt.watchdog_s), LOG_END);
@@ -189,6 +245,18 @@ void srv_tick(struct srv *s, uint64_t now_ns)
         s->is_dead = true;
         s->opt.on_engine_dead();
     }
+}
+
+/* A watch thread that does not tick any more lets still_ns grow as a still engine does. */
+void srv_status(const struct srv *s, struct srv_status *out)
+{
+    uint64_t pulse_ns = atomic_load(&s->pulse_ns), now_ns = srv_now_ns();
+    *out = (struct srv_status){
+        .load_done_bytes = atomic_load(&s->load_done_bytes),
+        .load_total_bytes = atomic_load(&s->load_total_bytes),
+        .n_completions = atomic_load(&s->n_completions),
+        .still_ns = pulse_ns != 0 && now_ns > pulse_ns ? now_ns - pulse_ns : 0,
+    };
 }
 
 /* ---- the end ---- */
@@ -234,7 +302,8 @@ void srv_close(struct srv *s)
     http_close(s->http);
     prepare_close(s->prepare);
     sched_close(s->sched);
-    auth_close(s->auth);
+    live_put(s->live);
     metrics_close(s->metrics);
+    pthread_mutex_destroy(&s->live_lock);
     free(s);
 }

@@ -12,9 +12,17 @@
 
 struct srv;
 
+/* A listening stream socket that somebody else opened. */
+struct srv_socket {
+    int fd; /* srv_open takes it over */
+    bool metrics_only;
+};
+
 struct srv_options { /* borrowed strings must live until srv_close; a zeroed field is its default */
-    const char *const *listen;  /* "127.0.0.1:8080", "[::1]:8080", "unix:/path" */
-    uint32_t n_listen;          /* 0: 127.0.0.1:8080 */
+    const char *const *listen;        /* "127.0.0.1:8080", "[::1]:8080", "unix:/path" */
+    uint32_t n_listen;                /* 0: 127.0.0.1:8080 */
+    const struct srv_socket *sockets; /* instead of `listen`, and of `metrics_listen` */
+    uint32_t n_sockets;
     const char *const *aliases; /* names the model answers to; the first is the canonical one */
     uint32_t n_aliases;         /* 0: the file's base name without .gguf */
     const char *model_file;     /* its base name: the name of the model while it loads */
@@ -57,6 +65,19 @@ void srv_loading(struct srv *s, uint64_t done_bytes, uint64_t total_bytes);
 
 /* The model is there: opens the scheduler on e (which must outlive srv_close) and gets ready. */
 int srv_attach(struct srv *s, struct engine *e, struct engine_err *err);
+
+/* Takes over what may change while requests run: API keys, CORS origins, allowed hosts, public_models
+ * and the limits of requests, bodies and the queue; the rest of opt is not looked at.  Requests keep
+ * what they began with.  On failure (a bad key file) everything stays as it was.  From the thread
+ * that calls srv_attach. */
+int srv_reload(struct srv *s, const struct srv_options *opt, struct engine_err *err);
+
+struct srv_status {
+    uint64_t load_done_bytes, load_total_bytes;
+    uint32_t n_completions; /* requests that are not over */
+    uint64_t still_ns;      /* for how long the engine has work and does not move */
+};
+void srv_status(const struct srv *s, struct srv_status *out); /* any thread */
 
 /* The address of listener i as text ("127.0.0.1:8080"; the real port if 0 was asked for). */
 const char *srv_address(const struct srv *s, uint32_t i);

@@ -28,7 +28,7 @@ owners=(
     "jemalloc server/metrics.c"
     "dnnl kernels/gemm_onednn.c"
     "oneapi/dnnl kernels/gemm_onednn.c"
-    "systemd/ server/"
+    "systemd/ server/commands/"
 )
 
 complain() { echo "$1"; n_found=$((n_found + 1)); }
@@ -60,7 +60,7 @@ check_library_include() {
 # A library may also be owned twice by linking it twice.
 check_links() {
     local library n folders=("${!may_include[@]}")
-    for library in MICROHTTPD JANSSON URING PCRE2 XXHASH JEMALLOC; do
+    for library in MICROHTTPD JANSSON URING PCRE2 XXHASH JEMALLOC SYSTEMD; do
         n=$(cat "${folders[@]/%//CMakeLists.txt}" 2>/dev/null | grep -c "PkgConfig::$library\b" || true)
         [[ $n -le 1 ]] || complain "PkgConfig::$library is linked in $n places"
     done

@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "server/live.h"
 #include "server/log.h"
 
 enum { BYTES_PER_TOKEN = 3 }; /* a guess, for the seat that is reserved before tokenizing */
@@ -20,13 +21,15 @@ enum { BYTES_PER_TOKEN = 3 }; /* a guess, for the seat that is reserved before t
 
 void api_limits_of(const struct srv *s, struct api_limits *out)
 {
+    struct live *live = srv_live(s);
     *out = (struct api_limits){
-        .max_prompts = s->opt.max_prompts,
-        .max_n = s->opt.max_n,
-        .max_logprobs = s->opt.max_logprobs,
+        .max_prompts = live->max_prompts,
+        .max_n = live->max_n,
+        .max_logprobs = live->max_logprobs,
         .n_vocab = engine_info(s->engine)->n_vocab,
         .strict_params = s->opt.strict_params,
     };
+    live_put(live);
 }
 
 int api_check_model(const struct srv *s, const char *model, struct api_error *e)
@@ -342,7 +345,7 @@ static uint64_t choose_seed(const struct api_completion *req)
 static struct sched_options_request options_of(struct completion *c)
 {
     const struct api_completion *r = &c->req;
-    uint64_t timeout_ns = c->srv->opt.request_timeout_s * 1000000000ull;
+    uint64_t timeout_ns = c->x->live->request_timeout_s * 1000000000ull;
     return (struct sched_options_request){
         .prompts = c->prompts,
         .n_prompts = r->n_prompts,

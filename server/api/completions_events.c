@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "server/api/completions.h"
+#include "server/live.h"
 #include "server/log.h"
 
 /* ---- times ---- */
@@ -292,7 +293,7 @@ static void on_cancelled(struct completion *c, enum sched_cancel_cause cause)
     metrics_count_cancelled(c->srv->metrics, phase_of(c), cause);
     if (cause == SCHED_CANCEL_DEADLINE)
         api_fail(&e, API_REQUEST_TIMEOUT, NULL, "The request took longer than %u s",
-                 c->srv->opt.request_timeout_s);
+                 c->x->live->request_timeout_s);
     else if (cause == SCHED_CANCEL_SHUTDOWN)
         api_fail(&e, API_SHUTTING_DOWN, NULL, "The server is shutting down");
     else

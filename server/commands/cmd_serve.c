@@ -8,10 +8,10 @@
  * (json): what is only meant for people is printed in the first case and logged in the second.
  */
 #include "server/commands/commands.h"
+#include "server/commands/notify.h"
 #include "server/log.h"
 #include "server/server.h"
 
-#include <errno.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -23,6 +23,9 @@ struct serve {
     struct srv *srv;
     struct engine *engine;
     struct cmd_progress progress;
+    struct notifier *notifier;
+    struct srv_socket sockets[NOTIFY_MAX_SOCKETS]; /* that systemd handed over */
+    uint32_t n_sockets;
     bool json;
     double started;
 };
@@ -181,7 +184,7 @@ static void tell_ready(const struct serve *s)
               LOG_F64("seconds", cmd_now() - s->started), LOG_END);
     if (!s->json)
         print_curl_line(s);
-    cmd_notify(s->o->notify_socket, "READY=1\nSTATUS=serving");
+    notify_ready(s->notifier);
 }
 
 /* ---- life ---- */
@@ -191,8 +194,12 @@ static int open_server(struct serve *s)
     struct srv_options opt;
     struct engine_err err = { 0 };
     server_options(s->o, s->path, &opt);
-    if (srv_open(&s->srv, &opt, &err) == 0)
+    opt.sockets = s->sockets;
+    opt.n_sockets = s->n_sockets;
+    if (srv_open(&s->srv, &opt, &err) == 0) {
+        s->notifier = notify_open(s->srv);
         return 0;
+    }
     return fail(s, err.code == ENGINE_ERR_IO ? EX_UNAVAILABLE : exit_code_of(err.code), err.text);
 }
 
@@ -213,7 +220,6 @@ static int load_model(struct serve *s)
     opt.progress = cmd_progress_show;
     opt.progress_ctx = &s->progress;
     opt.cancel = cmd_signals_flag();
-    cmd_notify(s->o->notify_socket, "STATUS=loading the model");
     int rc = engine_open(&s->engine, &opt, &err);
     cmd_progress_end(&s->progress);
     if (rc && err.code == ENGINE_ERR_CANCELLED)
@@ -226,13 +232,51 @@ static int load_model(struct serve *s)
     return 0;
 }
 
+/* ---- SIGHUP ---- */
+
+static int reload(const struct serve *s, struct options *fresh, struct engine_err *err)
+{
+    struct options_outcome outcome;
+    struct srv_options opt;
+    if (options_parse_again(fresh, s->o, &outcome) != 0)
+        return engine_fail(err, ENGINE_ERR_OPTION, "%.500s", outcome.message);
+    server_options(fresh, s->path, &opt);
+    return srv_reload(s->srv, &opt, err);
+}
+
+static void tell_reloaded(const struct serve *s, const struct options *fresh)
+{
+    char names[256];
+    if (options_fixed_changes(s->o, fresh, names, sizeof(names)) > 0)
+        log_event(LOG_WARN_LEVEL, "reload_needs_restart", LOG_STR("options", names), LOG_END);
+    log_event(LOG_INFO_LEVEL, "reloaded", LOG_END);
+}
+
+/* All or nothing: what cannot be read or is wrong leaves everything as it was. */
+static void on_reload(const struct serve *s)
+{
+    struct options fresh = { 0 };
+    struct engine_err err = { 0 };
+    notify_reloading();
+    bool is_good = reload(s, &fresh, &err) == 0;
+    if (is_good) {
+        log_configure((enum log_level)fresh.log_level, s->json);
+        tell_reloaded(s, &fresh);
+    } else {
+        log_event(LOG_ERROR_LEVEL, "reload_failed", LOG_STR("message", err.text), LOG_END);
+    }
+    options_fini(&fresh);
+    notify_reloaded(is_good);
+}
+
 static void wait_and_drain(const struct serve *s)
 {
     tell_ready(s);
-    cmd_signals_wait();
+    while (cmd_signals_wait() == CMD_WISH_RELOAD)
+        on_reload(s);
     log_event(LOG_INFO_LEVEL, "draining", LOG_U64("delay_s", s->o->drain_delay_s),
               LOG_U64("timeout_s", s->o->drain_timeout_s), LOG_END);
-    cmd_notify(s->o->notify_socket, "STOPPING=1\nSTATUS=draining");
+    notify_stopping(s->notifier);
     /* A second signal ends the process from its own thread, so nothing here needs to hurry. */
     static const volatile int never = 0;
     srv_drain(s->srv, s->o->drain_delay_s, s->o->drain_timeout_s, &never);
@@ -245,6 +289,7 @@ static int serve_model(struct serve *s)
         exit_code = load_model(s);
     if (!exit_code)
         wait_and_drain(s);
+    notify_close(s->notifier);
     srv_close(s->srv);
     engine_close(s->engine);
     /* Stopping was asked for: that loading did not end is no failure. */
@@ -253,6 +298,15 @@ static int serve_model(struct serve *s)
     if (!exit_code)
         log_event(LOG_INFO_LEVEL, "stopped", LOG_END);
     return exit_code;
+}
+
+static int take_sockets(struct serve *s)
+{
+    int n = notify_take_sockets(s->sockets, NOTIFY_MAX_SOCKETS);
+    if (n < 0)
+        return fail(s, EX_CONFIG, "the sockets of LISTEN_FDS cannot be taken over: at most 16 are");
+    s->n_sockets = (uint32_t)n;
+    return 0;
 }
 
 static bool wants_json(const struct options *o)
@@ -272,6 +326,9 @@ static int serve(const struct options *o)
     s.path = cmd_model_path(o, true, &exit_code);
     if (!s.path)
         return exit_code;
+    exit_code = take_sockets(&s);
+    if (exit_code)
+        return exit_code;
     signal(SIGPIPE, SIG_IGN);
     cmd_guard_mapping();
     if (cmd_signals_start(NULL, NULL))
@@ -289,7 +346,8 @@ const struct cmd cmd_serve = {
         .about = "Serves a GGUF model over HTTP with the completions API that OpenAI's "
                  "clients speak.  Listens at once, answers 503 while the model loads, and "
                  "prints a command line to try once it is ready.  SIGTERM or Ctrl-C lets "
-                 "running requests finish; a second one ends at once.",
+                 "running requests finish; a second one ends at once.  SIGHUP reads the "
+                 "configuration and the API keys again.",
         .example = "  lacuna serve -m model.gguf\n"
                    "  lacuna serve -m model.gguf --listen 0.0.0.0:8080 --api-key-file keys.txt\n"
                    "  LACUNA_THREADS=4 lacuna serve --config lacuna.conf --check-config\n",

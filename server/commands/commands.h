@@ -69,19 +69,19 @@ void cmd_progress_end(struct cmd_progress *p); /* takes the line away */
 
 /* ---- signals ---- */
 
-/* From now on SIGINT and SIGTERM reach only one thread of ours: the first sets the stop flag and
- * calls on_stop(ctx) there, the second ends the process with 130 at once.  SIGHUP is the same on a
- * terminal (it was closed), else nothing.  Call before other threads start.  0 or -1. */
+/* From now on SIGINT, SIGTERM and SIGHUP reach only one thread of ours: the first asks to stop: it
+ * sets the stop flag and calls on_stop(ctx) there; the second ends the process with 130 at once.
+ * SIGHUP is the same on a terminal (it was closed), else it asks to reload.  Call before other
+ * threads start.  0 or -1. */
 int cmd_signals_start(void (*on_stop)(void *ctx), void *ctx);
 bool cmd_signals_stopped(void);
 const volatile int *cmd_signals_flag(void); /* the same, for engine_options.cancel */
-void cmd_signals_wait(void);                /* until stopped */
+
+enum cmd_wish { CMD_WISH_STOP, CMD_WISH_RELOAD };
+/* Waits for the next wish, or takes one that came before; stopping comes first, several wishes to
+ * reload are one. */
+enum cmd_wish cmd_signals_wait(void);
 /* Ends the process from any thread, where something that is stuck makes an orderly end impossible. */
 void cmd_end_now(int exit_code);
-
-/* ---- systemd ---- */
-
-/* "READY=1" and the like to NOTIFY_SOCKET; does nothing without one (NULL). */
-void cmd_notify(const char *socket_path, const char *state);
 
 #endif

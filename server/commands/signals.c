@@ -8,17 +8,18 @@
  */
 #include "server/commands/commands.h"
 
-#include <errno.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <unistd.h>
 
 /* Set once, by the signal thread; plain, because engine_open takes the address of a plain int. */
 static volatile int stopped;
 static struct {
     sigset_t set;
-    sem_t stop;
+    sem_t wish;
+    atomic_bool reload;
     void (*on_stop)(void *ctx);
     void *ctx;
     bool on_terminal;
@@ -37,14 +38,17 @@ static void *signal_main(void *arg)
     for (;;) {
         if (sigwait(&signals.set, &sig) != 0)
             continue;
-        if (sig == SIGHUP && !signals.on_terminal)
+        if (sig == SIGHUP && !signals.on_terminal) {
+            atomic_store(&signals.reload, true);
+            sem_post(&signals.wish);
             continue;
+        }
         if (stopped)
             cmd_end_now(EXIT_INTERRUPTED);
         __atomic_store_n(&stopped, 1, __ATOMIC_RELEASE);
         if (signals.on_stop)
             signals.on_stop(signals.ctx);
-        sem_post(&signals.stop);
+        sem_post(&signals.wish);
     }
     return NULL;
 }
@@ -59,7 +63,7 @@ int cmd_signals_start(void (*on_stop)(void *ctx), void *ctx)
     sigaddset(&signals.set, SIGINT);
     sigaddset(&signals.set, SIGTERM);
     sigaddset(&signals.set, SIGHUP);
-    if (sem_init(&signals.stop, 0, 0) || pthread_sigmask(SIG_BLOCK, &signals.set, NULL) ||
+    if (sem_init(&signals.wish, 0, 0) || pthread_sigmask(SIG_BLOCK, &signals.set, NULL) ||
         pthread_create(&thread, NULL, signal_main, NULL))
         return -1;
     pthread_detach(thread);
@@ -76,8 +80,14 @@ bool cmd_signals_stopped(void)
     return __atomic_load_n(&stopped, __ATOMIC_ACQUIRE) != 0;
 }
 
-void cmd_signals_wait(void)
+enum cmd_wish cmd_signals_wait(void)
 {
-    while (sem_wait(&signals.stop) != 0 && errno == EINTR)
-        ;
+    for (;;) {
+        if (sem_wait(&signals.wish) != 0)
+            continue; /* EINTR */
+        if (cmd_signals_stopped())
+            return CMD_WISH_STOP;
+        if (atomic_exchange(&signals.reload, false))
+            return CMD_WISH_RELOAD;
+    }
 }

@@ -20,11 +20,17 @@ enum {
     AUTH_MAX_CONCURRENT = 1000000,
 };
 
+/* The requests of a key, outliving the file that named it. */
+struct auth_seats {
+    atomic_uint refs;
+    _Atomic uint32_t n_running;
+};
+
 struct auth_key {
     char name[AUTH_NAME_BYTES];
     unsigned char secret[AUTH_SECRET_BYTES]; /* padded with zeros */
     uint32_t max_concurrent;                 /* 0: no limit */
-    _Atomic uint32_t n_running;
+    struct auth_seats *seats;
 };
 
 struct auth {
@@ -112,9 +118,14 @@ static int add_line(struct auth *a, const struct line *at, const char *s, size_t
     if (parse_line(at, s, len, &key) != 0 || check_unique(a, &key, at) != 0)
         return -1;
     struct auth_key *keys = realloc(a->keys, (a->n_keys + 1) * sizeof(*keys));
-    if (!keys)
+    if (keys)
+        a->keys = keys;
+    key.seats = calloc(1, sizeof(*key.seats));
+    if (!keys || !key.seats) {
+        free(key.seats);
         return engine_fail(at->err, ENGINE_ERR_MEMORY, "no memory for API keys");
-    a->keys = keys;
+    }
+    atomic_init(&key.seats->refs, 1);
     keys[a->n_keys++] = key;
     return 0;
 }
@@ -172,10 +183,31 @@ done:
     return rc;
 }
 
+/* ---- seats ---- */
+
+static void put_seats(struct auth_seats *seats)
+{
+    if (atomic_fetch_sub(&seats->refs, 1) == 1)
+        free(seats);
+}
+
+void auth_share_seats(struct auth *a, const struct auth *before)
+{
+    for (size_t i = 0; i < a->n_keys; i++)
+        for (size_t j = 0; j < before->n_keys; j++)
+            if (strcmp(a->keys[i].name, before->keys[j].name) == 0) {
+                put_seats(a->keys[i].seats);
+                a->keys[i].seats = before->keys[j].seats;
+                atomic_fetch_add(&a->keys[i].seats->refs, 1);
+            }
+}
+
 void auth_close(struct auth *a)
 {
     if (!a)
         return;
+    for (size_t i = 0; i < a->n_keys; i++)
+        put_seats(a->keys[i].seats);
     if (a->keys)
         explicit_bzero(a->keys, a->n_keys * sizeof(*a->keys));
     free(a->keys);
@@ -209,16 +241,16 @@ const char *auth_key_name(const struct auth_key *k)
 
 bool auth_acquire(struct auth_key *k)
 {
-    uint32_t n = atomic_fetch_add(&k->n_running, 1) + 1;
+    uint32_t n = atomic_fetch_add(&k->seats->n_running, 1) + 1;
     if (k->max_concurrent == 0 || n <= k->max_concurrent)
         return true;
-    atomic_fetch_sub(&k->n_running, 1);
+    atomic_fetch_sub(&k->seats->n_running, 1);
     return false;
 }
 
 void auth_release(struct auth_key *k)
 {
-    atomic_fetch_sub(&k->n_running, 1);
+    atomic_fetch_sub(&k->seats->n_running, 1);
 }
 
 uint32_t auth_limit(const struct auth_key *k)
@@ -228,5 +260,5 @@ uint32_t auth_limit(const struct auth_key *k)
 
 uint32_t auth_n_running(const struct auth_key *k)
 {
-    return atomic_load_explicit(&k->n_running, memory_order_relaxed);
+    return atomic_load_explicit(&k->seats->n_running, memory_order_relaxed);
 }

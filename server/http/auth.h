@@ -18,6 +18,11 @@ int auth_parse(struct auth **out, const char *text, size_t len, const char *name
                struct engine_err *err);
 void auth_close(struct auth *a); /* NULL is fine */
 
+/* Keys of a that `before` has under the same name (the secret may be another) count their requests
+ * in the seats of `before`, which may be closed: a limit holds across a change of the file.  Before
+ * anybody else sees a. */
+void auth_share_seats(struct auth *a, const struct auth *before);
+
 /* The key whose secret this is, or NULL.  The time does not tell how much of it was right. */
 struct auth_key *auth_find(struct auth *a, const char *secret);
 const char *auth_key_name(const struct auth_key *k);

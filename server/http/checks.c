@@ -12,32 +12,24 @@
 #include "server/api/api.h"
 #include "server/http/auth.h"
 #include "server/http/http.h"
+#include "server/live.h"
 
 static const char *header_of(const struct http_exchange *x, const char *name)
 {
     return MHD_lookup_connection_value(x->mhd, MHD_HEADER_KIND, name);
 }
 
-static bool is_listed(const char *const *list, uint32_t n, const char *value)
-{
-    for (uint32_t i = 0; i < n; i++)
-        if (strcmp(list[i], value) == 0)
-            return true;
-    return false;
-}
-
 /* A web page can make a browser send requests to a name of its own that resolves to 127.0.0.1; such
  * a request carries that name as its Host. */
 static void check_host(struct http_exchange *x)
 {
-    const struct srv_options *opt = &x->srv->opt;
     const char *header = header_of(x, "Host");
     char host[256];
     if (!x->listener->is_loopback || !header)
         return;
     if (http_host_name(header, host, sizeof(host)) &&
         (http_is_loopback_name(host) || strcmp(host, x->listener->host) == 0 ||
-         is_listed(opt->allowed_hosts, opt->n_allowed_hosts, host)))
+         live_has(&x->live->allowed_hosts, host)))
         return;
     api_fail(&x->early, API_HOST_REFUSED, NULL,
              "This server listens on a loopback address and does not answer to this Host name");
@@ -75,19 +67,18 @@ static void check_framing(struct http_exchange *x)
 
 static void note_origin(struct http_exchange *x)
 {
-    const struct srv_options *opt = &x->srv->opt;
     const char *origin = header_of(x, "Origin");
-    if (!origin || opt->n_cors_origins == 0)
+    if (!origin)
         return;
-    if (is_listed(opt->cors_origins, opt->n_cors_origins, "*"))
+    if (live_has(&x->live->cors_origins, "*"))
         x->origin = strdup("*");
-    else if (is_listed(opt->cors_origins, opt->n_cors_origins, origin))
+    else if (live_has(&x->live->cors_origins, origin))
         x->origin = strdup(origin);
 }
 
 static bool is_preflight(struct http_exchange *x)
 {
-    if (x->method != HTTP_OPTIONS || x->srv->opt.n_cors_origins == 0 || !x->route->path)
+    if (x->method != HTTP_OPTIONS || x->live->cors_origins.n == 0 || !x->route->path)
         return false;
     const char *asked = header_of(x, "Access-Control-Request-Headers");
     if (asked && strlen(asked) < 4096)
@@ -101,8 +92,9 @@ static void check_route(struct http_exchange *x)
 {
     const struct http_route *r = x->route;
     bool is_metrics = r->answer == api_metrics_answer;
-    bool elsewhere = x->listener->metrics_only ? !is_metrics && !r->is_open
-                                               : is_metrics && x->srv->opt.metrics_listen;
+    bool elsewhere = x->listener->metrics_only
+                         ? !is_metrics && !r->is_open
+                         : is_metrics && x->listener->http->has_metrics_listener;
     if (!r->path || elsewhere)
         api_fail(&x->early, API_UNKNOWN_URL, NULL, "There is nothing at this URL");
     else if (!(r->methods & x->method))
@@ -120,16 +112,16 @@ static bool needs_key(const struct http_exchange *x)
 {
     bool is_model_list = x->route->answer == api_models_answer ||
                          x->route->answer == api_model_answer;
-    if (!x->srv->auth || x->route->is_open || x->listener->metrics_only)
+    if (!x->live->auth || x->route->is_open || x->listener->metrics_only)
         return false;
-    return !(is_model_list && x->srv->opt.public_models);
+    return !(is_model_list && x->live->public_models);
 }
 
 static void check_key(struct http_exchange *x)
 {
-    const char *secret = x->srv->auth ? secret_of(x) : NULL;
+    const char *secret = x->live->auth ? secret_of(x) : NULL;
     if (secret)
-        x->key = auth_find(x->srv->auth, secret);
+        x->key = auth_find(x->live->auth, secret);
     if (needs_key(x) && !x->key)
         api_fail(&x->early, API_INVALID_KEY, NULL,
                  secret ? "This API key is not known"
@@ -153,7 +145,7 @@ static void take_seat(struct http_exchange *x)
 static void check_body(struct http_exchange *x)
 {
     const char *length = header_of(x, "Content-Length");
-    unsigned long long limit = x->srv->opt.max_body_bytes;
+    unsigned long long limit = x->live->max_body_bytes;
     if (!x->route->prepare)
         return;
     if (!http_is_json_type(header_of(x, "Content-Type")))

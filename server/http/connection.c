@@ -22,6 +22,7 @@
 #include "server/api/api.h"
 #include "server/http/auth.h"
 #include "server/http/http.h"
+#include "server/live.h"
 #include "server/log.h"
 #include "server/metrics.h"
 
@@ -122,7 +123,7 @@ static void add_header(struct MHD_Response *r, const char *name, const char *val
 static void add_cors_headers(const struct http_exchange *x, struct MHD_Response *r)
 {
     char methods[48];
-    if (x->srv->opt.n_cors_origins > 0)
+    if (x->live->cors_origins.n > 0)
         add_header(r, "Vary", "Origin");
     if (!x->origin)
         return;
@@ -267,14 +268,16 @@ static enum MHD_Result swallow(struct http_exchange *x, size_t n)
 
 static bool has_room(struct http_exchange *x, size_t n)
 {
-    const struct srv_options *opt = &x->srv->opt;
+    uint64_t limit = x->live->max_body_bytes;
+    /* What the memory plan counted with when the server started, but never less than one body. */
+    uint64_t room = x->srv->opt.max_body_bytes * BODIES_HELD;
     bool is_small = x->body.len + n <= BODY_SMALL;
     uint64_t held = atomic_fetch_add(&x->srv->body_bytes, n) + n;
     x->body_counted += n;
-    if (x->body.len + n > opt->max_body_bytes) {
+    if (x->body.len + n > limit) {
         api_fail(&x->early, API_BODY_TOO_LARGE, NULL, "The body is larger than %llu bytes",
-                 (unsigned long long)opt->max_body_bytes);
-    } else if (!is_small && held > opt->max_body_bytes * BODIES_HELD) {
+                 (unsigned long long)limit);
+    } else if (!is_small && held > (room > limit ? room : limit)) {
         api_fail(&x->early, API_QUEUE_FULL, NULL, "Too many large requests are waiting");
         x->early.retry_after_s = 1;
     } else {

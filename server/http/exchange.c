@@ -15,6 +15,7 @@
 
 #include "server/http/auth.h"
 #include "server/http/http.h"
+#include "server/live.h"
 
 struct http_exchange *http_exchange_new(struct srv *srv, struct MHD_Connection *mhd)
 {
@@ -22,6 +23,7 @@ struct http_exchange *http_exchange_new(struct srv *srv, struct MHD_Connection *
     if (!x)
         return NULL;
     x->srv = srv;
+    x->live = srv_live(srv);
     x->mhd = mhd;
     x->arrived_ns = srv_now_ns();
     x->created = (int64_t)time(NULL);
@@ -60,6 +62,7 @@ void http_unref(struct http_exchange *x)
     free(x->rest);
     free(x->origin);
     free(x->asked_headers);
+    live_put(x->live);
     pthread_mutex_destroy(&x->lock);
     free(x);
 }

@@ -15,6 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "server/live.h"
 #include "server/log.h"
 
 enum {
@@ -26,11 +27,10 @@ static const char default_address[] = "127.0.0.1:8080";
 
 /* ---- opening ---- */
 
-static int check_exposure(const struct http_listener *l, const struct srv *s,
-                          struct engine_err *err)
+static int check_exposure(const struct http_listener *l, bool has_keys, struct engine_err *err)
 {
     bool is_open = !l->is_loopback && !l->is_unix && !l->metrics_only;
-    if (!is_open || s->auth || s->opt.insecure_no_auth)
+    if (!is_open || has_keys || l->http->srv->opt.insecure_no_auth)
         return 0;
     return engine_fail(err, ENGINE_ERR_OPTION,
                        "refusing to listen on %s, which is not a loopback address, without API "
@@ -38,32 +38,78 @@ static int check_exposure(const struct http_listener *l, const struct srv *s,
                        l->address);
 }
 
-static int add_listener(struct http *h, const char *address, bool metrics_only,
-                        struct engine_err *err)
+int http_check_exposure(const struct http *h, bool has_keys, struct engine_err *err)
+{
+    for (uint32_t i = 0; i < h->n_listeners; i++)
+        if (check_exposure(&h->listeners[i], has_keys, err) != 0)
+            return -1;
+    return 0;
+}
+
+static struct http_listener *next_listener(struct http *h, bool metrics_only)
 {
     struct http_listener *l = &h->listeners[h->n_listeners];
     l->http = h;
     l->metrics_only = metrics_only;
-    if (http_listen(l, address, err) != 0)
-        return -1;
-    h->n_listeners++;
-    return check_exposure(l, h->srv, err);
+    return l;
 }
 
+static int add_address(struct http *h, const char *address, bool metrics_only,
+                       struct engine_err *err)
+{
+    if (http_listen(next_listener(h, metrics_only), address, err) != 0)
+        return -1;
+    h->n_listeners++;
+    return 0;
+}
+
+/* True if one of the sockets that were handed over is of this kind. */
+static bool has_socket(const struct srv_options *opt, bool metrics_only)
+{
+    for (uint32_t i = 0; i < opt->n_sockets; i++)
+        if (opt->sockets[i].metrics_only == metrics_only)
+            return true;
+    return false;
+}
+
+static int add_sockets(struct http *h, const struct srv_options *opt, struct engine_err *err)
+{
+    for (uint32_t i = 0; i < opt->n_sockets; i++) {
+        const struct srv_socket *s = &opt->sockets[i];
+        if (http_listen_on(next_listener(h, s->metrics_only), s->fd, err) != 0)
+            return -1;
+        h->n_listeners++;
+    }
+    return 0;
+}
+
+static int add_addresses(struct http *h, const struct srv_options *opt, struct engine_err *err)
+{
+    if (opt->n_listen == 0)
+        return add_address(h, default_address, false, err);
+    for (uint32_t i = 0; i < opt->n_listen; i++)
+        if (add_address(h, opt->listen[i], false, err) != 0)
+            return -1;
+    return 0;
+}
+
+/* Those of the API come first: the first address is the one that is shown. */
 static int open_listeners(struct http *h, struct engine_err *err)
 {
     const struct srv_options *opt = &h->srv->opt;
-    h->listeners = calloc(opt->n_listen + 2, sizeof(*h->listeners));
+    h->listeners = calloc((size_t)opt->n_listen + opt->n_sockets + 2, sizeof(*h->listeners));
     if (!h->listeners)
         return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for the HTTP listeners");
-    if (opt->n_listen == 0 && add_listener(h, default_address, false, err) != 0)
+    if (!has_socket(opt, false) && add_addresses(h, opt, err) != 0)
         return -1;
-    for (uint32_t i = 0; i < opt->n_listen; i++)
-        if (add_listener(h, opt->listen[i], false, err) != 0)
-            return -1;
-    if (opt->metrics_listen && add_listener(h, opt->metrics_listen, true, err) != 0)
+    if (add_sockets(h, opt, err) != 0)
         return -1;
-    return 0;
+    if (opt->metrics_listen && !has_socket(opt, true) &&
+        add_address(h, opt->metrics_listen, true, err) != 0)
+        return -1;
+    for (uint32_t i = 0; i < h->n_listeners; i++)
+        h->has_metrics_listener |= h->listeners[i].metrics_only;
+    return http_check_exposure(h, h->srv->live->auth != NULL, err);
 }
 
 int http_open(struct http **out, struct srv *srv, struct engine_err *err)

@@ -30,6 +30,7 @@ struct http_exchange;
 struct http_conn;
 struct http_listener;
 struct auth_key;
+struct live;
 
 /* ---- routes ---- */
 
@@ -113,7 +114,8 @@ struct http_exchange {
     struct srv *srv;
     const struct http_listener *listener;
     const struct http_route *route;
-    struct auth_key *key;
+    struct live *live;      /* what counted when it began: keys, limits */
+    struct auth_key *key;   /* of live */
     atomic_bool holds_seat; /* of the key's limit */
     bool is_completion;     /* counted in srv->n_completions */
     struct http_conn *conn;
@@ -192,6 +194,8 @@ bool http_wants_openmetrics(const struct http_exchange *x);
 /* ---- the daemon: server.c ---- */
 
 int http_open(struct http **out, struct srv *srv, struct engine_err *err);
+/* ENGINE_ERR_OPTION if others can reach a listener, and there are no keys. */
+int http_check_exposure(const struct http *h, bool has_keys, struct engine_err *err);
 /* Starts accepting; what handlers use must be there. */
 int http_start(struct http *h, struct engine_err *err);
 void http_close(struct http *h);
@@ -220,12 +224,15 @@ struct http {
     struct srv *srv;
     struct http_listener *listeners;
     uint32_t n_listeners;
+    bool has_metrics_listener; /* then /metrics is only there */
     struct watch *watch;
     _Atomic uint32_t n_streams;
 };
 
 /* listen.c */
 int http_listen(struct http_listener *l, const char *address, struct engine_err *err);
+/* The same on a socket that is listening already; takes fd over. */
+int http_listen_on(struct http_listener *l, int fd, struct engine_err *err);
 void http_unlisten(struct http_listener *l);
 
 /* exchange.c */

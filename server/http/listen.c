@@ -4,6 +4,7 @@
  */
 #include <arpa/inet.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netdb.h>
 #include <netinet/in.h>
 #include <stdio.h>
@@ -155,6 +156,61 @@ static int listen_ip(struct http_listener *l, const char *address, struct engine
         note_address(l);
     return rc;
 }
+
+/* ---- sockets that somebody else opened ---- */
+
+static int bad_socket(int fd, const char *what, struct engine_err *err)
+{
+    return engine_fail(err, ENGINE_ERR_OPTION, "the socket handed over as descriptor %d: %s", fd,
+                       what);
+}
+
+static int check_socket(int fd, int *family, struct engine_err *err)
+{
+    int type = 0, is_listening = 0;
+    socklen_t type_len = sizeof(type), listening_len = sizeof(is_listening),
+              family_len = sizeof(*family);
+    if (getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &type_len) != 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &is_listening, &listening_len) != 0 ||
+        getsockopt(fd, SOL_SOCKET, SO_DOMAIN, family, &family_len) != 0)
+        return bad_socket(fd, strerror(errno), err);
+    if (type != SOCK_STREAM || !is_listening)
+        return bad_socket(fd, "not a listening stream socket (Accept=yes is not supported)", err);
+    if (*family != AF_INET && *family != AF_INET6 && *family != AF_UNIX)
+        return bad_socket(fd, "neither IPv4, IPv6 nor Unix", err);
+    return 0;
+}
+
+/* The path stays its owner's: unix_path, which is removed at the end, is not set. */
+static void note_unix_address(struct http_listener *l)
+{
+    struct sockaddr_un sa = { 0 };
+    socklen_t len = sizeof(sa);
+    getsockname(l->fd, (struct sockaddr *)&sa, &len);
+    snprintf(l->address, sizeof(l->address), "unix:%.*s", (int)sizeof(sa.sun_path), sa.sun_path);
+    l->is_unix = true;
+}
+
+int http_listen_on(struct http_listener *l, int fd, struct engine_err *err)
+{
+    int family, send_bytes = LISTEN_SEND_BYTES;
+    l->fd = fd;
+    if (check_socket(fd, &family, err) != 0) {
+        http_unlisten(l);
+        return -1;
+    }
+    fcntl(fd, F_SETFD, FD_CLOEXEC);
+    fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
+    if (family == AF_UNIX) {
+        note_unix_address(l);
+        return 0;
+    }
+    setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &send_bytes, sizeof(send_bytes));
+    note_address(l);
+    return 0;
+}
+
+/* ---- either ---- */
 
 int http_listen(struct http_listener *l, const char *address, struct engine_err *err)
 {

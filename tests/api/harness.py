@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 
 import httpx
@@ -62,15 +63,16 @@ def clean_environment():
 class Server:
     """`lacuna serve` as a child process."""
 
-    def __init__(self, *options, model=None, environment=None, wait=True, drain_delay="0s"):
-        self.port = free_port()
+    def __init__(self, *options, model=None, environment=None, wait=True, drain_delay="0s", port=None,
+                 launcher=(), pass_fds=()):
+        self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.address}"
         self.log_file = tempfile.NamedTemporaryFile(prefix="lacuna-log-", suffix=".txt")
-        command = [binary(), "serve", "-m", model or model_path(), "--listen", self.address,
+        command = [*launcher, binary(), "serve", "-m", model or model_path(), "--listen", self.address,
                    "--drain-delay", drain_delay, "--alias", "smollm2-135m", *options]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log_file,
-                                        stderr=self.log_file,
+                                        stderr=self.log_file, pass_fds=pass_fds,
                                         env={**clean_environment(), **(environment or {})})
         if wait:
             self.wait_ready()
@@ -134,6 +136,30 @@ class Server:
             print(self.log()[-4000:])
             self.process.kill()
             self.process.wait()
+
+
+class Systemd(threading.Thread):
+    """The side of sd_notify that listens: every message, and when it came."""
+
+    def __init__(self, folder):
+        super().__init__(daemon=True)
+        self.path = str(folder / "notify")
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.socket.bind(self.path)
+        self.messages = []
+        self.start()
+
+    def run(self):
+        while True:
+            data = self.socket.recv(4096)
+            self.messages.append((time.monotonic(), data.decode().split("\n")))
+
+    def times_of(self, line):
+        """When a line like READY=1, or one that begins with it, was said."""
+        return [when for when, lines in list(self.messages) if any(one.startswith(line) for one in lines)]
+
+    def lines(self):
+        return [line for _, lines in list(self.messages) for line in lines]
 
 
 class Contract:

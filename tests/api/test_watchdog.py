@@ -7,11 +7,12 @@ import ctypes
 import os
 import pathlib
 import threading
+import time
 
 import httpx
 import pytest
 
-from harness import SANITIZED, Server, until
+from harness import SANITIZED, Server, Systemd, until
 
 PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 17, 0x4206, 0x4207
 ANY_THREAD = 0x40000000  # __WALL: also those that are no process's first
@@ -94,3 +95,19 @@ def test_an_engine_that_moves_again_is_served_by_again():
         until(lambda: httpx.get(server.url + "/live", timeout=5).status_code == 200, 10, "/live 200")
         answer = httpx.post(server.url + "/v1/completions", json={"prompt": "a", "max_tokens": 1}, timeout=30)
         assert answer.status_code == 200
+
+
+def test_systemd_hears_nothing_of_an_engine_that_stands_still(tmp_path):
+    systemd = Systemd(tmp_path)
+    environment = {"NOTIFY_SOCKET": systemd.path, "WATCHDOG_USEC": "1500000"}
+    with Server("--drain-timeout", "1s", environment=environment) as server:
+        begin_long(server)
+        said = systemd.times_of("WATCHDOG=1")
+        until(lambda: len(systemd.times_of("WATCHDOG=1")) >= len(said) + 3, 5, "alive under load")
+        [tid] = threads_of(server.process, "lacuna-sched")
+        with Stopped(tid):
+            stopped = time.monotonic()
+            time.sleep(4)
+            assert [t for t in systemd.times_of("WATCHDOG=1") if t > stopped + 1.25] == []
+        moving = time.monotonic()
+        until(lambda: [t for t in systemd.times_of("WATCHDOG=1") if t > moving], 5, "alive again")

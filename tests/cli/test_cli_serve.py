@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 
@@ -51,19 +50,6 @@ def test_healthcheck_of_a_server():
         assert lacuna("--healthcheck", server.url + "/nowhere").returncode == 1
 
 
-def test_tells_systemd(tmp_path):
-    path = str(tmp_path / "notify")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as told:
-        told.bind(path)
-        told.settimeout(10)
-        with Server(environment={"NOTIFY_SOCKET": path}):
-            pass
-        states = []
-        while not states or b"STOPPING=1" not in states[-1]:
-            states.append(told.recv(4096))
-    assert any(state.startswith(b"READY=1") for state in states[:-1])
-
-
 def test_an_address_in_use_is_said_before_loading():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -77,12 +63,6 @@ def test_an_address_in_use_is_said_before_loading():
 def test_a_missing_model_ends_at_once(tmp_path):
     done = lacuna("serve", "-m", tmp_path / "nowhere.gguf", "--listen", f"127.0.0.1:{free_port()}")
     assert done.returncode == NOINPUT
-
-
-def test_hangup_without_a_terminal_is_ignored():
-    with Server() as server:
-        server.signal(signal.SIGHUP)
-        assert httpx.get(server.url + "/ready").status_code == 200
 
 
 def test_a_truncated_mapping_is_said(tmp_path):

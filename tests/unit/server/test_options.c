@@ -39,8 +39,10 @@ enum { MAX_ARGV = 16 };
 static int parse_as(const struct options_usage *usage, ...)
 {
     static char copies[MAX_ARGV][256];
-    char *argv[MAX_ARGV + 1] = { (char *)(uintptr_t) "lacuna" };
+    static char *argv[MAX_ARGV + 1]; /* options_parse_again reads it, too */
     int argc = 1;
+    memset(argv, 0, sizeof(argv));
+    argv[0] = (char *)(uintptr_t) "lacuna";
     va_list ap;
     va_start(ap, usage);
     for (const char *word; (word = va_arg(ap, const char *)); argc++) {
@@ -461,4 +463,73 @@ Test(options, reads_back_what_it_prints)
     cr_expect_eq(o.ping_s, UINT32_MAX);
     cr_expect(o.no_mmap);
     options_fini(&o);
+}
+
+/* ---- once more, for SIGHUP ---- */
+
+static void rewrite_config(const char *text)
+{
+    FILE *f = fopen(config_path, "w");
+    fputs(text, f);
+    fclose(f);
+}
+
+Test(options, reads_its_sources_again)
+{
+    struct options again;
+    config("ctx = 512\nmax-n = 2\nthreads = 3\n");
+    setenv("LACUNA_THREADS", "2", 1);
+    cr_assert_eq(parse("--config", config_path, "model.gguf", "--max-queue=9"), 0, "%s",
+                 outcome.message);
+    rewrite_config("max-n = 4\nmax-queue = 3\nthreads = 7\n");
+    cr_assert_eq(options_parse_again(&again, &o, &outcome), 0, "%s", outcome.message);
+    cr_expect_eq(again.max_n, 4);
+    cr_expect_eq(again.max_queue, 9, "the command line still beats the file");
+    cr_expect_eq(again.threads, 2);
+    cr_expect_eq(again.ctx, 0, "what the file does not say any more is the default again");
+    cr_expect_str_eq(again.args[0], "model.gguf");
+    char names[64];
+    cr_expect_eq(options_fixed_changes(&o, &again, names, sizeof(names)), 1);
+    cr_expect_str_eq(names, "ctx");
+    cr_expect_eq(options_fixed_changes(&again, &again, names, sizeof(names)), 0);
+    options_fini(&again);
+    options_fini(&o);
+}
+
+Test(options, names_the_line_that_cannot_be_read_again)
+{
+    struct options again;
+    config("max-n = 2\n");
+    cr_assert_eq(parse("--config", config_path), 0, "%s", outcome.message);
+    rewrite_config("max-n = 2\nmax-queue = many\n");
+    cr_expect_eq(options_parse_again(&again, &o, &outcome), -1);
+    cr_expect(strstr(outcome.message, ":2: max-queue"), "%s", outcome.message);
+    cr_expect_null(again.owned);
+    options_fini(&o);
+}
+
+/* ---- systemd's credentials ---- */
+
+Test(options, takes_the_key_file_from_the_credentials_unless_one_is_named)
+{
+    char folder[] = "/tmp/lacuna-test-credentials-XXXXXX", path[64];
+    cr_assert_not_null(mkdtemp(folder));
+    setenv("CREDENTIALS_DIRECTORY", folder, 1);
+    cr_assert_eq(parse(NULL), 0, "%s", outcome.message);
+    cr_expect_null(o.api_key_file, "there is none");
+    options_fini(&o);
+
+    snprintf(path, sizeof(path), "%s/api-keys", folder);
+    fclose(fopen(path, "w"));
+    cr_assert_eq(parse(NULL), 0, "%s", outcome.message);
+    cr_expect_str_eq(o.api_key_file, path);
+    options_fini(&o);
+    cr_assert_eq(parse("--api-key-file", "mine"), 0, "%s", outcome.message);
+    cr_expect_str_eq(o.api_key_file, "mine");
+    options_fini(&o);
+    cr_assert_eq(parse_as(&run_usage, (char *)NULL), 0, "%s", outcome.message);
+    cr_expect_null(o.api_key_file, "run has no keys");
+    options_fini(&o);
+    remove(path);
+    remove(folder);
 }
