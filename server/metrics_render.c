@@ -205,16 +205,29 @@ static void add_http(struct text *t, const struct metrics *m)
 
 /* ---- requests ---- */
 
+static uint64_t n_cancelled(const struct metrics *m)
+{
+    uint64_t n = 0;
+    for (int phase = 0; phase < METRICS_N_PHASES; phase++)
+        for (int cause = 1; cause < METRICS_N_CAUSES; cause++)
+            n += load(&m->cancelled[phase][cause]);
+    return n;
+}
+
 static void add_success(struct text *t, const struct metrics *m)
 {
     static const char *const names[METRICS_N_FINISHES] = { NULL, "stop", "length" };
-    family(t, "lacuna_request_success_total", "counter", "Choices that ended as they should.");
+    family(t, "lacuna_request_success_total", "counter",
+           "Choices that ended as they should, and requests that were cancelled (abort).");
     for (int i = 1; i < METRICS_N_FINISHES; i++) {
         buf_printf(t->b, "lacuna_request_success_total{%s,finished_reason=\"%s\"} ", t->model,
                    names[i]);
         buf_u64(t->b, load(&m->success[i]));
         buf_char(t->b, '\n');
     }
+    buf_printf(t->b, "lacuna_request_success_total{%s,finished_reason=\"abort\"} ", t->model);
+    buf_u64(t->b, n_cancelled(m));
+    buf_char(t->b, '\n');
 }
 
 static uint64_t rejected_for(const struct metrics *m, const char *reason)
@@ -295,17 +308,76 @@ static void add_steps(struct text *t, const struct sched_stats *s)
                   SCHED_N_STEP_TOKEN_BOUNDS, s->step_tokens, s->step_tokens_sum, false);
 }
 
-static void add_cache(struct text *t, const struct engine *e)
+/* ---- the cache ---- */
+
+/* Everything that is said of the cache comes from here. */
+struct cache_facts {
+    uint32_t page_tokens, pages, used, cached, free;
+    uint64_t query_tokens, hit_tokens, preemptions;
+    double usage;
+};
+
+static struct cache_facts read_cache(const struct engine *e, const struct sched_stats *s)
 {
     struct engine_stats stats = { 0 };
     if (e)
         engine_stats(e, &stats);
     uint32_t used = stats.kv_pages - stats.kv_pages_free;
-    single(t, "lacuna_kv_cache_usage_ratio", "gauge", t->model,
-           stats.kv_pages ? (double)used / stats.kv_pages : 0, "Share of the KV pages in use.");
+    uint32_t cached = stats.kv_pages_cached < stats.kv_pages_free ? stats.kv_pages_cached
+                                                                  : stats.kv_pages_free;
+    return (struct cache_facts){
+        .page_tokens = e ? engine_info(e)->page_tokens : 0,
+        .pages = stats.kv_pages,
+        .used = used,
+        .cached = cached,
+        .free = stats.kv_pages_free - cached,
+        .query_tokens = s->prefix_query_tokens,
+        .hit_tokens = s->prefix_hit_tokens,
+        .preemptions = s->preemptions,
+        .usage = stats.kv_pages ? (double)used / stats.kv_pages : 0,
+    };
+}
+
+static void add_pages(struct text *t, const char *state, uint32_t n)
+{
+    buf_printf(t->b, "lacuna_kv_cache_pages{%s,state=\"%s\"} %u\n", t->model, state, n);
+}
+
+static void add_cache(struct text *t, const struct cache_facts *c)
+{
+    single(t, "lacuna_kv_cache_usage_ratio", "gauge", t->model, c->usage,
+           "Share of the KV pages in use.");
+    family(t, "lacuna_kv_cache_pages", "gauge",
+           "KV pages in use, kept for a prefix that may come again, and empty.");
+    add_pages(t, "used", c->used);
+    add_pages(t, "cached", c->cached);
+    add_pages(t, "free", c->free);
     family(t, "lacuna_cache_config_info", "gauge", "Tokens per KV page, and pages.");
     buf_printf(t->b, "lacuna_cache_config_info{%s,block_size=\"%u\",num_blocks=\"%u\"} 1\n",
-               t->model, e ? engine_info(e)->page_tokens : 0, stats.kv_pages);
+               t->model, c->page_tokens, c->pages);
+    single(t, "lacuna_prefix_cache_queries_total", "counter", t->model, (double)c->query_tokens,
+           "Prompt tokens looked for in the prefix cache.");
+    single(t, "lacuna_prefix_cache_hits_total", "counter", t->model, (double)c->hit_tokens,
+           "Prompt tokens found there, which were not computed again.");
+    single(t, "lacuna_num_preemptions_total", "counter", t->model, (double)c->preemptions,
+           "Choices paused because the KV pages ran out.");
+}
+
+/* What routers of the Gateway API Inference Extension read of servers that they take for vLLM.  The
+ * colon is against the rules for names, so these are never there unasked. */
+static void add_vllm(struct text *t, const struct sched_stats *s, const struct cache_facts *c)
+{
+    struct buf labels = { 0 };
+    buf_printf(&labels, "%s,engine=\"0\"", t->model);
+    buf_char(&labels, '\0');
+    const char *l = labels.failed ? t->model : labels.data;
+    single(t, "vllm:num_requests_running", "gauge", l, s->running_now, "Requests running.");
+    single(t, "vllm:num_requests_waiting", "gauge", l, s->waiting_now, "Requests queued.");
+    single(t, "vllm:kv_cache_usage_perc", "gauge", l, c->usage, "Share of the KV pages in use.");
+    family(t, "vllm:cache_config_info", "gauge", "Tokens per KV page, and pages.");
+    buf_printf(t->b, "vllm:cache_config_info{%s,block_size=\"%u\",num_gpu_blocks=\"%u\"} 1\n", l,
+               c->page_tokens, c->pages);
+    buf_fini(&labels);
 }
 
 /* ---- the server and its process ---- */
@@ -399,8 +471,9 @@ void metrics_render(const struct srv *s, struct buf *out, bool openmetrics)
     live_put(live);
     if (state != SRV_LOADING && s->sched)
         sched_stats(s->sched, &stats);
+    struct cache_facts cache = read_cache(e, &stats);
     add_scheduler(&t, &stats);
-    add_cache(&t, e);
+    add_cache(&t, &cache);
     add_success(&t, s->metrics);
     add_rejected(&t, s->metrics);
     add_cancelled(&t, s->metrics);
@@ -411,6 +484,8 @@ void metrics_render(const struct srv *s, struct buf *out, bool openmetrics)
     add_info(&t, e);
     add_log(&t);
     add_process(&t);
+    if (s->opt.metrics_vllm)
+        add_vllm(&t, &stats, &cache);
     if (openmetrics)
         buf_str(out, "# EOF\n");
     buf_fini(&model);

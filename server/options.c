@@ -142,6 +142,9 @@ const struct options_row options_rows[] = {
       SERVE, .live = true },
     { "metrics-listen", 0, "ADDRESS", STRING(metrics_listen),
       .help = "own address for /metrics, without keys", GROUP_NETWORK, SERVE },
+    { "metrics-compat", 0, "HOW", CHOICE(metrics_compat, "none vllm"), .def = "none",
+      .help = "vllm: /metrics also has the series of that name that routers of the Gateway API "
+              "Inference Extension read", GROUP_NETWORK, SERVE },
     { "http-threads", 0, "N", U32(http_threads, 1, 64), .def = "2",
       .help = "threads that talk to clients", GROUP_NETWORK, SERVE },
 

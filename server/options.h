@@ -54,6 +54,7 @@ struct options {
     /* network and access */
     struct options_list listen, alias, allowed_host, cors_origin;
     const char *metrics_listen, *api_key_file;
+    uint32_t metrics_compat; /* 0: none, 1: vllm */
     bool insecure_no_auth, public_models;
     uint32_t http_threads;
     /* requests */
@@ -115,7 +116,7 @@ int options_parse(struct options *out, const struct options_usage *usage, int ar
 void options_fini(struct options *o);
 
 /* Reads all sources of o once more, for SIGHUP: the file may have changed.  As options_parse; both
- * are to be freed, and o must outlive *out. */
+ * are to be freed, and what o was parsed from (usage, argv) must still be there. */
 int options_parse_again(struct options *out, const struct options *o,
                         struct options_outcome *outcome);
 /* The options that have another value in b than in a and that a running server cannot change:

@@ -84,6 +84,7 @@ static void server_options(const struct options *o, const char *path, struct srv
         .ping_s = o->ping_s,
         .request_timeout_s = o->request_timeout_s,
         .watchdog_s = o->watchdog_s,
+        .metrics_vllm = o->metrics_compat == 1,
         .on_engine_dead = end_for_restart,
     };
 }

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """/metrics: counts are exact, an independent parser reads them, scraping changes nothing."""
+import pathlib
 import re
 import shutil
 import subprocess
@@ -7,26 +8,69 @@ import time
 
 import pytest
 
-from harness import SLOWNESS, until
+from harness import SANITIZED, SLOWNESS, until
 
 # Of section 8.4: what exists from the start.
 GAUGES = ["lacuna_requests_running", "lacuna_requests_waiting", "lacuna_kv_cache_usage_ratio",
           "lacuna_http_connections", "lacuna_sse_streams", "lacuna_batch_size", "lacuna_waiting_prompt_tokens",
           "lacuna_ready", "lacuna_draining", "lacuna_model_load_seconds", "lacuna_build_info",
+          "lacuna_last_reload_success_timestamp_seconds", "lacuna_kv_cache_pages",
           "lacuna_cache_config_info", "lacuna_io_backend_info", "process_resident_memory_bytes",
           "process_start_time_seconds", "process_open_fds", "process_max_fds", "process_virtual_memory_bytes"]
 COUNTERS = ["lacuna_prompt_tokens_total", "lacuna_generation_tokens_total", "lacuna_request_success_total",
             "lacuna_http_requests_total", "lacuna_requests_rejected_total", "lacuna_requests_cancelled_total",
-            "lacuna_log_messages_total", "process_cpu_seconds_total"]
+            "lacuna_log_messages_total", "process_cpu_seconds_total", "lacuna_prefix_cache_queries_total",
+            "lacuna_prefix_cache_hits_total", "lacuna_num_preemptions_total"]
 HISTOGRAMS = ["lacuna_time_to_first_token_seconds", "lacuna_inter_token_latency_seconds",
               "lacuna_e2e_request_latency_seconds", "lacuna_request_queue_time_seconds",
               "lacuna_request_prefill_time_seconds", "lacuna_request_decode_time_seconds",
               "lacuna_request_prompt_tokens", "lacuna_request_generation_tokens",
+              "lacuna_request_max_num_generation_tokens", "lacuna_request_params_max_tokens",
+              "lacuna_request_params_n", "lacuna_request_time_per_output_token_seconds",
+              "lacuna_request_inference_time_seconds",
               "lacuna_http_request_duration_seconds", "lacuna_engine_step_seconds", "lacuna_engine_step_tokens"]
+
+
+MEMORY = [f"lacuna_memory_{what}_bytes"
+          for what in ("allocated", "active", "metadata", "resident", "mapped", "retained")]
+# Closed sets of labels: each of them is there from the start.
+LABELS = {
+    "lacuna_requests_rejected_total": {"reason": {"queue_full", "token_backlog", "queue_timeout", "key_limit", "loading",
+                                                  "draining", "invalid", "too_long"}},
+    "lacuna_requests_cancelled_total": {"phase": {"queued", "prefill", "decode"},
+                                        "cause": {"client", "slow_reader", "deadline", "shutdown"}},
+    "lacuna_request_success_total": {"finished_reason": {"stop", "length", "abort"}},
+    "lacuna_kv_cache_pages": {"state": {"used", "cached", "free"}},
+    "lacuna_log_messages_total": {"level": {"debug", "info", "warn", "error"}},
+    "lacuna_engine_step_seconds_count": {"phase": {"prefill", "decode"}},
+    "lacuna_build_info": {"version": None, "commit": None, "cpu_isa": None},
+    "lacuna_io_backend_info": {"backend": None},
+    "lacuna_cache_config_info": {"block_size": None, "num_blocks": None},
+}
+
+
+def test_labels_are_closed_sets_from_the_start(start):
+    seen = {}
+    for name, labels in start().metrics():
+        for key, value in labels:
+            seen.setdefault(name, {}).setdefault(key, set()).add(value)
+    for name, wanted in LABELS.items():
+        for key, values in wanted.items():
+            assert seen[name][key] == values if values else len(seen[name][key]) == 1, (name, key)
+
+
+def test_pages_add_up(client):
+    values = client.metrics()
+    pages = {dict(labels)["state"]: value for (name, labels), value in values.items() if name == "lacuna_kv_cache_pages"}
+    [config] = [dict(labels) for name, labels in values if name == "lacuna_cache_config_info"]
+    assert sum(pages.values()) == float(config["num_blocks"]) > 0
+    assert float(config["block_size"]) > 0
 
 
 def test_every_series_is_there_before_the_first_request(start):
     names = {name for name, _ in start().metrics()}
+    if not SANITIZED:  # a sanitizer brings its own allocator
+        assert names.issuperset(MEMORY)
     for name in GAUGES + COUNTERS:
         assert name in names, name
     for name in HISTOGRAMS:
@@ -148,6 +192,36 @@ def test_own_listener(start):
     client = start("--metrics-listen", f"127.0.0.1:{port}")
     assert "lacuna_ready" in httpx.get(f"http://127.0.0.1:{port}/metrics").text
     assert client.http.get("/metrics").status_code == 404
+
+
+def test_what_vllm_calls_it_is_there_if_asked_for(start, client):
+    assert "vllm:" not in client.get("/metrics").text
+    text = start("--metrics-compat", "vllm")
+    values = text.metrics()
+    own = {name: value for (name, _), value in values.items() if name.startswith("vllm:")}
+    assert own == {"vllm:num_requests_running": 0, "vllm:num_requests_waiting": 0, "vllm:kv_cache_usage_perc": 0,
+                   "vllm:cache_config_info": 1}
+    [theirs] = [dict(labels) for name, labels in values if name == "vllm:cache_config_info"]
+    [ours] = [dict(labels) for name, labels in values if name == "lacuna_cache_config_info"]
+    assert theirs["block_size"] == ours["block_size"] and theirs["num_gpu_blocks"] == ours["num_blocks"]
+    assert theirs["model_name"] == "smollm2-135m"
+
+
+def cpu_seconds(process):
+    """Of all threads, as the kernel's scheduler counts it: in nanoseconds."""
+    tasks = pathlib.Path(f"/proc/{process.pid}/task").iterdir()
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+@pytest.mark.skipif(SANITIZED, reason="an optimised build is meant")
+def test_a_scrape_takes_less_than_a_millisecond_of_cpu(client):
+    """Routers scrape every 50 ms.  Processor time: what else runs on the machine does not count."""
+    n = 200
+    client.http.get("/metrics")
+    before = cpu_seconds(client.server.process)
+    for _ in range(n):
+        client.http.get("/metrics")
+    assert (cpu_seconds(client.server.process) - before) / n < 1e-3
 
 
 def test_scrape_is_quick(client):

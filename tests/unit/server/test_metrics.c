@@ -170,6 +170,17 @@ Test(metrics, a_scrape_changes_nothing)
     srv_close(s);
 }
 
+Test(metrics, cancelled_requests_are_aborts_too)
+{
+    struct srv *s = open_server();
+    metrics_count_cancelled(s->metrics, METRICS_QUEUED, SCHED_CANCEL_CLIENT);
+    metrics_count_cancelled(s->metrics, METRICS_IN_DECODE, SCHED_CANCEL_SHUTDOWN);
+    char *text = render(s, false);
+    cr_expect(strstr(text, "finished_reason=\"abort\"} 2\n"));
+    free(text);
+    srv_close(s);
+}
+
 Test(metrics, sums_are_exact)
 {
     struct srv *s = open_server();
