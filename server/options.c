@@ -145,6 +145,8 @@ const struct options_row options_rows[] = {
     { "metrics-compat", 0, "HOW", CHOICE(metrics_compat, "none vllm"), .def = "none",
       .help = "vllm: /metrics also has the series of that name that routers of the Gateway API "
               "Inference Extension read", GROUP_NETWORK, SERVE },
+    { "no-page", 0, NULL, BOOL(no_page), .def = "false",
+      .help = "no page with live numbers and a prompt box at /", GROUP_NETWORK, SERVE },
     { "http-threads", 0, "N", U32(http_threads, 1, 64), .def = "2",
       .help = "threads that talk to clients", GROUP_NETWORK, SERVE },
 

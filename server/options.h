@@ -55,7 +55,7 @@ struct options {
     struct options_list listen, alias, allowed_host, cors_origin;
     const char *metrics_listen, *api_key_file;
     uint32_t metrics_compat; /* 0: none, 1: vllm */
-    bool insecure_no_auth, public_models;
+    bool insecure_no_auth, public_models, no_page;
     uint32_t http_threads;
     /* requests */
     uint32_t model_policy; /* 0: strict, 1: any */

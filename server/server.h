@@ -40,6 +40,7 @@ struct srv_options { /* borrowed strings must live until srv_close; a zeroed fie
     uint32_t n_cors_origins;
     const char *metrics_listen; /* own address for /metrics; NULL: on the main one, with a key */
     bool metrics_vllm;          /* /metrics also has what schedulers of vLLM fleets read */
+    bool no_page;               /* nothing at / */
     uint32_t http_threads;      /* 0: 2 */
     uint64_t max_body_bytes;    /* 0: 16 MiB */
     uint32_t max_prompts;       /* 0: 64 */

@@ -85,6 +85,7 @@ static void server_options(const struct options *o, const char *path, struct srv
         .request_timeout_s = o->request_timeout_s,
         .watchdog_s = o->watchdog_s,
         .metrics_vllm = o->metrics_compat == 1,
+        .no_page = o->no_page,
         .on_engine_dead = end_for_restart,
     };
 }

@@ -13,6 +13,7 @@
 #include "server/http/auth.h"
 #include "server/http/http.h"
 #include "server/live.h"
+#include "server/page/page.h"
 
 static const char *header_of(const struct http_exchange *x, const char *name)
 {
@@ -88,16 +89,23 @@ static bool is_preflight(struct http_exchange *x)
 
 /* ---- route and key ---- */
 
-static void check_route(struct http_exchange *x)
+/* An address for the metrics alone also has the probes. */
+static bool is_here(const struct http_exchange *x)
 {
     const struct http_route *r = x->route;
-    bool is_metrics = r->answer == api_metrics_answer;
-    bool elsewhere = x->listener->metrics_only
-                         ? !is_metrics && !r->is_open
-                         : is_metrics && x->listener->http->has_metrics_listener;
-    if (!r->path || elsewhere)
+    bool is_metrics = r->answer == api_metrics_answer, is_page = r->answer == page_answer;
+    if (!r->path || (is_page && x->srv->opt.no_page))
+        return false;
+    if (x->listener->metrics_only)
+        return is_metrics || (r->is_open && !is_page);
+    return !is_metrics || !x->listener->http->has_metrics_listener;
+}
+
+static void check_route(struct http_exchange *x)
+{
+    if (!is_here(x))
         api_fail(&x->early, API_UNKNOWN_URL, NULL, "There is nothing at this URL");
-    else if (!(r->methods & x->method))
+    else if (!(x->route->methods & x->method))
         api_fail(&x->early, API_METHOD_NOT_ALLOWED, NULL, "This URL does not take this method");
 }
 

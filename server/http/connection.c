@@ -161,7 +161,7 @@ static void add_common_headers(const struct http_exchange *x, struct MHD_Respons
     add_header(r, "X-Request-Id", x->id);
     add_header(r, "openai-processing-ms", ms);
     for (uint32_t i = 0; i < x->n_extra; i++)
-        add_header(r, x->extra[i].name, x->extra[i].value);
+        add_header(r, x->extra[i].name, x->extra[i].fixed ? x->extra[i].fixed : x->extra[i].value);
     add_key_headers(x, r);
     add_cors_headers(x, r);
     if (x->reply.close || srv_state(x->srv) >= SRV_DRAINING)

@@ -119,6 +119,14 @@ void http_header(struct http_exchange *x, const char *name, const char *fmt, ...
     va_end(ap);
 }
 
+void http_header_fixed(struct http_exchange *x, const char *name, const char *value)
+{
+    pthread_mutex_lock(&x->lock);
+    if (x->n_extra < HTTP_MAX_EXTRA_HEADERS)
+        x->extra[x->n_extra++] = (struct http_header){ .name = name, .fixed = value };
+    pthread_mutex_unlock(&x->lock);
+}
+
 /* ---- answers ---- */
 
 static bool is_answered(const struct http_exchange *x)

@@ -98,6 +98,7 @@ enum http_phase {
 
 struct http_header {
     const char *name;
+    const char *fixed; /* the value, if it lives for ever; else NULL */
     char value[160];
 };
 enum { HTTP_MAX_EXTRA_HEADERS = 6 };
@@ -175,6 +176,7 @@ void http_unref(struct http_exchange *x);
 void http_bind(struct http_exchange *x, void *app, const struct http_app *ops);
 void http_header(struct http_exchange *x, const char *name, const char *fmt, ...)
     __attribute__((format(printf, 3, 4)));
+void http_header_fixed(struct http_exchange *x, const char *name, const char *value);
 
 /* Answers; the body's memory is taken.  The first answer wins. */
 void http_reply(struct http_exchange *x, unsigned status, const char *content_type,

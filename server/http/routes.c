@@ -6,6 +6,7 @@
 
 #include "server/api/api.h"
 #include "server/http/http.h"
+#include "server/page/page.h"
 
 enum { GET_HEAD = HTTP_GET | HTTP_HEAD };
 
@@ -76,6 +77,12 @@ const struct http_route http_routes[] = {
       .methods = HTTP_GET,
       .is_quiet = true,
       .answer = api_metrics_answer },
+    { .name = "/",
+      .path = "/",
+      .methods = GET_HEAD,
+      .is_open = true,
+      .is_quiet = true,
+      .answer = page_answer },
     { .name = "/slots", .path = "/slots", .methods = HTTP_GET, .answer = api_disabled_answer },
     { .name = "other", .methods = 0 },
 };

@@ -64,13 +64,13 @@ class Server:
     """`lacuna serve` as a child process."""
 
     def __init__(self, *options, model=None, environment=None, wait=True, drain_delay="0s", port=None,
-                 launcher=(), pass_fds=()):
+                 launcher=(), pass_fds=(), alias="smollm2-135m"):
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.address}"
         self.log_file = tempfile.NamedTemporaryFile(prefix="lacuna-log-", suffix=".txt")
         command = [*launcher, binary(), "serve", "-m", model or model_path(), "--listen", self.address,
-                   "--drain-delay", drain_delay, "--alias", "smollm2-135m", *options]
+                   "--drain-delay", drain_delay, *(["--alias", alias] if alias else []), *options]
         self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=self.log_file,
                                         stderr=self.log_file, pass_fds=pass_fds,
                                         env={**clean_environment(), **(environment or {})})

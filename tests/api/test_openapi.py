@@ -14,7 +14,7 @@ from harness import ROOT
 SERVED = {
     ("post", "/v1/completions"), ("post", "/completions"), ("get", "/v1/models"), ("get", "/v1/models/{id}"),
     ("get", "/live"), ("get", "/ready"), ("get", "/health"), ("get", "/v1/health"), ("get", "/metrics"),
-    ("get", "/version"), ("post", "/tokenize"), ("post", "/detokenize"), ("get", "/slots"),
+    ("get", "/"), ("get", "/version"), ("post", "/tokenize"), ("post", "/detokenize"), ("get", "/slots"),
 }
 METHODS = {"get", "post", "put", "delete", "patch", "head", "options"}
 

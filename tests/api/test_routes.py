@@ -16,7 +16,7 @@ def test_version(client):
     assert body["version"] and "commit" in body
 
 
-@pytest.mark.parametrize("path", ["/", "/nothing", "/v1", "/v1/completions/", "/v1/chat", "/v2/x", "/v1/models/",
+@pytest.mark.parametrize("path", ["/nothing", "/v1", "/v1/completions/", "/v1/chat", "/v2/x", "/v1/models/",
                                   "/v1/embeddings/x", "//v1/models", "/%2e%2e/etc/passwd"])
 def test_unknown_paths(client, path):
     for method in ("GET", "POST"):
@@ -28,7 +28,7 @@ def test_unknown_paths(client, path):
 @pytest.mark.parametrize("method, path, allowed", [
     ("GET", "/v1/completions", "POST"), ("PUT", "/v1/completions", "POST"), ("DELETE", "/v1/models", "GET"),
     ("POST", "/v1/models", "GET"), ("POST", "/live", "GET"), ("GET", "/tokenize", "POST"),
-    ("POST", "/metrics", "GET"), ("PATCH", "/version", "GET")])
+    ("POST", "/metrics", "GET"), ("POST", "/", "GET"), ("PATCH", "/version", "GET")])
 def test_wrong_methods(client, method, path, allowed):
     answer = client.request(method, path)
     assert answer.status_code == 405
