@@ -7,6 +7,14 @@
 #include <stdio.h>
 #include <string.h>
 
+#ifdef LACUNA_JEMALLOC
+/* jemalloc looks for it by this name.  Weights and pages are not its own: what it serves is small and
+ * comes from few threads, so few arenas are enough; what was freed goes back after seconds, and not
+ * on a thread that serves. */
+extern const char *malloc_conf;
+const char *malloc_conf = "background_thread:true,dirty_decay_ms:5000,narenas:4,metadata_thp:auto";
+#endif
+
 static const char default_health_url[] = "http://127.0.0.1:8080/ready";
 
 static void list_commands(FILE *to)

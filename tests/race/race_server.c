@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * race_server.c - a whole server under clients that ask, stream, leave in the middle, send half a
- * request or only look; it loads, drains and closes under them.  Meant for ThreadSanitizer; also
+ * request or only look; it loads, reloads its options, drains and closes under them.  Meant for ThreadSanitizer; also
  * checks that every answer is whole and one that may come, and that something was computed.
  */
 #include <arpa/inet.h>
@@ -160,6 +160,23 @@ static void start_clients(struct client *clients, uint16_t port, uint32_t seed)
     }
 }
 
+/* What SIGHUP may change, changed again and again. */
+static int reload_for_ms(struct srv *s, struct srv_options opt, int ms, struct engine_err *err)
+{
+    static const char *const origins[] = { "https://a.example", "https://b.example" };
+    enum { EVERY_MS = 20 };
+    for (int i = 0; i < ms / EVERY_MS; i++) {
+        opt.cors_origins = origins;
+        opt.n_cors_origins = (uint32_t)i % 3;
+        opt.max_queue = 8 + (uint32_t)i % 4;
+        opt.max_logprobs = 3 + (uint32_t)i % 2;
+        if (srv_reload(s, &opt, err) != 0)
+            return -1;
+        usleep(EVERY_MS * 1000);
+    }
+    return 0;
+}
+
 static void join_clients(struct client *clients)
 {
     for (uint32_t i = 0; i < N_CLIENTS; i++) {
@@ -189,7 +206,8 @@ static int live(uint32_t round)
         start_clients(clients, port_of(s), round);
         usleep(LOAD_MS * 1000);
         rc = engine_open(&engine, &engine_opt, &err) || srv_attach(s, engine, &err);
-        usleep(RUN_MS * 1000);
+        if (rc == 0)
+            rc = reload_for_ms(s, opt, RUN_MS, &err);
         if (round == 1)
             atomic_store(&stopping, true); /* the others notice by themselves */
         srv_drain(s, 0, round, &no_hurry);
