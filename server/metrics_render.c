@@ -280,7 +280,9 @@ static void add_scheduler(struct text *t, const struct sched_stats *s)
     single(t, "lacuna_batch_size", "gauge", t->model, s->batch_size_now,
            "Sequences in the last step.");
     single(t, "lacuna_prompt_tokens_total", "counter", t->model, (double)s->prompt_tokens,
-           "Prompt tokens computed.");
+           "Prompt tokens, whether computed or found in the prefix cache.");
+    single(t, "lacuna_prefill_tokens_total", "counter", t->model, (double)s->prefill_tokens,
+           "Prompt tokens computed, again after a preemption too.");
     single(t, "lacuna_generation_tokens_total", "counter", t->model, (double)s->generated_tokens,
            "Tokens generated.");
 }

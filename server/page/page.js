@@ -35,7 +35,7 @@
 
   const LINE = /^([A-Za-z_:][\w:]*)(?:\{(.*)\})? (\S+)$/;
   const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
-  const WANTED = /^(lacuna_(requests_|kv_|prefix_|ready|draining|model_load|build_info|time_to_first|inter_token|generation_|prompt_|memory_alloc)|process_resident)/;
+  const WANTED = /^(lacuna_(requests_|kv_|prefix_|ready|draining|model_load|build_info|time_to_first|inter_token|generation_|prefill_|memory_alloc)|process_resident)/;
 
   function parse(text) {
     const found = new Map();
@@ -67,7 +67,7 @@
       running: one(found, 'lacuna_requests_running'),
       waiting: one(found, 'lacuna_requests_waiting'),
       generated: one(found, 'lacuna_generation_tokens_total'),
-      prompts: one(found, 'lacuna_prompt_tokens_total'),
+      prompts: one(found, 'lacuna_prefill_tokens_total'),
       queries: one(found, 'lacuna_prefix_cache_queries_total'),
       hits: one(found, 'lacuna_prefix_cache_hits_total'),
       memory: one(found, 'process_resident_memory_bytes'),

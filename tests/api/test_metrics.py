@@ -17,7 +17,8 @@ GAUGES = ["lacuna_requests_running", "lacuna_requests_waiting", "lacuna_kv_cache
           "lacuna_last_reload_success_timestamp_seconds", "lacuna_kv_cache_pages",
           "lacuna_cache_config_info", "lacuna_io_backend_info", "process_resident_memory_bytes",
           "process_start_time_seconds", "process_open_fds", "process_max_fds", "process_virtual_memory_bytes"]
-COUNTERS = ["lacuna_prompt_tokens_total", "lacuna_generation_tokens_total", "lacuna_request_success_total",
+COUNTERS = ["lacuna_prompt_tokens_total", "lacuna_prefill_tokens_total", "lacuna_generation_tokens_total",
+            "lacuna_request_success_total",
             "lacuna_http_requests_total", "lacuna_requests_rejected_total", "lacuna_requests_cancelled_total",
             "lacuna_log_messages_total", "process_cpu_seconds_total", "lacuna_prefix_cache_queries_total",
             "lacuna_prefix_cache_hits_total", "lacuna_num_preemptions_total"]

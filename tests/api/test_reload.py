@@ -214,3 +214,17 @@ def test_requests_under_reloads_are_undisturbed(keyed):
         thread.join()
     assert not wrong, wrong[:3]
     assert keyed.count("model_loaded") == loads
+
+
+def test_what_was_computed_is_still_found_after_a_reload(configured):
+    one = configured("max-n = 1\n")
+    prompt = "The story of the old lighthouse keeper and the sea. " * 30
+
+    def cached():
+        return one.client.complete(prompt)["usage"]["prompt_tokens_details"]["cached_tokens"]
+
+    assert cached() == 0
+    warm = cached()
+    assert warm > 100
+    one.reload(config="max-n = 2\n")
+    assert cached() == warm

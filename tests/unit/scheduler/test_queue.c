@@ -57,6 +57,23 @@ Test(queue, refuses_everything_once_it_closes)
     queue_fini(&q);
 }
 
+Test(queue, new_limits_count_for_those_who_come_later)
+{
+    open_queue(2, 100);
+    cr_assert_eq(queue_reserve(&q, 50), SCHED_REFUSED_NONE);
+    cr_assert_eq(queue_reserve(&q, 50), SCHED_REFUSED_NONE);
+    queue_set_limits(&q, &(struct queue_limits){ 3, 110, UINT64_MAX });
+    cr_assert_eq(queue_reserve(&q, 20), SCHED_REFUSED_TOKEN_BACKLOG);
+    cr_assert_eq(queue_reserve(&q, 10), SCHED_REFUSED_NONE);
+    queue_set_limits(&q, &(struct queue_limits){ 1, 10, UINT64_MAX });
+    cr_assert_eq(queue_reserve(&q, 0), SCHED_REFUSED_QUEUE_FULL);
+    queue_unreserve(&q, 50); /* what was let in is counted on */
+    queue_unreserve(&q, 50);
+    queue_unreserve(&q, 10);
+    cr_assert_eq(queue_reserve(&q, 5), SCHED_REFUSED_NONE);
+    queue_fini(&q);
+}
+
 /* ---- order ---- */
 
 enum { N_REQUESTS = 6 };
