@@ -336,6 +336,11 @@ int32_t engine_token_eos(const struct engine *e)
     return tokenizer_eos(e->tokenizer);
 }
 
+bool engine_fim(const struct engine *e, struct engine_fim *out)
+{
+    return tokenizer_fim(e->tokenizer, out);
+}
+
 bool engine_adds_bos(const struct engine *e)
 {
     return tokenizer_adds_bos(e->tokenizer);

@@ -143,6 +143,13 @@ int32_t engine_token_bos(const struct engine *e);             /* -1 if the model
 int32_t engine_token_eos(const struct engine *e);             /* -1 if the model has none */
 bool engine_adds_bos(const struct engine *e);
 
+/* The tokens before the parts of a fill-in-the-middle prompt: prefix, suffix, and the middle, which
+ * the model writes.  False if the model lacks any of them. */
+struct engine_fim {
+    int32_t prefix, suffix, middle;
+};
+bool engine_fim(const struct engine *e, struct engine_fim *out);
+
 /* Incremental detokenizing.  Caller's memory; zeroed and then engine_detok_init is a fresh start.
  */
 struct engine_detok {

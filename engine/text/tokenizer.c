@@ -247,6 +247,15 @@ int32_t tokenizer_eos(const struct tokenizer *t)
     return t->vocab.eos;
 }
 
+bool tokenizer_fim(const struct tokenizer *t, struct engine_fim *out)
+{
+    const int32_t *fim = t->vocab.fim;
+    *out = (struct engine_fim){ .prefix = fim[FIM_PREFIX],
+                                .suffix = fim[FIM_SUFFIX],
+                                .middle = fim[FIM_MIDDLE] };
+    return out->prefix >= 0 && out->suffix >= 0 && out->middle >= 0;
+}
+
 bool tokenizer_adds_bos(const struct tokenizer *t)
 {
     return t->vocab.add_bos && t->vocab.bos >= 0;

@@ -25,6 +25,8 @@ bool tokenizer_is_control(const struct tokenizer *t, int32_t id);
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id);
 int32_t tokenizer_bos(const struct tokenizer *t);
 int32_t tokenizer_eos(const struct tokenizer *t);
+/* False if not all three are there. */
+bool tokenizer_fim(const struct tokenizer *t, struct engine_fim *out);
 bool tokenizer_adds_bos(const struct tokenizer *t);
 /* SentencePiece with add_space_prefix: the first token of a text loses its leading space again. */
 bool tokenizer_strips_space(const struct tokenizer *t);
