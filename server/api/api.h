@@ -46,8 +46,16 @@ void api_warn_unknown(struct http_exchange *x, const struct api_unknown *unknown
 
 /* ---- api_render.c: pure ---- */
 
+/* How the same work is told: as a completion or as a chat. */
+enum api_object {
+    API_TEXT_COMPLETION, /* whole or in chunks: the object's name is the same */
+    API_CHAT_COMPLETION,
+    API_CHAT_CHUNK,
+};
+
 /* What every chunk and answer of a request begins with. */
 struct api_head {
+    enum api_object object;
     const char *id; /* without its prefix */
     int64_t created;
     const char *model, *fingerprint;
@@ -84,6 +92,14 @@ void api_render_choice(struct buf *b, const struct api_choice *c);
 /* {"id":...,"choices":[ */
 void api_render_head(struct buf *b, const struct api_head *h);
 void api_render_usage(struct buf *b, const struct sched_usage *u);
+
+struct api_timings {             /* of the one choice of a request */
+    uint32_t n_cached, n_prompt; /* found in the cache; computed */
+    uint32_t n_predicted;
+    uint64_t prompt_ns, predicted_ns; /* admitted to first token; first to last token */
+};
+void api_render_timings(struct buf *b, const struct api_timings *t);
+void api_render_progress(struct buf *b, const struct sched_progress *p);
 void api_render_ids(struct buf *b, const int32_t *ids, size_t n); /* 1,2,3 */
 const char *api_finish_name(enum sched_finish finish);            /* NULL: none */
 

@@ -32,6 +32,7 @@ struct api_limits {
     uint32_t max_prompts, max_n, max_logprobs;
     uint32_t n_vocab;
     bool strict_params;
+    uint32_t max_tokens_default; /* 0: none */
 };
 
 struct api_prompt {   /* text or ids */
@@ -76,7 +77,12 @@ struct api_completion { /* POST /v1/completions; strings live as long as the str
     uint32_t n_stop_tokens;
     struct engine_logit_bias *bias;
     uint32_t n_bias;
-    const char *user, *cache_salt;         /* NULL: not given */
+    const char *user, *cache_salt; /* NULL: not given */
+    struct sched_text suffix;      /* empty: not given */
+    int64_t priority;
+    uint32_t stream_interval; /* tokens per chunk, at least 1 */
+    int32_t max_predict_ms;   /* 0, -1: any */
+    bool timings_per_token, return_progress;
     char request_id[API_MAX_ID_BYTES + 1]; /* "": not given */
     bool has_stream_options;
     struct api_unknown unknown;

@@ -184,6 +184,8 @@ void http_finish(struct http_exchange *x); /* 200 with what app->render makes */
 void http_stream_begin(struct http_exchange *x); /* 200 and the SSE headers */
 void http_stream_event(struct http_exchange *x, const char *json, size_t len);
 void http_stream_end(struct http_exchange *x); /* [DONE], then nothing */
+/* Is there so much unread that further small events had better be joined? */
+bool http_stream_is_behind(struct http_exchange *x);
 
 bool http_is_gone(struct http_exchange *x);
 /* On the HTTP thread: does Accept name it first? */

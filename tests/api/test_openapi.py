@@ -24,6 +24,14 @@ def document():
     return yaml.safe_load((ROOT / "openapi.yaml").read_text())
 
 
+def request_fields(document, name):
+    schemas = document["components"]["schemas"]
+    common = schemas["CommonRequest"]["properties"]
+    own = schemas[name]["properties"]
+    assert not set(common) & set(own)
+    return {**common, **own}
+
+
 def operations(document):
     return {(method, re.sub(r"\{[^}]*\}", "{id}", path)) for path, item in document["paths"].items()
             for method in item if method in METHODS}
@@ -68,17 +76,18 @@ def test_every_reference_is_used(document):
 
 def test_every_request_field_is_described(client, document):
     """A field that openapi.yaml describes is known to the server, and the other way round."""
-    fields = document["components"]["schemas"]["CompletionRequest"]["properties"]
+    fields = request_fields(document, "CompletionRequest")
     assert {"prompt", "model", "max_tokens", "temperature", "top_p", "n", "stream", "stream_options", "logprobs",
             "echo", "stop", "presence_penalty", "frequency_penalty", "best_of", "logit_bias", "seed", "user",
             "suffix", "top_k", "min_p", "repetition_penalty", "ignore_eos", "stop_token_ids", "min_tokens",
             "include_stop_str_in_output", "skip_special_tokens", "add_special_tokens", "request_id",
-            "cache_prompt", "cache_salt"} <= set(fields)
+            "cache_prompt", "cache_salt", "priority", "stream_interval", "timings_per_token", "return_progress",
+            "t_max_predict_ms", "return_tokens_as_token_ids"} <= set(fields)
 
 
 def test_described_fields_are_known_to_a_strict_server(start, document):
     client = start("--strict-params")
-    fields = document["components"]["schemas"]["CompletionRequest"]["properties"]
+    fields = request_fields(document, "CompletionRequest")
     for field in fields:
         answer = client.post("/v1/completions", {"prompt": "a", "max_tokens": 1, field: {}}
                              if field not in ("prompt", "max_tokens") else {"prompt": "a", "max_tokens": 1})

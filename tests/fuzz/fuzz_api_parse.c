@@ -74,6 +74,7 @@ static void check_completion(const struct api_completion *c)
         check_ids(&c->bias[i].token, 1);
     check_ids(c->stop_tokens, c->n_stop_tokens);
     require(strlen(c->request_id) <= API_MAX_ID_BYTES);
+    require(c->stream_interval >= 1 && c->max_predict_ms >= -1);
     require(!c->has_stream_options || c->stream);
     require(strlen(c->unknown.names) < sizeof(c->unknown.names));
 }
@@ -112,7 +113,9 @@ static void run_detokenize(char *body, size_t len, const struct api_limits *limi
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct api_limits limits = { MAX_PROMPTS, MAX_N, MAX_LOGPROBS, N_VOCAB, false };
+    struct api_limits limits = {
+        .max_prompts = MAX_PROMPTS, .max_n = MAX_N, .max_logprobs = MAX_LOGPROBS, .n_vocab = N_VOCAB
+    };
     if (size == 0)
         return 0;
     size_t len = size - 1;
