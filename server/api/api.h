@@ -20,7 +20,12 @@ http_answer_fn api_live_answer; /* health.c */
 http_answer_fn api_ready_answer;
 http_answer_fn api_version_answer;
 http_answer_fn api_metrics_answer;
-http_answer_fn api_disabled_answer;
+http_answer_fn api_embeddings_answer;
+http_answer_fn api_v2_live_answer;
+http_answer_fn api_v2_ready_answer;
+http_answer_fn api_v2_model_ready_answer;
+http_answer_fn api_props_answer; /* props.c */
+http_answer_fn api_slots_answer;
 
 /* The 503 of a server that is loading, draining or stuck; API_OK if requests are served. */
 void api_check_state(const struct srv *s, struct api_error *e);

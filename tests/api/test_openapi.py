@@ -14,7 +14,8 @@ from harness import ROOT
 SERVED = {
     ("post", "/v1/completions"), ("post", "/completions"), ("get", "/v1/models"), ("get", "/v1/models/{id}"),
     ("get", "/live"), ("get", "/ready"), ("get", "/health"), ("get", "/v1/health"), ("get", "/metrics"),
-    ("get", "/version"), ("post", "/tokenize"), ("post", "/detokenize"), ("get", "/slots"),
+    ("get", "/version"), ("post", "/tokenize"), ("post", "/detokenize"), ("get", "/slots"), ("get", "/props"),
+    ("post", "/v1/embeddings"), ("get", "/v2/health/live"), ("get", "/v2/health/ready"), ("get", "/v2/models/{id}/ready"),
 }
 METHODS = {"get", "post", "put", "delete", "patch", "head", "options"}
 
