@@ -311,6 +311,18 @@ int engine_tokenize(const struct engine *e, const char *text, size_t len, unsign
     return tokenizer_encode(e->tokenizer, text, len, flags, out, err);
 }
 
+int engine_tokenize_except(const struct engine *e, const char *text, size_t len, unsigned flags,
+                           const size_t *not_at, size_t n_not_at, struct engine_tokens *out,
+                           struct engine_err *err)
+{
+    return tokenizer_encode_except(e->tokenizer, text, len, flags, not_at, n_not_at, out, err);
+}
+
+size_t engine_special_length(const struct engine *e, const char *text, size_t len)
+{
+    return tokenizer_special_length(e->tokenizer, text, len);
+}
+
 const char *engine_token_bytes(const struct engine *e, int32_t id, size_t *len)
 {
     return tokenizer_bytes(e->tokenizer, id, len);

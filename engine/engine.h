@@ -133,6 +133,14 @@ enum engine_tokenize_flags {
 int engine_tokenize(const struct engine *e, const char *text, size_t len, unsigned flags,
                     struct engine_tokens *out, struct engine_err *err);
 
+/* The same, but at these n_not_at places of the text (ascending) the text of a control token stays
+ * text, whatever the flags: what a stranger wrote into a text that has control tokens of ours. */
+int engine_tokenize_except(const struct engine *e, const char *text, size_t len, unsigned flags,
+                           const size_t *not_at, size_t n_not_at, struct engine_tokens *out,
+                           struct engine_err *err);
+/* Length of the control token's text that this text begins with; 0: with none. */
+size_t engine_special_length(const struct engine *e, const char *text, size_t len);
+
 /* The bytes of one token, as they enter the text; control tokens give theirs too ("<|im_end|>").
  * id must be below n_vocab.  The bytes need not be UTF-8 by themselves. */
 const char *engine_token_bytes(const struct engine *e, int32_t id, size_t *len);

@@ -246,9 +246,19 @@ struct fragments {
     size_t n;
 };
 void fragments_fini(struct fragments *f);
+/* Places where only the tokens of another trie may begin. */
+struct special_bars {
+    const struct special_trie *trie;
+    const size_t *at; /* [n] ascending */
+    size_t n;
+};
 /* Cuts text at special tokens: longest tokens first, wherever they stand; equal ones leftmost. */
-int special_split(const struct special_trie *t, const struct vocab *v, const char *text, size_t len,
-                  struct fragments *out, struct engine_err *err);
+int special_split(const struct special_trie *t, const struct special_bars *bars,
+                  const struct vocab *v, const char *text, size_t len, struct fragments *out,
+                  struct engine_err *err);
+/* The longest token at text of at most len bytes: its length, or 0. */
+uint32_t special_longest(const struct special_trie *t, const char *text, size_t len,
+                         int32_t *token);
 
 /* ---- bpe.c, spm.c: ordinary text to ids ---- */
 
