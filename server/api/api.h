@@ -10,7 +10,9 @@
 
 /* ---- on a preparation thread ---- */
 prepare_fn api_completions_prepare; /* completions.c */
-prepare_fn api_tokenize_prepare;    /* tokens.c */
+prepare_fn api_chat_prepare;
+prepare_fn api_template_prepare; /* chat.c */
+prepare_fn api_tokenize_prepare; /* tokens.c */
 prepare_fn api_detokenize_prepare;
 
 /* ---- at once, on an HTTP thread ---- */
@@ -93,6 +95,22 @@ struct api_choice { /* of a chunk or of an answer */
     const struct buf *token_ids; /* "1,2,3"; NULL: not shown */
 };
 void api_render_choice(struct buf *b, const struct api_choice *c);
+
+/* ---- api_render_chat.c: the same of chats ---- */
+
+/* One object per token: {token, logprob, bytes, top_logprobs}. */
+void api_chat_logprobs_add(struct api_logprobs *l, const struct engine *e, bool as_ids,
+                           const struct sched_logprobs *entry);
+/* A choice with its whole message. */
+void api_render_chat_choice(struct buf *b, const struct api_choice *c);
+/* A choice's first chunk: whose turn it is. */
+void api_render_chat_begin(struct buf *b, const struct api_choice *c);
+/* What is new; an end is told apart, in a chunk of its own. */
+void api_render_chat_delta(struct buf *b, const struct api_choice *c);
+void api_render_chat_end(struct buf *b, const struct api_choice *c);
+
+/* What follows finish_reason in a choice of either kind. */
+void api_render_choice_rest(struct buf *b, const struct api_choice *c);
 
 /* {"id":...,"choices":[ */
 void api_render_head(struct buf *b, const struct api_head *h);

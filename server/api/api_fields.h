@@ -77,6 +77,9 @@ int api_check_common(struct api_completion *c, int64_t default_max_tokens, struc
 api_parse_fn api_parse_prompt;
 int api_use_scanned_prompt(struct api_reader *r, struct api_scan *s, struct api_completion *c);
 
+/* api_parse_messages.c */
+api_parse_fn api_parse_messages, api_parse_tools;
+
 /* An array of token ids, each below n_vocab, into malloc'ed memory. */
 int api_read_ids(struct api_reader *r, const char *name, const json_t *array, size_t max_ids,
                  int32_t **ids, size_t *n_ids);

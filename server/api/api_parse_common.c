@@ -364,6 +364,7 @@ void api_completion_drop(struct api_completion *c, bool keep_ids)
     c->doc = NULL;
     c->model = c->user = c->cache_salt = NULL; /* lay in the document */
     c->suffix = (struct sched_text){ 0 };
+    c->chat.messages = c->chat.template_values = NULL;
     if (keep_ids)
         return;
     free(c->ids);

@@ -191,6 +191,12 @@ void api_render_choice(struct buf *b, const struct api_choice *c)
         buf_str(b, "null");
     buf_str(b, ",\"finish_reason\":");
     buf_json_str(b, api_finish_name(c->finish));
+    api_render_choice_rest(b, c);
+    buf_char(b, '}');
+}
+
+void api_render_choice_rest(struct buf *b, const struct api_choice *c)
+{
     add_stop_reason(b, c);
     if (c->prompt_ids) {
         buf_str(b, ",\"prompt_token_ids\":[");
@@ -201,7 +207,6 @@ void api_render_choice(struct buf *b, const struct api_choice *c)
         add_list(b, ",\"token_ids\":[", c->token_ids);
         buf_char(b, ']');
     }
-    buf_char(b, '}');
 }
 
 /* ---- the whole ---- */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * completions.c - POST /v1/completions until it is submitted: parse, reserve a seat, tokenize one
- * prompt per turn (completions_prompt.c), submit.
+ * completions.c - POST /v1/completions and /v1/chat/completions until they are submitted: parse,
+ * reserve a seat, tokenize one prompt per turn (completions_prompt.c), submit.
  *
  * Everything that can be wrong is found before the status line goes out.
  */
@@ -65,6 +65,7 @@ static void completion_free(void *app)
         buf_fini(&c->choices[i].stop_string);
         api_logprobs_fini(&c->choices[i].logprobs);
     }
+    chat_prompt_fini(&c->chat);
     free(c->tokens);
     free(c->prompts);
     free(c->choices);
@@ -74,13 +75,14 @@ static void completion_free(void *app)
     free(c);
 }
 
-static struct completion *completion_new(struct http_exchange *x)
+static struct completion *completion_new(struct http_exchange *x, bool is_chat)
 {
     struct completion *c = calloc(1, sizeof(*c));
     if (!c)
         return NULL;
     c->x = x;
     c->srv = x->srv;
+    c->req.is_chat = is_chat;
     pthread_mutex_init(&c->lock, NULL);
     return c;
 }
@@ -113,7 +115,9 @@ uint32_t completion_n_prompt(const struct completion *c, uint32_t choice)
 
 struct api_head completion_head(const struct completion *c)
 {
+    enum api_object chat = c->req.stream ? API_CHAT_CHUNK : API_CHAT_COMPLETION;
     return (struct api_head){
+        .object = c->req.is_chat ? chat : API_TEXT_COMPLETION,
         .id = c->req.request_id[0] ? c->req.request_id : c->x->id,
         .created = c->x->created,
         .model = c->srv->model_name,
@@ -125,7 +129,7 @@ struct api_head completion_head(const struct completion *c)
 
 static uint64_t guess_tokens(const struct completion *c)
 {
-    uint64_t n = completion_bytes_left(c) / BYTES_PER_TOKEN;
+    uint64_t n = (completion_bytes_left(c) + c->req.chat.text_bytes) / BYTES_PER_TOKEN;
     for (uint32_t i = 0; i < c->req.n_prompts; i++)
         n += c->req.prompts[i].n_ids;
     return n ? n : 1;
@@ -165,12 +169,20 @@ static void hash_user(const char *user, char *hex, size_t cap)
     snprintf(hex, cap, "%08x", hash);
 }
 
+static int parse(struct completion *c, struct api_error *err)
+{
+    struct buf *body = &c->x->body;
+    struct api_limits limits;
+    api_limits_of(c->srv, &limits);
+    if (c->req.is_chat)
+        return api_parse_chat(body->data, body->len, &limits, &c->req, err);
+    return api_parse_completion(body->data, body->len, &limits, &c->req, err);
+}
+
 static int start(struct completion *c, struct api_error *err)
 {
     struct http_exchange *x = c->x;
-    struct api_limits limits;
-    api_limits_of(c->srv, &limits);
-    if (api_parse_completion(x->body.data, x->body.len, &limits, &c->req, err) != 0)
+    if (parse(c, err) != 0)
         return -1;
     buf_fini(&x->body); /* still counted: the document has about its size */
     api_warn_unknown(x, &c->req.unknown);
@@ -335,6 +347,7 @@ static void drop_inputs(struct completion *c, bool keep_ids)
 {
     for (uint32_t i = 0; !keep_ids && c->tokens && i < c->req.n_prompts; i++)
         engine_tokens_fini(&c->tokens[i]);
+    chat_prompt_fini(&c->chat);
     api_completion_drop(&c->req, keep_ids);
 }
 
@@ -361,12 +374,12 @@ const struct http_app completion_app = {
     .free = completion_free,
 };
 
-enum prepare_turn api_completions_prepare(struct http_exchange *x)
+static enum prepare_turn prepare(struct http_exchange *x, bool is_chat)
 {
     struct api_error err = { 0 };
     struct completion *c = x->app;
     if (!c) {
-        c = completion_new(x);
+        c = completion_new(x, is_chat);
         if (c)
             http_bind(x, c, &completion_app);
         else
@@ -378,4 +391,14 @@ enum prepare_turn api_completions_prepare(struct http_exchange *x)
     if (err.kind != API_OK)
         http_reply_error(x, &err);
     return next;
+}
+
+enum prepare_turn api_completions_prepare(struct http_exchange *x)
+{
+    return prepare(x, false);
+}
+
+enum prepare_turn api_chat_prepare(struct http_exchange *x)
+{
+    return prepare(x, true);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * completions.h - one POST /v1/completions on its way: completions.c prepares and submits it
+ * completions.h - one POST /v1/completions or /v1/chat/completions on its way: completions.c prepares and submits it
  * (completions_prompt.c its prompts), completions_events.c takes the scheduler's events,
  * completions_answer.c tells what they made.
  *
@@ -10,7 +10,7 @@
 #ifndef LACUNA_SERVER_COMPLETIONS_H
 #define LACUNA_SERVER_COMPLETIONS_H
 
-#include "server/api/api.h"
+#include "server/api/chat.h"
 #include "server/metrics.h"
 
 struct completion_choice {
@@ -34,6 +34,7 @@ struct completion {
     struct api_completion req;
 
     /* Preparation. */
+    struct chat_prompt chat;      /* of a chat, until it is tokenized */
     struct engine_tokens *tokens; /* of text prompts */
     struct sched_prompt *prompts;
     uint32_t n_tokenized;
@@ -69,6 +70,7 @@ uint64_t completion_bytes_left(const struct completion *c);
 
 /* ---- completions_answer.c ---- */
 
+bool completion_has_news(const struct completion *c, const struct completion_choice *ch);
 /* Chunks: what a choice gathered, and what it has become. */
 void completion_send_choice(struct completion *c, uint32_t index);
 void completion_send_progress(struct completion *c, const struct sched_progress *p);

@@ -88,17 +88,48 @@ static void clear_gathered(struct completion_choice *ch)
     api_logprobs_clear(&ch->logprobs);
 }
 
+typedef void render_choice_fn(struct buf *b, const struct api_choice *c);
+
+static void send_one(struct completion *c, const struct api_choice *view, render_choice_fn *render,
+                     bool is_last)
+{
+    begin_chunk(c);
+    render(&c->chunk, view);
+    buf_char(&c->chunk, ']');
+    if (has_timings(c, is_last))
+        add_timings(c, &c->chunk);
+    end_chunk(c, c->req.continuous_usage && c->req.include_usage);
+}
+
+/* A chat's turn begins and ends with chunks of their own. */
+static void send_chat(struct completion *c, const struct api_choice *view, bool is_first,
+                      bool has_news)
+{
+    if (is_first)
+        send_one(c, view, api_render_chat_begin, false);
+    if (has_news)
+        send_one(c, view, api_render_chat_delta, false);
+    if (view->finish != SCHED_FINISH_NONE)
+        send_one(c, view, api_render_chat_end, true);
+}
+
+bool completion_has_news(const struct completion *c, const struct completion_choice *ch)
+{
+    if (ch->text.len > 0 || ch->token_ids.len > 0)
+        return true;
+    return c->req.n_logprobs >= 0 && ch->logprobs.tokens.len > 0;
+}
+
 void completion_send_choice(struct completion *c, uint32_t index)
 {
     struct completion_choice *ch = &c->choices[index];
     struct api_choice view = choice_view(c, index, !ch->is_begun);
-    begin_chunk(c);
-    c->chunk.failed = c->chunk.failed || ch->text.failed || ch->token_ids.failed;
-    api_render_choice(&c->chunk, &view);
-    buf_char(&c->chunk, ']');
-    if (has_timings(c, ch->finish != SCHED_FINISH_NONE))
-        add_timings(c, &c->chunk);
-    end_chunk(c, c->req.continuous_usage && c->req.include_usage);
+    if (ch->text.failed || ch->token_ids.failed)
+        completion_app.cancel(c, SCHED_CANCEL_SLOW_READER); /* see push_chunk */
+    else if (c->req.is_chat)
+        send_chat(c, &view, !ch->is_begun, completion_has_news(c, ch));
+    else
+        send_one(c, &view, api_render_choice, ch->finish != SCHED_FINISH_NONE);
     ch->is_begun = true;
     ch->n_tokens_sent = ch->n_tokens;
     clear_gathered(ch);
@@ -139,7 +170,10 @@ void completion_render(struct http_exchange *x, void *app, struct buf *body)
         if (i > 0)
             buf_char(body, ',');
         body->failed = body->failed || c->choices[i].text.failed || c->choices[i].token_ids.failed;
-        api_render_choice(body, &view);
+        if (c->req.is_chat)
+            api_render_chat_choice(body, &view);
+        else
+            api_render_choice(body, &view);
     }
     buf_str(body, "],\"usage\":");
     api_render_usage(body, &c->usage);

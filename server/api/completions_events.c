@@ -113,15 +113,41 @@ static void gather_ids(struct completion_choice *ch, const int32_t *ids, uint32_
     api_render_ids(&ch->token_ids, ids, n);
 }
 
+/* Of a chat's tokens those that gave text: their bytes joined are the content.  The one that ended
+ * the choice gave none, unless it is to be shown. */
+static void gather_chat_logprobs(struct completion *c, struct completion_choice *ch,
+                                 const struct sched_event *ev)
+{
+    const struct engine *e = c->srv->engine;
+    for (uint32_t i = 0; i < ev->n_tokens; i++) {
+        int32_t token = ev->tokens[i];
+        bool ends = ev->finish == SCHED_FINISH_STOP && !ev->stop_string && i + 1 == ev->n_tokens;
+        if (ends && !c->req.include_stop)
+            continue;
+        if (!(c->req.skip_special && engine_token_is_control(e, token)))
+            api_chat_logprobs_add(&ch->logprobs, e, c->req.tokens_as_ids, &ev->logprobs[i]);
+    }
+}
+
+static void gather_logprobs(struct completion *c, struct completion_choice *ch,
+                            const struct sched_event *ev)
+{
+    if (c->req.n_logprobs < 0)
+        return;
+    if (c->req.is_chat)
+        gather_chat_logprobs(c, ch, ev);
+    else
+        api_logprobs_add(&ch->logprobs, c->srv->engine, c->req.tokens_as_ids, ev->logprobs,
+                         ev->n_tokens);
+}
+
 static void gather(struct completion *c, struct completion_choice *ch, const struct sched_event *ev,
                    uint32_t n_echo)
 {
     buf_add(&ch->text, ev->text.data, ev->text.len);
     if (c->req.return_token_ids)
         gather_ids(ch, ev->tokens + n_echo, ev->n_tokens - n_echo);
-    if (c->req.n_logprobs >= 0)
-        api_logprobs_add(&ch->logprobs, c->srv->engine, c->req.tokens_as_ids, ev->logprobs,
-                         ev->n_tokens);
+    gather_logprobs(c, ch, ev);
     if (ev->kind != SCHED_EVENT_FINISHED)
         return;
     ch->finish = ev->finish;
@@ -139,20 +165,13 @@ static void on_admitted(struct completion *c, uint64_t now_ns)
     update_log(c, NULL);
 }
 
-static bool has_news(const struct completion *c, const struct completion_choice *ch)
-{
-    if (ch->text.len > 0 || ch->token_ids.len > 0)
-        return true;
-    return c->req.n_logprobs >= 0 && ch->logprobs.tokens.len > 0;
-}
-
 /* The first and the last chunk of a choice go out at once; between them a chunk waits for as many
  * tokens as were asked for, and while the reader is behind. */
 static bool is_due(const struct completion *c, const struct completion_choice *ch)
 {
     if (ch->finish != SCHED_FINISH_NONE)
         return true;
-    if (!has_news(c, ch))
+    if (!completion_has_news(c, ch))
         return false;
     if (!ch->is_begun)
         return true;

@@ -19,7 +19,7 @@ static int too_long(const struct completion *c, uint64_t n_prompt, const char *a
                     struct api_error *err)
 {
     uint32_t n_ctx = engine_info(c->srv->engine)->n_ctx;
-    api_fail(err, API_CONTEXT_LENGTH, "prompt",
+    api_fail(err, API_CONTEXT_LENGTH, c->req.is_chat ? "messages" : "prompt",
              "This model's context holds %u tokens, and the prompt has %s%llu%s", n_ctx, at_least,
              (unsigned long long)n_prompt,
              n_prompt == n_ctx ? ", which leaves no room to generate" : "");
@@ -128,6 +128,39 @@ static int tokenize_parts(struct completion *c, uint32_t i, struct api_error *er
     return use_tokens(c, i, err);
 }
 
+/* ---- chats ---- */
+
+/* The template writes BOS itself where it wants one; it is never there twice. */
+static int add_bos(const struct completion *c, struct engine_tokens *t, struct api_error *err)
+{
+    int32_t bos = engine_token_bos(c->srv->engine);
+    bool is_wanted = c->req.add_special && bos >= 0 && engine_adds_bos(c->srv->engine);
+    if (!is_wanted || (t->n > 0 && t->ids[0] == bos))
+        return 0;
+    if (append_ids(t, &bos, 1, err) != 0)
+        return -1;
+    memmove(t->ids + 1, t->ids, (t->n - 1) * sizeof(*t->ids));
+    t->ids[0] = bos;
+    return 0;
+}
+
+static int tokenize_chat(struct completion *c, uint32_t i, struct api_error *err)
+{
+    struct engine_err why = { 0 };
+    struct api_prompt *p = &c->req.prompts[i];
+    if (chat_render(c->srv->engine, &c->req.chat, c->x->created, &c->chat, err) != 0)
+        return -1;
+    *p = (struct api_prompt){ .text = c->chat.text, .text_len = c->chat.len };
+    if (check_bytes(c, p, err) != 0)
+        return -1;
+    if (engine_tokenize_except(c->srv->engine, p->text, p->text_len, ENGINE_TOKENIZE_PARSE_SPECIAL,
+                               c->chat.plain_at, c->chat.n_plain, &c->tokens[i], &why) != 0) {
+        api_error_from_engine(err, &why);
+        return -1;
+    }
+    return add_bos(c, &c->tokens[i], err) != 0 ? -1 : use_tokens(c, i, err);
+}
+
 /* ---- from prompt to tokens ---- */
 
 /* Empty text generates from BOS, if the model has one. */
@@ -169,17 +202,25 @@ static void truncate_prompt(struct completion *c, struct sched_prompt *p)
     p->n_tokens = limit;
 }
 
-int completion_tokenize(struct completion *c, uint32_t i, struct api_error *err)
+static int make_tokens(struct completion *c, uint32_t i, struct api_error *err)
 {
     const struct api_prompt *p = &c->req.prompts[i];
-    if (!p->text && p->n_ids > UINT32_MAX)
+    if (p->n_ids > UINT32_MAX)
         return too_long(c, p->n_ids, "", err);
-    if (c->req.suffix.len > 0 && tokenize_parts(c, i, err) != 0)
+    if (c->req.is_chat)
+        return tokenize_chat(c, i, err);
+    if (c->req.suffix.len > 0)
+        return tokenize_parts(c, i, err);
+    if (p->text)
+        return tokenize_text(c, i, err);
+    c->prompts[i] = (struct sched_prompt){ p->ids, (uint32_t)p->n_ids };
+    return 0;
+}
+
+int completion_tokenize(struct completion *c, uint32_t i, struct api_error *err)
+{
+    if (make_tokens(c, i, err) != 0)
         return -1;
-    if (c->req.suffix.len == 0 && p->text && tokenize_text(c, i, err) != 0)
-        return -1;
-    if (c->req.suffix.len == 0 && !p->text)
-        c->prompts[i] = (struct sched_prompt){ p->ids, (uint32_t)p->n_ids };
     if (c->prompts[i].n_tokens == 0 && fill_empty(c, i, err) != 0)
         return -1;
     truncate_prompt(c, &c->prompts[i]);

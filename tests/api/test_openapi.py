@@ -15,6 +15,7 @@ SERVED = {
     ("post", "/v1/completions"), ("post", "/completions"), ("get", "/v1/models"), ("get", "/v1/models/{id}"),
     ("get", "/live"), ("get", "/ready"), ("get", "/health"), ("get", "/v1/health"), ("get", "/metrics"),
     ("get", "/version"), ("post", "/tokenize"), ("post", "/detokenize"), ("get", "/slots"), ("get", "/props"),
+    ("post", "/v1/chat/completions"), ("post", "/chat/completions"), ("post", "/apply-template"),
     ("post", "/v1/embeddings"), ("get", "/v2/health/live"), ("get", "/v2/health/ready"), ("get", "/v2/models/{id}/ready"),
 }
 METHODS = {"get", "post", "put", "delete", "patch", "head", "options"}
@@ -72,7 +73,7 @@ def test_every_reference_is_used(document):
             if kind == "securitySchemes":
                 continue
             used = f"#/components/{kind}/{name}" in text
-            assert used or name == "CompletionChunk", f"{kind}/{name} is never used"
+            assert used or name in ("CompletionChunk", "ChatChunk"), f"{kind}/{name} is never used"
 
 
 def test_every_request_field_is_described(client, document):
@@ -84,6 +85,22 @@ def test_every_request_field_is_described(client, document):
             "include_stop_str_in_output", "skip_special_tokens", "add_special_tokens", "request_id",
             "cache_prompt", "cache_salt", "priority", "stream_interval", "timings_per_token", "return_progress",
             "t_max_predict_ms", "return_tokens_as_token_ids"} <= set(fields)
+
+
+def test_every_field_of_chats_is_described(document):
+    fields = request_fields(document, "ChatRequest")
+    assert {"messages", "model", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice",
+            "parallel_tool_calls", "response_format", "reasoning_effort", "chat_template_kwargs",
+            "add_generation_prompt", "continue_final_message", "stream", "stop", "seed", "n"} <= set(fields)
+
+
+def test_described_fields_of_chats_are_known_to_a_strict_server(start, document):
+    client = start("--strict-params")
+    base = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+    for field in request_fields(document, "ChatRequest"):
+        answer = client.post("/v1/chat/completions", {**base, field: base.get(field, {})})
+        if answer.status_code == 400:
+            assert answer.json()["error"]["code"] != "unknown_parameter", field
 
 
 def test_described_fields_are_known_to_a_strict_server(start, document):

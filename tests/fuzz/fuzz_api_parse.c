@@ -90,6 +90,38 @@ static void run_completion(char *body, size_t len, const struct api_limits *limi
     api_completion_fini(&c);
 }
 
+/* Its prompt is still to come; the messages are of roles and contents that a template knows. */
+static void check_chat(const struct api_completion *c)
+{
+    static const char *const roles[] = { "system", "user", "assistant", "tool" };
+    size_t i, r;
+    json_t *m;
+    require(c->is_chat && c->n_prompts == 1 && !c->prompts[0].text && c->chat.messages);
+    require(json_array_size(c->chat.messages) >= 1);
+    json_array_foreach ((json_t *)c->chat.messages, i, m) {
+        const char *role = json_string_value(json_object_get(m, "role"));
+        const json_t *content = json_object_get(m, "content");
+        require(role && (json_is_string(content) || json_is_null(content)));
+        for (r = 0; r < 4 && strcmp(roles[r], role) != 0; r++) {
+        }
+        require(r < 4);
+    }
+    require(c->n_logprobs >= -1 && c->n_logprobs <= MAX_LOGPROBS);
+    require(c->max_tokens >= -1 && c->max_tokens <= 1 << 30 && c->stream_interval >= 1);
+    require(!c->chat.is_prefill || !c->chat.adds_prompt);
+}
+
+static void run_chat(char *body, size_t len, const struct api_limits *limits)
+{
+    struct api_completion c;
+    struct api_error e = { 0 };
+    int rc = api_parse_chat(body, len, limits, &c, &e);
+    check_outcome(rc, &e);
+    if (rc == 0)
+        check_chat(&c);
+    api_completion_fini(&c);
+}
+
 static void run_tokenize(char *body, size_t len, const struct api_limits *limits)
 {
     struct api_tokenize t;
@@ -127,6 +159,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         run_tokenize(body, len, &limits);
     else if ((data[0] & 3) == 2)
         run_detokenize(body, len, &limits);
+    else if ((data[0] & 3) == 3)
+        run_chat(body, len, &limits);
     else
         run_completion(body, len, &limits);
     free(body);
