@@ -76,7 +76,9 @@ static int open_file(struct engine *e, struct engine_err *err)
         return -1;
     if (e->opt.progress)
         e->opt.progress(e->opt.progress_ctx, ENGINE_PHASE_TOKENIZER, 0, 0);
-    return tokenizer_open(&e->tokenizer, e->gguf, err);
+    if (tokenizer_open(&e->tokenizer, e->gguf, err) != 0)
+        return -1;
+    return chat_template_open(&e->chat, e->gguf, e->tokenizer, err);
 }
 
 /* A copy of a metadata string; *out stays NULL if the key is absent. */
@@ -282,6 +284,7 @@ void engine_close(struct engine *e)
     kv_close(e->kv);
     weights_fini(&e->weights);
     config_fini(&e->shape);
+    chat_template_close(e->chat);
     tokenizer_close(e->tokenizer);
     gguf_close(e->gguf);
     for (uint32_t i = 0; i < ENGINE_MAX_WARNINGS; i++)
@@ -311,6 +314,18 @@ int engine_tokenize(const struct engine *e, const char *text, size_t len, unsign
     return tokenizer_encode(e->tokenizer, text, len, flags, out, err);
 }
 
+int engine_tokenize_except(const struct engine *e, const char *text, size_t len, unsigned flags,
+                           const size_t *not_at, size_t n_not_at, struct engine_tokens *out,
+                           struct engine_err *err)
+{
+    return tokenizer_encode_except(e->tokenizer, text, len, flags, not_at, n_not_at, out, err);
+}
+
+size_t engine_special_length(const struct engine *e, const char *text, size_t len)
+{
+    return tokenizer_special_length(e->tokenizer, text, len);
+}
+
 const char *engine_token_bytes(const struct engine *e, int32_t id, size_t *len)
 {
     return tokenizer_bytes(e->tokenizer, id, len);
@@ -336,7 +351,18 @@ int32_t engine_token_eos(const struct engine *e)
     return tokenizer_eos(e->tokenizer);
 }
 
+bool engine_fim(const struct engine *e, struct engine_fim *out)
+{
+    return tokenizer_fim(e->tokenizer, out);
+}
+
 bool engine_adds_bos(const struct engine *e)
 {
     return tokenizer_adds_bos(e->tokenizer);
+}
+
+int engine_chat_render(const struct engine *e, const struct engine_chat *chat, char **out,
+                       size_t *len, struct engine_err *err)
+{
+    return chat_template_render(e->chat, chat, out, len, err);
 }

@@ -133,6 +133,14 @@ enum engine_tokenize_flags {
 int engine_tokenize(const struct engine *e, const char *text, size_t len, unsigned flags,
                     struct engine_tokens *out, struct engine_err *err);
 
+/* The same, but at these n_not_at places of the text (ascending) the text of a control token stays
+ * text, whatever the flags: what a stranger wrote into a text that has control tokens of ours. */
+int engine_tokenize_except(const struct engine *e, const char *text, size_t len, unsigned flags,
+                           const size_t *not_at, size_t n_not_at, struct engine_tokens *out,
+                           struct engine_err *err);
+/* Length of the control token's text that this text begins with; 0: with none. */
+size_t engine_special_length(const struct engine *e, const char *text, size_t len);
+
 /* The bytes of one token, as they enter the text; control tokens give theirs too ("<|im_end|>").
  * id must be below n_vocab.  The bytes need not be UTF-8 by themselves. */
 const char *engine_token_bytes(const struct engine *e, int32_t id, size_t *len);
@@ -142,6 +150,13 @@ bool engine_token_is_end(const struct engine *e, int32_t id); /* EOS and its kin
 int32_t engine_token_bos(const struct engine *e);             /* -1 if the model has none */
 int32_t engine_token_eos(const struct engine *e);             /* -1 if the model has none */
 bool engine_adds_bos(const struct engine *e);
+
+/* The tokens before the parts of a fill-in-the-middle prompt: prefix, suffix, and the middle, which
+ * the model writes.  False if the model lacks any of them. */
+struct engine_fim {
+    int32_t prefix, suffix, middle;
+};
+bool engine_fim(const struct engine *e, struct engine_fim *out);
 
 /* Incremental detokenizing.  Caller's memory; zeroed and then engine_detok_init is a fresh start.
  */
@@ -165,6 +180,36 @@ size_t engine_detok_push(struct engine_detok *d, int32_t id, char *dst);
 size_t engine_detok_flush(struct engine_detok *d, char *dst);
 /* Longest possible output of one push for any token of this vocabulary. */
 size_t engine_detok_max(const struct engine *e);
+
+/* ---- chats: any thread ---- */
+
+/* A conversation for the model's own chat template ("tokenizer.chat_template").  Everything is JSON
+ * text, since that is how it comes, and since the template may look at any field of it; zeroed
+ * members are left out. */
+struct engine_chat {
+    const char *messages; /* an array of objects: role, content, tool_calls, ... */
+    size_t messages_len;
+    const char *tools; /* an array of objects, or NULL: none */
+    size_t tools_len;
+    const char *variables; /* an object: further variables, by name (chat_template_kwargs) */
+    size_t variables_len;
+    bool add_generation_prompt;  /* end with the beginning of an answer */
+    bool continue_final_message; /* end within the last message, behind its content */
+    int64_t now;                 /* for templates that name the date; seconds since 1970 */
+};
+
+/* The text of the prompt, for engine_tokenize with ENGINE_TOKENIZE_PARSE_SPECIAL alone: a template
+ * writes BOS itself where it wants one.  What is null in a message counts as absent, and its
+ * reasoning may be called reasoning_content, reasoning or thinking.  Arguments of tool calls should
+ * be objects, as templates expect them, not the strings of the API.
+ * *out is ended by a NUL, not counted in *len, and the caller's to free; NULL on failure:
+ *   ENGINE_ERR_UNSUPPORTED  no template, or one with a construct that this build does not know
+ *                           (named, with its line)
+ *   ENGINE_ERR_INPUT        the template refuses the conversation (its own words), trips over it
+ *                           (what, and the template's line), or takes too much memory or work
+ *   ENGINE_ERR_MEMORY */
+int engine_chat_render(const struct engine *e, const struct engine_chat *chat, char **out,
+                       size_t *len, struct engine_err *err);
 
 /* ---- sequences and steps: [loop] ---- */
 

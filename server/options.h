@@ -59,7 +59,8 @@ struct options {
     uint32_t http_threads;
     /* requests */
     uint32_t model_policy; /* 0: strict, 1: any */
-    bool strict_params, strict_max_tokens, parse_special;
+    bool strict_params, strict_max_tokens, parse_special, timings, slots_endpoint;
+    uint32_t max_tokens_default;
     uint32_t max_n, max_prompts, max_logprobs;
     uint64_t max_body;
     /* load */

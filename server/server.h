@@ -34,6 +34,9 @@ struct srv_options { /* borrowed strings must live until srv_close; a zeroed fie
     bool strict_max_tokens; /* prompt + max_tokens beyond the context is an error, not clamped */
     bool parse_special;     /* special tokens in string prompts */
     bool slow_status_503;   /* --overload-status 503 instead of 429 */
+    bool timings;           /* in every answer, not only where they are asked for */
+    bool slots_endpoint;    /* GET /slots */
+    uint32_t max_tokens_default;      /* 0: 16 for completions, the rest of the context for chats */
     const char *const *allowed_hosts; /* Host headers besides the loopback names */
     uint32_t n_allowed_hosts;
     const char *const *cors_origins;

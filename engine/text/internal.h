@@ -88,6 +88,9 @@ int32_t strmap_get(const struct strmap *m, const char *data, size_t len);
 
 enum vocab_kind { VOCAB_BPE, VOCAB_SPM };
 
+/* What a token begins in a fill-in-the-middle prompt. */
+enum fim_part { FIM_NONE, FIM_PREFIX, FIM_SUFFIX, FIM_MIDDLE, FIM_N_PARTS };
+
 /* Numbers of tokenizer.ggml.token_type. */
 enum token_type {
     TOKEN_NORMAL = 1,
@@ -116,6 +119,7 @@ struct vocab {
     float *scores;             /* SentencePiece only */
     int32_t byte_ids[256];     /* token of one byte, or -1 */
     int32_t bos, eos, unknown; /* or -1 */
+    int32_t fim[FIM_N_PARTS];  /* or -1; by enum fim_part */
     bool add_bos, add_eos, add_space_prefix;
     size_t max_text, max_bytes; /* longest of either kind */
 };
@@ -136,6 +140,8 @@ uint32_t byte_alphabet_code(uint8_t byte);
 
 /* Flags (TOKEN_IS_END, TOKEN_IS_SPECIAL) of tokens that are special by their name alone. */
 unsigned well_known_flags(const char *text, size_t len);
+/* The part that a token of this name begins. */
+enum fim_part well_known_part(const char *text, size_t len);
 
 /* ---- pretokenize.c, pretokenize_rules.c ---- */
 
@@ -240,9 +246,19 @@ struct fragments {
     size_t n;
 };
 void fragments_fini(struct fragments *f);
+/* Places where only the tokens of another trie may begin. */
+struct special_bars {
+    const struct special_trie *trie;
+    const size_t *at; /* [n] ascending */
+    size_t n;
+};
 /* Cuts text at special tokens: longest tokens first, wherever they stand; equal ones leftmost. */
-int special_split(const struct special_trie *t, const struct vocab *v, const char *text, size_t len,
-                  struct fragments *out, struct engine_err *err);
+int special_split(const struct special_trie *t, const struct special_bars *bars,
+                  const struct vocab *v, const char *text, size_t len, struct fragments *out,
+                  struct engine_err *err);
+/* The longest token at text of at most len bytes: its length, or 0. */
+uint32_t special_longest(const struct special_trie *t, const char *text, size_t len,
+                         int32_t *token);
 
 /* ---- bpe.c, spm.c: ordinary text to ids ---- */
 

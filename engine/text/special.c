@@ -70,9 +70,7 @@ void special_trie_fini(struct special_trie *t)
     free(t->tokens);
 }
 
-/* The longest token at text of at most len bytes: its length, or 0. */
-static uint32_t trie_longest(const struct special_trie *t, const char *text, size_t len,
-                             int32_t *token)
+uint32_t special_longest(const struct special_trie *t, const char *text, size_t len, int32_t *token)
 {
     uint32_t node = 0, longest = 0;
     for (size_t i = 0; i < len; i++) {
@@ -93,6 +91,7 @@ static uint32_t trie_longest(const struct special_trie *t, const char *text, siz
 struct hit {
     uint32_t start, len; /* len 0: nothing fits here */
     int32_t token;
+    const struct special_trie *trie; /* of the tokens that may stand here */
 };
 
 struct hits {
@@ -123,13 +122,19 @@ static int hits_add(struct hits *h, struct hit hit)
     return 0;
 }
 
-static int find_hits(struct hits *h, const struct special_trie *t, const char *text, size_t len)
+static int find_hits(struct hits *h, const struct special_trie *t, const struct special_bars *bars,
+                     const char *text, size_t len)
 {
+    size_t next_bar = 0;
     for (size_t at = 0; at < len; at++) {
-        struct hit hit = { .start = (uint32_t)at };
+        struct hit hit = { .start = (uint32_t)at, .trie = t };
         if (!t->first[(uint8_t)text[at]])
             continue;
-        hit.len = trie_longest(t, text + at, len - at, &hit.token);
+        while (next_bar < bars->n && bars->at[next_bar] < at)
+            next_bar++;
+        if (next_bar < bars->n && bars->at[next_bar] == at)
+            hit.trie = bars->trie;
+        hit.len = special_longest(hit.trie, text + at, len - at, &hit.token);
         if (hit.len > 0 && hits_add(h, hit) != 0)
             return -1;
     }
@@ -153,7 +158,7 @@ static uint64_t hit_key(const struct hits *h, size_t i)
     return (uint64_t)(UINT32_MAX - h->items[i].len) << 32 | i;
 }
 
-static void place_hit(struct hits *h, size_t i, const struct special_trie *t, const char *text)
+static void place_hit(struct hits *h, size_t i, const char *text)
 {
     struct hit *hit = &h->items[i];
     uint32_t room = 0;
@@ -167,12 +172,12 @@ static void place_hit(struct hits *h, size_t i, const struct special_trie *t, co
     }
     while (!is_taken(h, hit->start + (size_t)room))
         room++;
-    hit->len = trie_longest(t, text + hit->start, room, &hit->token);
+    hit->len = special_longest(hit->trie, text + hit->start, room, &hit->token);
     if (hit->len > 0)
         heap_push(&h->by_length, hit_key(h, i)); /* into the room of the one just popped */
 }
 
-static int place_hits(struct hits *h, const struct special_trie *t, const char *text, size_t len)
+static int place_hits(struct hits *h, const char *text, size_t len)
 {
     h->taken = calloc(len / 8 + 1, 1);
     if (h->taken == NULL || heap_reserve(&h->by_length, h->n) != 0)
@@ -181,7 +186,7 @@ static int place_hits(struct hits *h, const struct special_trie *t, const char *
         h->by_length.keys[h->by_length.n++] = hit_key(h, i);
     heap_build(&h->by_length);
     while (h->by_length.n > 0)
-        place_hit(h, (uint32_t)heap_pop(&h->by_length), t, text);
+        place_hit(h, (uint32_t)heap_pop(&h->by_length), text);
     return 0;
 }
 
@@ -224,13 +229,14 @@ static int cut(const struct hits *h, const struct vocab *v, const char *text, si
     return 0;
 }
 
-int special_split(const struct special_trie *t, const struct vocab *v, const char *text, size_t len,
-                  struct fragments *out, struct engine_err *err)
+int special_split(const struct special_trie *t, const struct special_bars *bars,
+                  const struct vocab *v, const char *text, size_t len, struct fragments *out,
+                  struct engine_err *err)
 {
     struct hits h = { 0 };
-    int status = find_hits(&h, t, text, len);
+    int status = find_hits(&h, t, bars, text, len);
     if (status == 0 && h.n > 0)
-        status = place_hits(&h, t, text, len);
+        status = place_hits(&h, text, len);
     if (status == 0)
         status = cut(&h, v, text, len, out);
     hits_fini(&h);

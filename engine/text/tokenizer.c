@@ -190,7 +190,15 @@ static int encode_fragments(const struct tokenizer *t, const char *text,
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, unsigned flags,
                      struct engine_tokens *out, struct engine_err *err)
 {
+    return tokenizer_encode_except(t, text, len, flags, NULL, 0, out, err);
+}
+
+int tokenizer_encode_except(const struct tokenizer *t, const char *text, size_t len, unsigned flags,
+                            const size_t *not_at, size_t n_not_at, struct engine_tokens *out,
+                            struct engine_err *err)
+{
     const struct vocab *v = &t->vocab;
+    const struct special_bars bars = { &t->literal, not_at, n_not_at };
     bool parse = (flags & ENGINE_TOKENIZE_PARSE_SPECIAL) != 0;
     bool add = (flags & ENGINE_TOKENIZE_ADD_SPECIAL) != 0;
     struct fragments fragments = { 0 };
@@ -201,14 +209,24 @@ int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, un
     if (add && tokenizer_adds_bos(t))
         status = add_token(out, v->bos, err);
     if (status == 0)
-        status = special_split(parse ? &t->all_special : &t->literal, v, text, len, &fragments,
-                               err);
+        status = special_split(parse ? &t->all_special : &t->literal, &bars, v, text, len,
+                               &fragments, err);
     if (status == 0)
         status = encode_fragments(t, text, &fragments, out, err);
     if (status == 0 && add && v->add_eos && v->eos >= 0)
         status = add_token(out, v->eos, err);
     fragments_fini(&fragments);
     return status;
+}
+
+size_t tokenizer_special_length(const struct tokenizer *t, const char *text, size_t len)
+{
+    int32_t token;
+    if (len == 0 || !t->all_special.first[(uint8_t)text[0]])
+        return 0;
+    size_t special_len = special_longest(&t->all_special, text, len, &token);
+    bool is_literal = special_len > 0 && (t->vocab.flags[token] & TOKEN_IS_LITERAL);
+    return is_literal ? 0 : special_len;
 }
 
 /* ---- facts ---- */
@@ -245,6 +263,15 @@ int32_t tokenizer_bos(const struct tokenizer *t)
 int32_t tokenizer_eos(const struct tokenizer *t)
 {
     return t->vocab.eos;
+}
+
+bool tokenizer_fim(const struct tokenizer *t, struct engine_fim *out)
+{
+    const int32_t *fim = t->vocab.fim;
+    *out = (struct engine_fim){ .prefix = fim[FIM_PREFIX],
+                                .suffix = fim[FIM_SUFFIX],
+                                .middle = fim[FIM_MIDDLE] };
+    return out->prefix >= 0 && out->suffix >= 0 && out->middle >= 0;
 }
 
 bool tokenizer_adds_bos(const struct tokenizer *t)

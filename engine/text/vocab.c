@@ -284,6 +284,30 @@ static int read_ids(struct vocab *v, const struct gguf *g, const struct vocab_de
     return mark_end_list(v, g, KEY("eos_token_ids"), err);
 }
 
+/* Files name them under keys of two ages; many name none, and the token's own name tells. */
+static int read_fim(struct vocab *v, const struct gguf *g, struct engine_err *err)
+{
+    static const struct {
+        const char *key, *old_key;
+    } keys[FIM_N_PARTS] = {
+        [FIM_PREFIX] = { KEY("fim_pre_token_id"), KEY("prefix_token_id") },
+        [FIM_SUFFIX] = { KEY("fim_suf_token_id"), KEY("suffix_token_id") },
+        [FIM_MIDDLE] = { KEY("fim_mid_token_id"), KEY("middle_token_id") },
+    };
+    v->fim[FIM_NONE] = -1;
+    for (int part = FIM_PREFIX; part < FIM_N_PARTS; part++) {
+        if (read_id(v, g, keys[part].old_key, -1, &v->fim[part], err) != 0 ||
+            read_id(v, g, keys[part].key, v->fim[part], &v->fim[part], err) != 0)
+            return -1;
+    }
+    for (uint32_t i = 0; i < v->n; i++) {
+        enum fim_part part = well_known_part(strings_get(&v->text, i), strings_len(&v->text, i));
+        if (part != FIM_NONE && v->fim[part] < 0)
+            v->fim[part] = (int32_t)i;
+    }
+    return 0;
+}
+
 static int read_switches(struct vocab *v, const struct gguf *g,
                          const struct vocab_defaults *defaults, struct engine_err *err)
 {
@@ -388,7 +412,8 @@ int vocab_init(struct vocab *v, const struct gguf *g, enum vocab_kind kind,
 {
     *v = (struct vocab){ .kind = kind };
     if (read_texts(v, g, err) != 0 || read_types(v, g, err) != 0 || read_scores(v, g, err) != 0 ||
-        read_ids(v, g, defaults, err) != 0 || read_switches(v, g, defaults, err) != 0)
+        read_ids(v, g, defaults, err) != 0 || read_fim(v, g, err) != 0 ||
+        read_switches(v, g, defaults, err) != 0)
         return -1;
     set_flags(v);
     set_eats_space(v, g);

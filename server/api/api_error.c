@@ -41,6 +41,7 @@ static const struct {
     [API_MODEL_LOADING] = { 503, unavailable, "model_loading", "loading" },
     [API_SHUTTING_DOWN] = { 503, unavailable, "shutting_down", "draining" },
     [API_ENDPOINT_DISABLED] = { 501, "not_supported_error", "endpoint_disabled", NULL },
+    [API_NO_SLOT] = { 503, unavailable, "no_slot_available", NULL },
     [API_REQUEST_TIMEOUT] = { 504, "server_error", "request_timeout", NULL },
     [API_ENGINE_STUCK] = { 503, unavailable, "engine_stuck", NULL },
     [API_INTERNAL] = { 500, "server_error", "internal_error", NULL },

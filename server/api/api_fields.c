@@ -163,12 +163,13 @@ static int read_field(struct api_reader *r, const struct api_field *f, const jso
 
 /* ---- members ---- */
 
-static const struct api_field *find_field(const struct api_field *fields, size_t n,
+static const struct api_field *find_field(const struct api_table *tables, size_t n_tables,
                                           const char *name)
 {
-    for (size_t i = 0; i < n; i++)
-        if (strcmp(fields[i].name, name) == 0)
-            return &fields[i];
+    for (size_t t = 0; t < n_tables; t++)
+        for (size_t i = 0; i < tables[t].n; i++)
+            if (strcmp(tables[t].fields[i].name, name) == 0)
+                return &tables[t].fields[i];
     return NULL;
 }
 
@@ -181,14 +182,14 @@ static void note_unknown(struct api_unknown *u, const char *name)
     u->n++;
 }
 
-int api_read_fields(struct api_reader *r, const json_t *object, const struct api_field *fields,
-                    size_t n_fields, void *out)
+int api_read_fields(struct api_reader *r, const json_t *object, const struct api_table *tables,
+                    size_t n_tables, void *out)
 {
     const char *name;
     json_t *value;
     json_object_foreach ((json_t *)object, name, value) {
         char path[96];
-        const struct api_field *f = find_field(fields, n_fields, name);
+        const struct api_field *f = find_field(tables, n_tables, name);
         snprintf(path, sizeof(path), "%s%.64s", r->within, name);
         if (!f || f->kind == API_KIND_IGNORED) {
             if (!f && r->limits->strict_params)

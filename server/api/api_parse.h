@@ -32,6 +32,7 @@ struct api_limits {
     uint32_t max_prompts, max_n, max_logprobs;
     uint32_t n_vocab;
     bool strict_params;
+    uint32_t max_tokens_default; /* 0: none */
 };
 
 struct api_prompt {   /* text or ids */
@@ -49,8 +50,28 @@ struct api_unknown {
 
 enum { API_TO_CONTEXT_END = -1, API_NOT_GIVEN = -2 };
 
-struct api_completion { /* POST /v1/completions; strings live as long as the struct */
-    const char *model;  /* NULL: not given */
+enum api_wish { API_NO, API_YES, API_UNSAID };
+
+struct api_chat {                /* what only POST /v1/chat/completions has */
+    const void *messages;        /* JSON array, in the document; made plain */
+    const void *template_values; /* JSON object, in the document; NULL: none */
+    const char *reasoning_effort;
+    uint64_t text_bytes; /* of all contents */
+    int64_t max_completion_tokens;
+    int64_t top_logprobs; /* API_NOT_GIVEN, or as asked */
+    enum api_wish generation_prompt, continues;
+    bool logprobs, parallel_tool_calls;
+    bool has_tools, tools_are_off, tool_is_needed;
+    bool is_prefill;  /* the last message is the assistant's, and goes on */
+    bool adds_prompt; /* the template opens the assistant's turn */
+};
+
+/* POST /v1/completions, and with is_chat POST /v1/chat/completions, whose prompt is made of the
+ * messages later.  Strings live as long as the struct. */
+struct api_completion {
+    bool is_chat;
+    struct api_chat chat;
+    const char *model; /* NULL: not given */
     struct api_prompt *prompts;
     uint32_t n_prompts;
     uint32_t n;
@@ -76,7 +97,12 @@ struct api_completion { /* POST /v1/completions; strings live as long as the str
     uint32_t n_stop_tokens;
     struct engine_logit_bias *bias;
     uint32_t n_bias;
-    const char *user, *cache_salt;         /* NULL: not given */
+    const char *user, *cache_salt; /* NULL: not given */
+    struct sched_text suffix;      /* empty: not given */
+    int64_t priority;
+    uint32_t stream_interval; /* tokens per chunk, at least 1 */
+    int32_t max_predict_ms;   /* 0, -1: any */
+    bool timings_per_token, return_progress;
     char request_id[API_MAX_ID_BYTES + 1]; /* "": not given */
     bool has_stream_options;
     struct api_unknown unknown;
@@ -88,6 +114,8 @@ struct api_completion { /* POST /v1/completions; strings live as long as the str
  * must be finished either way. */
 int api_parse_completion(char *body, size_t len, const struct api_limits *limits,
                          struct api_completion *out, struct api_error *err);
+int api_parse_chat(char *body, size_t len, const struct api_limits *limits,
+                   struct api_completion *out, struct api_error *err);
 void api_completion_fini(struct api_completion *c);
 /* Frees what a submitted request needs no more: document, texts, stops, biases and, unless
  * keep_ids, token ids.  The rest of the struct stays as it is. */

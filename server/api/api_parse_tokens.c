@@ -55,8 +55,7 @@ int api_parse_tokenize(char *body, size_t len, const struct api_limits *limits,
     out->is_content = json_is_string(json_object_get(doc, "content"));
     out->add_special = !out->is_content;
     out->parse_special = true;
-    if (api_read_fields(&r, doc, tokenize_fields,
-                        sizeof(tokenize_fields) / sizeof(tokenize_fields[0]), out) != 0)
+    if (api_read_fields(&r, doc, &(struct api_table)API_TABLE(tokenize_fields), 1, out) != 0)
         goto done;
     if (scan.found)
         api_fail(err, API_INVALID_TYPE, "prompt", "'prompt' must be a string, not an array");
@@ -117,8 +116,7 @@ int api_parse_detokenize(char *body, size_t len, const struct api_limits *limits
     out->doc = doc;
     if (!doc)
         goto done;
-    if (api_read_fields(&r, doc, detokenize_fields,
-                        sizeof(detokenize_fields) / sizeof(detokenize_fields[0]), out) != 0)
+    if (api_read_fields(&r, doc, &(struct api_table)API_TABLE(detokenize_fields), 1, out) != 0)
         goto done;
     if (scan.found && use_scanned_tokens(&r, &scan, out) != 0)
         goto done;

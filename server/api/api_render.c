@@ -191,6 +191,12 @@ void api_render_choice(struct buf *b, const struct api_choice *c)
         buf_str(b, "null");
     buf_str(b, ",\"finish_reason\":");
     buf_json_str(b, api_finish_name(c->finish));
+    api_render_choice_rest(b, c);
+    buf_char(b, '}');
+}
+
+void api_render_choice_rest(struct buf *b, const struct api_choice *c)
+{
     add_stop_reason(b, c);
     if (c->prompt_ids) {
         buf_str(b, ",\"prompt_token_ids\":[");
@@ -201,16 +207,22 @@ void api_render_choice(struct buf *b, const struct api_choice *c)
         add_list(b, ",\"token_ids\":[", c->token_ids);
         buf_char(b, ']');
     }
-    buf_char(b, '}');
 }
 
 /* ---- the whole ---- */
 
 void api_render_head(struct buf *b, const struct api_head *h)
 {
-    buf_str(b, "{\"id\":\"cmpl-");
-    buf_str(b, h->id); /* letters, digits and . _ - alone */
-    buf_str(b, "\",\"object\":\"text_completion\",\"created\":");
+    static const struct {
+        const char *id, *object;
+    } names[] = {
+        [API_TEXT_COMPLETION] = { "cmpl-", "text_completion" },
+        [API_CHAT_COMPLETION] = { "chatcmpl-", "chat.completion" },
+        [API_CHAT_CHUNK] = { "chatcmpl-", "chat.completion.chunk" },
+    };
+    /* An id is letters, digits and . _ - alone. */
+    buf_printf(b, "{\"id\":\"%s%s\",\"object\":\"%s\",\"created\":", names[h->object].id, h->id,
+               names[h->object].object);
     buf_i64(b, h->created);
     buf_str(b, ",\"model\":");
     buf_json_str(b, h->model);
@@ -227,4 +239,35 @@ void api_render_usage(struct buf *b, const struct sched_usage *u)
                "\"completion_tokens_details\":{\"reasoning_tokens\":0}}",
                u->prompt_tokens, u->completion_tokens,
                (unsigned long long)u->prompt_tokens + u->completion_tokens, u->cached_tokens);
+}
+
+static double ms_of(uint64_t ns)
+{
+    return (double)ns / 1e6;
+}
+
+/* A phase that took no time, or in which nothing came, has no rate: 0 says so. */
+static double ratio(double a, double b)
+{
+    return b > 0 ? a / b : 0;
+}
+
+static void add_phase(struct buf *b, const char *name, uint32_t n, double ms)
+{
+    buf_printf(b, ",\"%s_n\":%u,\"%s_ms\":%.3f,\"%s_per_token_ms\":%.3f,\"%s_per_second\":%.3f",
+               name, n, name, ms, name, ratio(ms, n), name, ratio(n * 1e3, ms));
+}
+
+void api_render_timings(struct buf *b, const struct api_timings *t)
+{
+    buf_printf(b, "{\"cache_n\":%u", t->n_cached);
+    add_phase(b, "prompt", t->n_prompt, ms_of(t->prompt_ns));
+    add_phase(b, "predicted", t->n_predicted, ms_of(t->predicted_ns));
+    buf_char(b, '}');
+}
+
+void api_render_progress(struct buf *b, const struct sched_progress *p)
+{
+    buf_printf(b, "{\"total\":%u,\"cache\":%u,\"processed\":%u,\"time_ms\":%llu}", p->n_total,
+               p->n_cached, p->n_done, (unsigned long long)(p->ns / 1000000));
 }

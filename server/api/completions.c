@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * completions.c - POST /v1/completions until it is submitted: parse, reserve a seat, tokenize one
- * prompt per turn, check against the context, submit.
+ * completions.c - POST /v1/completions and /v1/chat/completions until they are submitted: parse,
+ * reserve a seat, tokenize one prompt per turn (completions_prompt.c), submit.
  *
  * Everything that can be wrong is found before the status line goes out.
  */
@@ -12,6 +12,7 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "server/http/auth.h"
 #include "server/live.h"
 #include "server/log.h"
 
@@ -28,6 +29,7 @@ void api_limits_of(const struct srv *s, struct api_limits *out)
         .max_logprobs = live->max_logprobs,
         .n_vocab = engine_info(s->engine)->n_vocab,
         .strict_params = s->opt.strict_params,
+        .max_tokens_default = s->opt.max_tokens_default,
     };
     live_put(live);
 }
@@ -66,6 +68,7 @@ static void completion_free(void *app)
         buf_fini(&c->choices[i].stop_string);
         api_logprobs_fini(&c->choices[i].logprobs);
     }
+    chat_prompt_fini(&c->chat);
     free(c->tokens);
     free(c->prompts);
     free(c->choices);
@@ -75,13 +78,14 @@ static void completion_free(void *app)
     free(c);
 }
 
-static struct completion *completion_new(struct http_exchange *x)
+static struct completion *completion_new(struct http_exchange *x, bool is_chat)
 {
     struct completion *c = calloc(1, sizeof(*c));
     if (!c)
         return NULL;
     c->x = x;
     c->srv = x->srv;
+    c->req.is_chat = is_chat;
     pthread_mutex_init(&c->lock, NULL);
     return c;
 }
@@ -114,7 +118,9 @@ uint32_t completion_n_prompt(const struct completion *c, uint32_t choice)
 
 struct api_head completion_head(const struct completion *c)
 {
+    enum api_object chat = c->req.stream ? API_CHAT_CHUNK : API_CHAT_COMPLETION;
     return (struct api_head){
+        .object = c->req.is_chat ? chat : API_TEXT_COMPLETION,
         .id = c->req.request_id[0] ? c->req.request_id : c->x->id,
         .created = c->x->created,
         .model = c->srv->model_name,
@@ -124,17 +130,9 @@ struct api_head completion_head(const struct completion *c)
 
 /* ---- first turn: parse, reserve ---- */
 
-static uint64_t text_bytes_left(const struct completion *c)
-{
-    uint64_t n = 0;
-    for (uint32_t i = c->n_tokenized; i < c->req.n_prompts; i++)
-        n += c->req.prompts[i].text_len;
-    return n;
-}
-
 static uint64_t guess_tokens(const struct completion *c)
 {
-    uint64_t n = text_bytes_left(c) / BYTES_PER_TOKEN;
+    uint64_t n = (completion_bytes_left(c) + c->req.chat.text_bytes) / BYTES_PER_TOKEN;
     for (uint32_t i = 0; i < c->req.n_prompts; i++)
         n += c->req.prompts[i].n_ids;
     return n ? n : 1;
@@ -174,12 +172,20 @@ static void hash_user(const char *user, char *hex, size_t cap)
     snprintf(hex, cap, "%08x", hash);
 }
 
+static int parse(struct completion *c, struct api_error *err)
+{
+    struct buf *body = &c->x->body;
+    struct api_limits limits;
+    api_limits_of(c->srv, &limits);
+    if (c->req.is_chat)
+        return api_parse_chat(body->data, body->len, &limits, &c->req, err);
+    return api_parse_completion(body->data, body->len, &limits, &c->req, err);
+}
+
 static int start(struct completion *c, struct api_error *err)
 {
     struct http_exchange *x = c->x;
-    struct api_limits limits;
-    api_limits_of(c->srv, &limits);
-    if (api_parse_completion(x->body.data, x->body.len, &limits, &c->req, err) != 0)
+    if (parse(c, err) != 0)
         return -1;
     buf_fini(&x->body); /* still counted: the document has about its size */
     api_warn_unknown(x, &c->req.unknown);
@@ -190,117 +196,6 @@ static int start(struct completion *c, struct api_error *err)
     if (api_check_model(c->srv, c->req.model, err) != 0 || alloc_parts(c, err) != 0)
         return -1;
     return reserve(c, err);
-}
-
-/* ---- further turns: tokens ---- */
-
-static int too_long(const struct completion *c, uint64_t n_prompt, const char *at_least,
-                    struct api_error *err)
-{
-    uint32_t n_ctx = engine_info(c->srv->engine)->n_ctx;
-    api_fail(err, API_CONTEXT_LENGTH, "prompt",
-             "This model's context holds %u tokens, and the prompt has %s%llu%s", n_ctx, at_least,
-             (unsigned long long)n_prompt,
-             n_prompt == n_ctx ? ", which leaves no room to generate" : "");
-    err->n_prompt_tokens = n_prompt < UINT32_MAX ? (uint32_t)n_prompt : UINT32_MAX;
-    err->n_ctx = n_ctx;
-    return -1;
-}
-
-/* All of it would have to be tokenized, however little is kept. */
-static int too_large_to_cut(const struct api_prompt *p, struct api_error *err)
-{
-    return api_fail(err, API_INVALID_VALUE, "prompt",
-                    "'prompt' has %zu bytes; with 'truncate_prompt_tokens' the limit is %d",
-                    p->text_len, API_MAX_TEXT_BYTES);
-}
-
-/* A text so long that even the longest tokens could not make it fit is not worth tokenizing. */
-static int check_bytes(const struct completion *c, const struct api_prompt *p,
-                       struct api_error *err)
-{
-    uint64_t least = p->text_len / (engine_detok_max(c->srv->engine) + 1);
-    if (least <= engine_info(c->srv->engine)->n_ctx)
-        return 0;
-    if (c->req.truncate_prompt_tokens != API_NOT_GIVEN)
-        return p->text_len <= API_MAX_TEXT_BYTES ? 0 : too_large_to_cut(p, err);
-    return too_long(c, least, "at least ", err);
-}
-
-static int tokenize_text(struct completion *c, uint32_t i, struct api_error *err)
-{
-    const struct engine *e = c->srv->engine;
-    const struct api_prompt *p = &c->req.prompts[i];
-    struct engine_tokens *t = &c->tokens[i];
-    struct engine_err why = { 0 };
-    unsigned flags = (c->req.add_special ? ENGINE_TOKENIZE_ADD_SPECIAL : 0u) |
-                     (c->srv->opt.parse_special ? ENGINE_TOKENIZE_PARSE_SPECIAL : 0u);
-    if (check_bytes(c, p, err) != 0)
-        return -1;
-    if (engine_tokenize(e, p->text, p->text_len, flags, t, &why) != 0) {
-        api_error_from_engine(err, &why);
-        return -1;
-    }
-    if (t->n > UINT32_MAX)
-        return too_long(c, t->n, "", err);
-    c->prompts[i] = (struct sched_prompt){ t->ids, (uint32_t)t->n };
-    return 0;
-}
-
-/* Empty text generates from BOS, if the model has one. */
-static int fill_empty(struct completion *c, uint32_t i, struct api_error *err)
-{
-    int32_t bos = engine_token_bos(c->srv->engine);
-    if (bos < 0)
-        return api_fail(err, API_INVALID_VALUE, "prompt",
-                        "'prompt' is empty, and this model has no token to begin with");
-    int32_t *ids = malloc(sizeof(*ids));
-    if (!ids)
-        return api_fail(err, API_INTERNAL, NULL, "Out of memory");
-    ids[0] = bos;
-    engine_tokens_fini(&c->tokens[i]);
-    c->tokens[i] = (struct engine_tokens){ ids, 1, 1 };
-    c->prompts[i] = (struct sched_prompt){ ids, 1 };
-    return 0;
-}
-
-/* -1 asks for what fits, with room for max_tokens. */
-static uint32_t truncation_limit(const struct completion *c)
-{
-    int64_t n_ctx = engine_info(c->srv->engine)->n_ctx;
-    int64_t wanted = c->req.truncate_prompt_tokens;
-    if (wanted == API_TO_CONTEXT_END) {
-        int64_t room = c->req.max_tokens == API_TO_CONTEXT_END ? 1 : c->req.max_tokens;
-        wanted = room < n_ctx ? n_ctx - room : 1;
-    }
-    return wanted < INT32_MAX ? (uint32_t)wanted : INT32_MAX;
-}
-
-static void truncate_prompt(struct completion *c, struct sched_prompt *p)
-{
-    uint32_t limit = truncation_limit(c);
-    if (c->req.truncate_prompt_tokens == API_NOT_GIVEN || p->n_tokens <= limit)
-        return;
-    if (!c->req.truncate_right)
-        p->tokens += p->n_tokens - limit;
-    p->n_tokens = limit;
-}
-
-static int prepare_prompt(struct completion *c, uint32_t i, struct api_error *err)
-{
-    const struct api_prompt *p = &c->req.prompts[i];
-    if (!p->text && p->n_ids > UINT32_MAX)
-        return too_long(c, p->n_ids, "", err);
-    if (!p->text)
-        c->prompts[i] = (struct sched_prompt){ p->ids, (uint32_t)p->n_ids };
-    else if (tokenize_text(c, i, err) != 0)
-        return -1;
-    if (c->prompts[i].n_tokens == 0 && fill_empty(c, i, err) != 0)
-        return -1;
-    truncate_prompt(c, &c->prompts[i]);
-    uint32_t n_ctx = engine_info(c->srv->engine)->n_ctx;
-    uint32_t needed = c->prompts[i].n_tokens + (c->req.max_tokens != 0);
-    return needed > n_ctx ? too_long(c, c->prompts[i].n_tokens, "", err) : 0;
 }
 
 /* ---- last turn: submit ---- */
@@ -342,6 +237,17 @@ static uint64_t choose_seed(const struct api_completion *req)
     return seed;
 }
 
+/* Requests of one key wait together, whichever secret it has after a restart: by its name. */
+static uint64_t key_of(const struct http_exchange *x)
+{
+    uint64_t hash = UINT64_C(14695981039346656037); /* FNV-1a */
+    if (!x->key)
+        return 0;
+    for (const char *c = auth_key_name(x->key); *c; c++)
+        hash = (hash ^ (unsigned char)*c) * UINT64_C(1099511628211);
+    return hash ? hash : 1;
+}
+
 static struct sched_options_request options_of(struct completion *c)
 {
     const struct api_completion *r = &c->req;
@@ -374,6 +280,12 @@ static struct sched_options_request options_of(struct completion *c)
         .echo = r->echo,
         .n_logprobs = r->n_logprobs,
         .deadline_ns = timeout_ns ? c->x->arrived_ns + timeout_ns : 0,
+        .max_decode_ns = r->max_predict_ms > 0 ? (uint64_t)r->max_predict_ms * 1000000 : 0,
+        .priority = r->priority,
+        .key = key_of(c->x),
+        .cache_salt = { r->cache_salt, r->cache_salt ? strlen(r->cache_salt) : 0 },
+        .no_cache = !r->cache_prompt,
+        .progress = r->return_progress && r->stream && c->n_choices == 1,
         .ctx = c,
     };
 }
@@ -438,6 +350,7 @@ static void drop_inputs(struct completion *c, bool keep_ids)
 {
     for (uint32_t i = 0; !keep_ids && c->tokens && i < c->req.n_prompts; i++)
         engine_tokens_fini(&c->tokens[i]);
+    chat_prompt_fini(&c->chat);
     api_completion_drop(&c->req, keep_ids);
 }
 
@@ -447,9 +360,9 @@ static enum prepare_turn turn(struct completion *c, struct api_error *err)
 {
     if (c->n_choices == 0 && start(c, err) != 0)
         return PREPARE_DONE;
-    if (c->n_tokenized < c->req.n_prompts && prepare_prompt(c, c->n_tokenized++, err) != 0)
+    if (c->n_tokenized < c->req.n_prompts && completion_tokenize(c, c->n_tokenized++, err) != 0)
         return PREPARE_DONE;
-    c->x->prepare_cost = text_bytes_left(c);
+    c->x->prepare_cost = completion_bytes_left(c);
     if (c->n_tokenized < c->req.n_prompts)
         return PREPARE_MORE;
     if (submit(c, err) == 0 && c->req.stream)
@@ -464,12 +377,12 @@ const struct http_app completion_app = {
     .free = completion_free,
 };
 
-enum prepare_turn api_completions_prepare(struct http_exchange *x)
+static enum prepare_turn prepare(struct http_exchange *x, bool is_chat)
 {
     struct api_error err = { 0 };
     struct completion *c = x->app;
     if (!c) {
-        c = completion_new(x);
+        c = completion_new(x, is_chat);
         if (c)
             http_bind(x, c, &completion_app);
         else
@@ -481,4 +394,14 @@ enum prepare_turn api_completions_prepare(struct http_exchange *x)
     if (err.kind != API_OK)
         http_reply_error(x, &err);
     return next;
+}
+
+enum prepare_turn api_completions_prepare(struct http_exchange *x)
+{
+    return prepare(x, false);
+}
+
+enum prepare_turn api_chat_prepare(struct http_exchange *x)
+{
+    return prepare(x, true);
 }

@@ -1,12 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * completions_events.c - the scheduler's events become chunks of a stream, or one answer.
+ * completions_events.c - the scheduler's events: what they mean for the metrics, the access line
+ * and the choices; completions_answer.c makes the answer of it.
  *
- * Runs on the scheduler's thread and must not wait: it appends to buffers.  The whole answer of a
- * request that does not stream is put together by the HTTP thread afterwards (completion_render).
+ * Runs on the scheduler's thread and must not wait: it appends to buffers.
  */
-#include <string.h>
-
 #include "server/api/completions.h"
 #include "server/live.h"
 #include "server/log.h"
@@ -116,94 +114,47 @@ static void gather_ids(struct completion_choice *ch, const int32_t *ids, uint32_
     api_render_ids(&ch->token_ids, ids, n);
 }
 
+/* Of a chat's tokens those that gave text: their bytes joined are the content.  The one that ended
+ * the choice gave none, unless it is to be shown. */
+static void gather_chat_logprobs(struct completion *c, struct completion_choice *ch,
+                                 const struct sched_event *ev)
+{
+    const struct engine *e = c->srv->engine;
+    for (uint32_t i = 0; i < ev->n_tokens; i++) {
+        int32_t token = ev->tokens[i];
+        bool ends = ev->finish == SCHED_FINISH_STOP && !ev->stop_string && i + 1 == ev->n_tokens;
+        if (ends && !c->req.include_stop)
+            continue;
+        if (!(c->req.skip_special && engine_token_is_control(e, token)))
+            api_chat_logprobs_add(&ch->logprobs, e, c->req.tokens_as_ids, &ev->logprobs[i]);
+    }
+}
+
+static void gather_logprobs(struct completion *c, struct completion_choice *ch,
+                            const struct sched_event *ev)
+{
+    if (c->req.n_logprobs < 0)
+        return;
+    if (c->req.is_chat)
+        gather_chat_logprobs(c, ch, ev);
+    else
+        api_logprobs_add(&ch->logprobs, c->srv->engine, c->req.tokens_as_ids, ev->logprobs,
+                         ev->n_tokens);
+}
+
 static void gather(struct completion *c, struct completion_choice *ch, const struct sched_event *ev,
                    uint32_t n_echo)
 {
     buf_add(&ch->text, ev->text.data, ev->text.len);
     if (c->req.return_token_ids)
         gather_ids(ch, ev->tokens + n_echo, ev->n_tokens - n_echo);
-    if (c->req.n_logprobs >= 0)
-        api_logprobs_add(&ch->logprobs, c->srv->engine, c->req.tokens_as_ids, ev->logprobs,
-                         ev->n_tokens);
+    gather_logprobs(c, ch, ev);
     if (ev->kind != SCHED_EVENT_FINISHED)
         return;
     ch->finish = ev->finish;
     ch->stop_token = ev->stop_token;
     ch->has_stop_string = ev->stop_string != NULL;
     buf_add(&ch->stop_string, ev->stop_string, ev->stop_string_len);
-}
-
-static struct api_choice choice_view(const struct completion *c, uint32_t index, bool is_first)
-{
-    const struct completion_choice *ch = &c->choices[index];
-    const struct sched_prompt *p = &c->prompts[index / c->req.n];
-    bool shows_prompt = c->req.return_token_ids && is_first;
-    return (struct api_choice){
-        .index = index,
-        .text = ch->text.data,
-        .text_len = ch->text.len,
-        .logprobs = c->req.n_logprobs >= 0 ? &ch->logprobs : NULL,
-        .finish = ch->finish,
-        .stop_string = ch->has_stop_string ? ch->stop_string.data : NULL,
-        .stop_string_len = ch->stop_string.len,
-        .stop_token = ch->stop_token,
-        .prompt_ids = shows_prompt ? p->tokens : NULL,
-        .n_prompt_ids = shows_prompt ? p->n_tokens : 0,
-        .token_ids = c->req.return_token_ids ? &ch->token_ids : NULL,
-    };
-}
-
-/* ---- chunks ---- */
-
-static void begin_chunk(struct completion *c)
-{
-    struct api_head head = completion_head(c);
-    buf_clear(&c->chunk);
-    api_render_head(&c->chunk, &head);
-}
-
-static void end_chunk(struct completion *c)
-{
-    if (c->chunk.failed) /* no memory: a gap in the text would be worse than an end */
-        completion_app.cancel(c, SCHED_CANCEL_SLOW_READER);
-    else
-        http_stream_event(c->x, c->chunk.data, c->chunk.len);
-}
-
-static void clear_gathered(struct completion_choice *ch)
-{
-    buf_clear(&ch->text);
-    buf_clear(&ch->token_ids);
-    api_logprobs_clear(&ch->logprobs);
-}
-
-static void send_chunk(struct completion *c, uint32_t index)
-{
-    struct completion_choice *ch = &c->choices[index];
-    struct api_choice view = choice_view(c, index, !ch->is_begun);
-    begin_chunk(c);
-    c->chunk.failed = c->chunk.failed || ch->text.failed || ch->token_ids.failed;
-    api_render_choice(&c->chunk, &view);
-    buf_char(&c->chunk, ']');
-    if (c->req.continuous_usage && c->req.include_usage) {
-        buf_str(&c->chunk, ",\"usage\":");
-        api_render_usage(&c->chunk, &c->usage);
-    } else if (c->req.include_usage) {
-        buf_str(&c->chunk, ",\"usage\":null");
-    }
-    buf_char(&c->chunk, '}');
-    end_chunk(c);
-    ch->is_begun = true;
-    clear_gathered(ch);
-}
-
-static void send_usage(struct completion *c)
-{
-    begin_chunk(c);
-    buf_str(&c->chunk, "],\"usage\":");
-    api_render_usage(&c->chunk, &c->usage);
-    buf_char(&c->chunk, '}');
-    end_chunk(c);
 }
 
 /* ---- events ---- */
@@ -215,12 +166,18 @@ static void on_admitted(struct completion *c, uint64_t now_ns)
     update_log(c, NULL);
 }
 
-static bool has_news(const struct completion *c, const struct completion_choice *ch,
-                     const struct sched_event *ev)
+/* The first and the last chunk of a choice go out at once; between them a chunk waits for as many
+ * tokens as were asked for, and while the reader is behind. */
+static bool is_due(const struct completion *c, const struct completion_choice *ch)
 {
-    if (ch->text.len > 0 || ev->kind == SCHED_EVENT_FINISHED)
+    if (ch->finish != SCHED_FINISH_NONE)
         return true;
-    return ch->token_ids.len > 0 || (c->req.n_logprobs >= 0 && ch->logprobs.tokens.len > 0);
+    if (!completion_has_news(c, ch))
+        return false;
+    if (!ch->is_begun)
+        return true;
+    return ch->n_tokens - ch->n_tokens_sent >= c->req.stream_interval &&
+           !http_stream_is_behind(c->x);
 }
 
 /* The first DELTA of a choice tells of its first token even if its text is still held back; the
@@ -245,8 +202,10 @@ static void on_text(struct completion *c, const struct sched_event *ev, uint64_t
     note_tokens(c, ch, count_new(c, ch, ev->n_tokens - n_echo), now_ns);
     gather(c, ch, ev, n_echo);
     update_log(c, api_finish_name(ch->finish));
-    if (c->req.stream && has_news(c, ch, ev))
-        send_chunk(c, ev->choice);
+    if (ev->kind == SCHED_EVENT_FINISHED)
+        c->finished_ns = now_ns;
+    if (c->req.stream && is_due(c, ch))
+        completion_send_choice(c, ev->choice);
 }
 
 static void on_done(struct completion *c, uint64_t now_ns)
@@ -257,7 +216,7 @@ static void on_done(struct completion *c, uint64_t now_ns)
         return;
     }
     if (c->req.include_usage)
-        send_usage(c);
+        completion_send_usage(c);
     http_stream_end(c->x);
 }
 
@@ -269,9 +228,7 @@ static void end_with_error(struct completion *c, const struct api_error *e)
         return;
     }
     metrics_count_rejected(c->srv->metrics, e->kind); /* others are counted by their status */
-    buf_clear(&c->chunk);
-    api_error_json(&c->chunk, e);
-    end_chunk(c);
+    completion_send_error(c, e);
     http_stream_end(c->x);
 }
 
@@ -323,7 +280,8 @@ void api_on_event(const struct sched_event *ev)
     case SCHED_EVENT_ADMITTED:
         on_admitted(c, now_ns);
         return;
-    case SCHED_EVENT_PROGRESS: /* not asked for */
+    case SCHED_EVENT_PROGRESS:
+        completion_send_progress(c, &ev->progress);
         return;
     case SCHED_EVENT_DELTA:
     case SCHED_EVENT_FINISHED:
@@ -340,24 +298,4 @@ void api_on_event(const struct sched_event *ev)
         break;
     }
     leave(c);
-}
-
-/* ---- the whole answer: the HTTP thread, after http_finish ---- */
-
-void completion_render(struct http_exchange *x, void *app, struct buf *body)
-{
-    const struct completion *c = app;
-    struct api_head head = completion_head(c);
-    (void)x;
-    api_render_head(body, &head);
-    for (uint32_t i = 0; i < c->n_choices; i++) {
-        struct api_choice view = choice_view(c, i, true);
-        if (i > 0)
-            buf_char(body, ',');
-        body->failed = body->failed || c->choices[i].text.failed || c->choices[i].token_ids.failed;
-        api_render_choice(body, &view);
-    }
-    buf_str(body, "],\"usage\":");
-    api_render_usage(body, &c->usage);
-    buf_char(body, '}');
 }

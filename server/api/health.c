@@ -32,27 +32,77 @@ static void reply_text(struct http_exchange *x, unsigned status, const char *jso
     http_reply_json(x, status, &b);
 }
 
+static void check_live(const struct srv *s, struct api_error *e)
+{
+    if (atomic_load(&s->is_stuck))
+        api_fail(e, API_ENGINE_STUCK, NULL, "The engine does not move");
+}
+
+static void check_ready(const struct srv *s, struct api_error *e)
+{
+    api_check_state(s, e);
+    if (e->kind == API_OK && srv_state(s) == SRV_DRAIN_DELAY)
+        api_fail(e, API_SHUTTING_DOWN, NULL, "The server is shutting down");
+}
+
 void api_live_answer(struct http_exchange *x)
 {
     struct api_error e = { 0 };
-    if (!atomic_load(&x->srv->is_stuck)) {
+    check_live(x->srv, &e);
+    if (e.kind == API_OK)
         reply_text(x, 200, "{\"status\":\"ok\"}");
-        return;
-    }
-    api_fail(&e, API_ENGINE_STUCK, NULL, "The engine does not move");
-    http_reply_error(x, &e);
+    else
+        http_reply_error(x, &e);
 }
 
 void api_ready_answer(struct http_exchange *x)
 {
     struct api_error e = { 0 };
-    api_check_state(x->srv, &e);
-    if (e.kind == API_OK && srv_state(x->srv) == SRV_DRAIN_DELAY)
-        api_fail(&e, API_SHUTTING_DOWN, NULL, "The server is shutting down");
+    check_ready(x->srv, &e);
     if (e.kind == API_OK)
         reply_text(x, 200, "{\"status\":\"ok\"}");
     else
         http_reply_error(x, &e);
+}
+
+/* ---- the same in the words of the open inference protocol ---- */
+
+void api_v2_live_answer(struct http_exchange *x)
+{
+    struct api_error e = { 0 };
+    check_live(x->srv, &e);
+    if (e.kind == API_OK)
+        reply_text(x, 200, "{\"live\":true}");
+    else
+        http_reply_error(x, &e);
+}
+
+void api_v2_ready_answer(struct http_exchange *x)
+{
+    struct api_error e = { 0 };
+    check_ready(x->srv, &e);
+    if (e.kind == API_OK)
+        reply_text(x, 200, "{\"ready\":true}");
+    else
+        http_reply_error(x, &e);
+}
+
+void api_v2_model_ready_answer(struct http_exchange *x)
+{
+    struct api_error e = { 0 };
+    struct buf b = { 0 };
+    if (!x->rest)
+        api_fail(&e, API_INTERNAL, NULL, "Out of memory");
+    else if (api_check_model(x->srv, x->rest, &e) == 0)
+        check_ready(x->srv, &e);
+    if (e.kind != API_OK) {
+        http_reply_error(x, &e);
+        return;
+    }
+    buf_str(&b, "{\"name\":");
+    buf_json_str(&b, x->srv->model_name);
+    buf_str(&b, ",\"ready\":true}");
+    http_reply_json(x, 200, &b);
 }
 
 void api_version_answer(struct http_exchange *x)
@@ -60,10 +110,10 @@ void api_version_answer(struct http_exchange *x)
     reply_text(x, 200, "{\"version\":\"" LACUNA_VERSION "\",\"commit\":\"" LACUNA_COMMIT "\"}");
 }
 
-void api_disabled_answer(struct http_exchange *x)
+void api_embeddings_answer(struct http_exchange *x)
 {
     struct api_error e = { 0 };
-    api_fail(&e, API_ENDPOINT_DISABLED, NULL, "This endpoint is disabled");
+    api_fail(&e, API_ENDPOINT_DISABLED, NULL, "This server has no embeddings");
     http_reply_error(x, &e);
 }
 

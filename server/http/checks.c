@@ -162,11 +162,17 @@ static void check_body(struct http_exchange *x)
         api_fail(&x->early, API_BODY_TOO_LARGE, NULL, "The body is larger than %llu bytes", limit);
 }
 
+static char *rest_of(const struct http_route *r, const char *url)
+{
+    const char *rest = url + strlen(r->path);
+    return strndup(rest, strlen(rest) - (r->end ? strlen(r->end) : 0));
+}
+
 void http_check_request(struct http_exchange *x, const char *url)
 {
     x->route = http_find_route(url);
     if (x->route->takes_rest)
-        x->rest = strdup(url + strlen(x->route->path));
+        x->rest = rest_of(x->route, url);
     note_origin(x);
     check_framing(x);
     check_host(x);
@@ -189,4 +195,10 @@ bool http_wants_openmetrics(const struct http_exchange *x)
     static const char type[] = "application/openmetrics-text";
     const char *accept = header_of(x, "Accept");
     return accept && strncmp(accept, type, sizeof(type) - 1) == 0;
+}
+
+bool http_query_is(const struct http_exchange *x, const char *name, const char *value)
+{
+    const char *given = MHD_lookup_connection_value(x->mhd, MHD_GET_ARGUMENT_KIND, name);
+    return given && strcmp(given, value) == 0;
 }

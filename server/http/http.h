@@ -52,6 +52,7 @@ typedef void http_answer_fn(struct http_exchange *x);
 struct http_route {
     const char *name; /* for metrics and logs: never the raw path */
     const char *path; /* what the path is, or begins with if takes_rest; NULL: no such path */
+    const char *end;  /* of a path that takes the rest between: "/ready"; NULL: none */
     unsigned methods; /* OR of enum http_method */
     bool takes_rest;
     bool is_open;     /* no key needed */
@@ -188,10 +189,14 @@ void http_finish(struct http_exchange *x); /* 200 with what app->render makes */
 void http_stream_begin(struct http_exchange *x); /* 200 and the SSE headers */
 void http_stream_event(struct http_exchange *x, const char *json, size_t len);
 void http_stream_end(struct http_exchange *x); /* [DONE], then nothing */
+/* Is there so much unread that further small events had better be joined? */
+bool http_stream_is_behind(struct http_exchange *x);
 
 bool http_is_gone(struct http_exchange *x);
 /* On the HTTP thread: does Accept name it first? */
 bool http_wants_openmetrics(const struct http_exchange *x);
+/* On the HTTP thread: does the query say NAME=VALUE? */
+bool http_query_is(const struct http_exchange *x, const char *name, const char *value);
 
 /* ---- the daemon: server.c ---- */
 

@@ -23,6 +23,23 @@ const struct http_route http_routes[] = {
       .needs_model = true,
       .is_counted = true,
       .prepare = api_completions_prepare },
+    { .name = "/v1/chat/completions",
+      .path = "/v1/chat/completions",
+      .methods = HTTP_POST,
+      .needs_model = true,
+      .is_counted = true,
+      .prepare = api_chat_prepare },
+    { .name = "/chat/completions",
+      .path = "/chat/completions",
+      .methods = HTTP_POST,
+      .needs_model = true,
+      .is_counted = true,
+      .prepare = api_chat_prepare },
+    { .name = "/apply-template",
+      .path = "/apply-template",
+      .methods = HTTP_POST,
+      .needs_model = true,
+      .prepare = api_template_prepare },
     { .name = "/tokenize",
       .path = "/tokenize",
       .methods = HTTP_POST,
@@ -83,7 +100,41 @@ const struct http_route http_routes[] = {
       .is_open = true,
       .is_quiet = true,
       .answer = page_answer },
-    { .name = "/slots", .path = "/slots", .methods = HTTP_GET, .answer = api_disabled_answer },
+    { .name = "/v2/health/live",
+      .path = "/v2/health/live",
+      .methods = GET_HEAD,
+      .is_open = true,
+      .is_quiet = true,
+      .answer = api_v2_live_answer },
+    { .name = "/v2/health/ready",
+      .path = "/v2/health/ready",
+      .methods = GET_HEAD,
+      .is_open = true,
+      .is_quiet = true,
+      .answer = api_v2_ready_answer },
+    { .name = "/v2/models/{id}/ready",
+      .path = "/v2/models/",
+      .end = "/ready",
+      .takes_rest = true,
+      .methods = GET_HEAD,
+      .is_open = true,
+      .is_quiet = true,
+      .answer = api_v2_model_ready_answer },
+    { .name = "/props",
+      .path = "/props",
+      .methods = HTTP_GET,
+      .needs_model = true,
+      .answer = api_props_answer },
+    { .name = "/slots",
+      .path = "/slots",
+      .methods = HTTP_GET,
+      .needs_model = true,
+      .is_quiet = true,
+      .answer = api_slots_answer },
+    { .name = "/v1/embeddings",
+      .path = "/v1/embeddings",
+      .methods = HTTP_POST,
+      .answer = api_embeddings_answer },
     { .name = "other", .methods = 0 },
 };
 const uint32_t http_n_routes = sizeof(http_routes) / sizeof(http_routes[0]);
@@ -92,8 +143,11 @@ static bool matches(const struct http_route *r, const char *path)
 {
     if (!r->takes_rest)
         return strcmp(r->path, path) == 0;
-    size_t len = strlen(r->path);
-    return strncmp(r->path, path, len) == 0 && path[len] != '\0';
+    size_t len = strlen(r->path), all = strlen(path);
+    size_t end_len = r->end ? strlen(r->end) : 0;
+    if (strncmp(r->path, path, len) != 0 || all <= len + end_len)
+        return false;
+    return end_len == 0 || strcmp(path + all - end_len, r->end) == 0;
 }
 
 const struct http_route *http_find_route(const char *path)

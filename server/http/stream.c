@@ -11,7 +11,10 @@
 
 #include "server/http/http.h"
 
-enum { STREAM_MAX_QUEUED = 256 << 10 };
+enum {
+    STREAM_MAX_QUEUED = 256 << 10,
+    STREAM_MANY_QUEUED = 16 << 10, /* a few dozen chunks */
+};
 static const uint64_t stream_stall_ns = 30ull * 1000000000; /* no byte taken for so long */
 
 static size_t n_pending(const struct http_exchange *x)
@@ -57,6 +60,14 @@ void http_stream_event(struct http_exchange *x, const char *json, size_t len)
         wake_reader(x);
     }
     pthread_mutex_unlock(&x->lock);
+}
+
+bool http_stream_is_behind(struct http_exchange *x)
+{
+    pthread_mutex_lock(&x->lock);
+    bool behind = n_pending(x) > STREAM_MANY_QUEUED;
+    pthread_mutex_unlock(&x->lock);
+    return behind;
 }
 
 void http_stream_end(struct http_exchange *x)

@@ -232,19 +232,19 @@ class Contract:
         if kind == "application/json":
             self.validate(json.loads(body), f"{pointer}/content/{escaped_kind}/schema")
         elif kind == "text/event-stream":
-            self.check_stream(body)
+            self.check_stream(body, "ChatChunk" if "chat" in path else "CompletionChunk")
         if status >= 400:
             self.check_error(body)
 
     def check_error(self, body):
         self.validate(json.loads(body), "/components/schemas/Error")
 
-    def check_stream(self, body):
+    def check_stream(self, body, chunk):
         events = parse_sse(body)
         assert events and events[-1] == "[DONE]"
         for event in events[:-1]:
             value = json.loads(event)
-            name = "Error" if "error" in value else "CompletionChunk"
+            name = "Error" if "error" in value else chunk
             self.validate(value, f"/components/schemas/{name}")
 
 
@@ -305,6 +305,21 @@ class Client:
         assert answer.headers["content-type"].startswith("text/event-stream")
         return [json.loads(event) for event in parse_sse(answer.content)[:-1]]
 
+    def chat(self, messages, **fields):
+        """A chat that must succeed: its JSON.  messages may be the text of the only one."""
+        body = {"messages": as_messages(messages), "max_tokens": 8, "temperature": 0, **fields}
+        answer = self.post("/v1/chat/completions", body)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def chat_stream(self, messages, **fields):
+        """A streamed chat: the list of chunks, [DONE] taken off."""
+        body = {"messages": as_messages(messages), "max_tokens": 8, "temperature": 0, "stream": True, **fields}
+        answer = self.post("/v1/chat/completions", body)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        return [json.loads(event) for event in parse_sse(answer.content)[:-1]]
+
     def refused(self, body, status=400, code=None, param=None, path="/v1/completions"):
         """A request that must be refused: its error object.  The server must still be well."""
         answer = self.post(path, body)
@@ -332,6 +347,19 @@ class Client:
         found = [v for (n, _), v in self.metrics().items() if n == name]
         assert found, f"no metric {name}"
         return sum(found)
+
+
+def counts(usage):
+    """How many tokens: what was found in the cache depends on what came before."""
+    return tuple(usage[key] for key in ("prompt_tokens", "completion_tokens", "total_tokens"))
+
+
+def as_messages(messages):
+    return [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
+
+
+def chat_text(chunks, index=0):
+    return "".join(c["delta"].get("content", "") for chunk in chunks for c in chunk["choices"] if c["index"] == index)
 
 
 def choice_text(chunks, index=0):

@@ -14,7 +14,10 @@ from harness import ROOT
 SERVED = {
     ("post", "/v1/completions"), ("post", "/completions"), ("get", "/v1/models"), ("get", "/v1/models/{id}"),
     ("get", "/live"), ("get", "/ready"), ("get", "/health"), ("get", "/v1/health"), ("get", "/metrics"),
-    ("get", "/"), ("get", "/version"), ("post", "/tokenize"), ("post", "/detokenize"), ("get", "/slots"),
+    ("get", "/"),
+    ("get", "/version"), ("post", "/tokenize"), ("post", "/detokenize"), ("get", "/slots"), ("get", "/props"),
+    ("post", "/v1/chat/completions"), ("post", "/chat/completions"), ("post", "/apply-template"),
+    ("post", "/v1/embeddings"), ("get", "/v2/health/live"), ("get", "/v2/health/ready"), ("get", "/v2/models/{id}/ready"),
 }
 METHODS = {"get", "post", "put", "delete", "patch", "head", "options"}
 
@@ -22,6 +25,14 @@ METHODS = {"get", "post", "put", "delete", "patch", "head", "options"}
 @pytest.fixture(scope="module")
 def document():
     return yaml.safe_load((ROOT / "openapi.yaml").read_text())
+
+
+def request_fields(document, name):
+    schemas = document["components"]["schemas"]
+    common = schemas["CommonRequest"]["properties"]
+    own = schemas[name]["properties"]
+    assert not set(common) & set(own)
+    return {**common, **own}
 
 
 def operations(document):
@@ -63,22 +74,39 @@ def test_every_reference_is_used(document):
             if kind == "securitySchemes":
                 continue
             used = f"#/components/{kind}/{name}" in text
-            assert used or name == "CompletionChunk", f"{kind}/{name} is never used"
+            assert used or name in ("CompletionChunk", "ChatChunk"), f"{kind}/{name} is never used"
 
 
 def test_every_request_field_is_described(client, document):
     """A field that openapi.yaml describes is known to the server, and the other way round."""
-    fields = document["components"]["schemas"]["CompletionRequest"]["properties"]
+    fields = request_fields(document, "CompletionRequest")
     assert {"prompt", "model", "max_tokens", "temperature", "top_p", "n", "stream", "stream_options", "logprobs",
             "echo", "stop", "presence_penalty", "frequency_penalty", "best_of", "logit_bias", "seed", "user",
             "suffix", "top_k", "min_p", "repetition_penalty", "ignore_eos", "stop_token_ids", "min_tokens",
             "include_stop_str_in_output", "skip_special_tokens", "add_special_tokens", "request_id",
-            "cache_prompt", "cache_salt"} <= set(fields)
+            "cache_prompt", "cache_salt", "priority", "stream_interval", "timings_per_token", "return_progress",
+            "t_max_predict_ms", "return_tokens_as_token_ids"} <= set(fields)
+
+
+def test_every_field_of_chats_is_described(document):
+    fields = request_fields(document, "ChatRequest")
+    assert {"messages", "model", "max_tokens", "max_completion_tokens", "logprobs", "top_logprobs", "tools", "tool_choice",
+            "parallel_tool_calls", "response_format", "reasoning_effort", "chat_template_kwargs",
+            "add_generation_prompt", "continue_final_message", "stream", "stop", "seed", "n"} <= set(fields)
+
+
+def test_described_fields_of_chats_are_known_to_a_strict_server(start, document):
+    client = start("--strict-params")
+    base = {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
+    for field in request_fields(document, "ChatRequest"):
+        answer = client.post("/v1/chat/completions", {**base, field: base.get(field, {})})
+        if answer.status_code == 400:
+            assert answer.json()["error"]["code"] != "unknown_parameter", field
 
 
 def test_described_fields_are_known_to_a_strict_server(start, document):
     client = start("--strict-params")
-    fields = document["components"]["schemas"]["CompletionRequest"]["properties"]
+    fields = request_fields(document, "CompletionRequest")
     for field in fields:
         answer = client.post("/v1/completions", {"prompt": "a", "max_tokens": 1, field: {}}
                              if field not in ("prompt", "max_tokens") else {"prompt": "a", "max_tokens": 1})

@@ -108,7 +108,3 @@ def test_special_text_is_plain_text(client):
 def test_parse_special_flag_parses(start):
     client = start("--parse-special")
     assert client.complete("<|im_start|>", max_tokens=1)["usage"]["prompt_tokens"] == 1
-
-
-def test_suffix_needs_a_model_for_it(client):
-    client.refused({"prompt": "a", "suffix": "b"}, code="unsupported_parameter", param="suffix")

@@ -74,6 +74,7 @@ static void check_completion(const struct api_completion *c)
         check_ids(&c->bias[i].token, 1);
     check_ids(c->stop_tokens, c->n_stop_tokens);
     require(strlen(c->request_id) <= API_MAX_ID_BYTES);
+    require(c->stream_interval >= 1 && c->max_predict_ms >= -1);
     require(!c->has_stream_options || c->stream);
     require(strlen(c->unknown.names) < sizeof(c->unknown.names));
 }
@@ -86,6 +87,38 @@ static void run_completion(char *body, size_t len, const struct api_limits *limi
     check_outcome(rc, &e);
     if (rc == 0)
         check_completion(&c);
+    api_completion_fini(&c);
+}
+
+/* Its prompt is still to come; the messages are of roles and contents that a template knows. */
+static void check_chat(const struct api_completion *c)
+{
+    static const char *const roles[] = { "system", "user", "assistant", "tool" };
+    size_t i, r;
+    json_t *m;
+    require(c->is_chat && c->n_prompts == 1 && !c->prompts[0].text && c->chat.messages);
+    require(json_array_size(c->chat.messages) >= 1);
+    json_array_foreach ((json_t *)c->chat.messages, i, m) {
+        const char *role = json_string_value(json_object_get(m, "role"));
+        const json_t *content = json_object_get(m, "content");
+        require(role && (json_is_string(content) || json_is_null(content)));
+        for (r = 0; r < 4 && strcmp(roles[r], role) != 0; r++) {
+        }
+        require(r < 4);
+    }
+    require(c->n_logprobs >= -1 && c->n_logprobs <= MAX_LOGPROBS);
+    require(c->max_tokens >= -1 && c->max_tokens <= 1 << 30 && c->stream_interval >= 1);
+    require(!c->chat.is_prefill || !c->chat.adds_prompt);
+}
+
+static void run_chat(char *body, size_t len, const struct api_limits *limits)
+{
+    struct api_completion c;
+    struct api_error e = { 0 };
+    int rc = api_parse_chat(body, len, limits, &c, &e);
+    check_outcome(rc, &e);
+    if (rc == 0)
+        check_chat(&c);
     api_completion_fini(&c);
 }
 
@@ -112,7 +145,9 @@ static void run_detokenize(char *body, size_t len, const struct api_limits *limi
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct api_limits limits = { MAX_PROMPTS, MAX_N, MAX_LOGPROBS, N_VOCAB, false };
+    struct api_limits limits = {
+        .max_prompts = MAX_PROMPTS, .max_n = MAX_N, .max_logprobs = MAX_LOGPROBS, .n_vocab = N_VOCAB
+    };
     if (size == 0)
         return 0;
     size_t len = size - 1;
@@ -124,6 +159,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         run_tokenize(body, len, &limits);
     else if ((data[0] & 3) == 2)
         run_detokenize(body, len, &limits);
+    else if ((data[0] & 3) == 3)
+        run_chat(body, len, &limits);
     else
         run_completion(body, len, &limits);
     free(body);

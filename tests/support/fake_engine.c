@@ -277,6 +277,13 @@ int32_t engine_token_eos(const struct engine *e)
     return FAKE_EOS;
 }
 
+bool engine_fim(const struct engine *e, struct engine_fim *out)
+{
+    (void)e;
+    *out = (struct engine_fim){ -1, -1, -1 };
+    return false;
+}
+
 bool engine_adds_bos(const struct engine *e)
 {
     (void)e;

@@ -267,19 +267,74 @@ Test(api_parse, fields_that_contradict_each_other)
 
 Test(api_parse, what_is_not_built_is_refused_unless_it_asks_for_nothing)
 {
-    refuse("{\"prompt\":\"a\",\"suffix\":\"x\"}", "unsupported_parameter", "suffix");
     refuse("{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_object\"}}",
            "unsupported_parameter", "response_format");
-    refuse("{\"prompt\":\"a\",\"response_format\":{}}", "unsupported_parameter", "response_format");
+    refuse("{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_schema\",\"json_schema\":{}}}",
+           "unsupported_parameter", "response_format");
+    refuse("{\"prompt\":\"a\",\"response_format\":{\"type\":\"json_schema\"}}",
+           "missing_required_parameter", "response_format.json_schema");
+    refuse("{\"prompt\":\"a\",\"response_format\":{\"type\":\"xml\"}}", "invalid_value",
+           "response_format");
+    refuse("{\"prompt\":\"a\",\"response_format\":{}}", "missing_required_parameter",
+           "response_format.type");
     refuse("{\"prompt\":\"a\",\"grammar\":\"root ::= x\"}", "unsupported_parameter", "grammar");
     refuse("{\"prompt\":\"a\",\"json_schema\":{}}", "unsupported_parameter", "json_schema");
     refuse("{\"prompt\":\"a\",\"prompt_logprobs\":0}", "unsupported_parameter", "prompt_logprobs");
-    refuse("{\"prompt\":\"a\",\"priority\":1}", "unsupported_parameter", "priority");
-    refuse("{\"prompt\":\"a\",\"stream_interval\":2}", "unsupported_parameter", "stream_interval");
     struct api_completion c;
-    take("{\"prompt\":\"a\",\"bad_words\":[],\"stream_interval\":1,\"return_progress\":false,"
-         "\"use_beam_search\":false,\"t_max_predict_ms\":0}",
+    take("{\"prompt\":\"a\",\"bad_words\":[],\"use_beam_search\":false,\"allowed_token_ids\":[]}",
          &c);
+    api_completion_fini(&c);
+}
+
+Test(api_parse, a_suffix_is_text_that_nothing_else_may_move)
+{
+    struct api_completion c;
+    take("{\"prompt\":\"a\",\"suffix\":\"x\\u0000y\"}", &c);
+    cr_expect_eq(c.suffix.len, 3, "NUL is text like any other");
+    api_completion_fini(&c);
+    take("{\"prompt\":\"a\",\"suffix\":\"\",\"echo\":true}", &c);
+    cr_expect_eq(c.suffix.len, 0);
+    api_completion_fini(&c);
+    refuse("{\"prompt\":\"a\",\"suffix\":5}", "invalid_type", "suffix");
+    refuse("{\"prompt\":\"a\",\"suffix\":\"x\",\"echo\":true}", "unsupported_parameter", "suffix");
+    refuse("{\"prompt\":\"a\",\"suffix\":\"x\",\"truncate_prompt_tokens\":5}",
+           "unsupported_parameter", "suffix");
+}
+
+Test(api_parse, what_runs_when_and_how_it_is_told)
+{
+    struct api_completion c;
+    take("{\"prompt\":\"a\",\"priority\":-9223372036854775808,\"stream_interval\":7,"
+         "\"timings_per_token\":true,\"return_progress\":true,\"t_max_predict_ms\":250}",
+         &c);
+    cr_expect_eq(c.priority, INT64_MIN);
+    cr_expect_eq(c.stream_interval, 7);
+    cr_expect(c.timings_per_token && c.return_progress);
+    cr_expect_eq(c.max_predict_ms, 250);
+    api_completion_fini(&c);
+    take("{\"prompt\":\"a\"}", &c);
+    cr_expect_eq(c.priority, 0);
+    cr_expect_eq(c.stream_interval, 1);
+    cr_expect_not(c.timings_per_token || c.return_progress);
+    cr_expect_eq(c.max_predict_ms, 0);
+    api_completion_fini(&c);
+    refuse("{\"prompt\":\"a\",\"priority\":1.5}", "invalid_type", "priority");
+    refuse("{\"prompt\":\"a\",\"stream_interval\":0}", "invalid_value", "stream_interval");
+    refuse("{\"prompt\":\"a\",\"t_max_predict_ms\":-2}", "invalid_value", "t_max_predict_ms");
+    refuse("{\"prompt\":\"a\",\"return_progress\":1}", "invalid_type", "return_progress");
+}
+
+Test(api_parse, the_servers_default_of_max_tokens)
+{
+    struct api_limits own = limits;
+    struct api_completion c;
+    struct api_error e;
+    own.max_tokens_default = 40;
+    cr_assert_eq(parse_with(&own, "{\"prompt\":\"a\",\"max_tokens\":null}", &c, &e), 0);
+    cr_expect_eq(c.max_tokens, 40);
+    api_completion_fini(&c);
+    cr_assert_eq(parse_with(&own, "{\"prompt\":\"a\",\"max_tokens\":50}", &c, &e), 0);
+    cr_expect_eq(c.max_tokens, 50);
     api_completion_fini(&c);
 }
 

@@ -17,7 +17,7 @@ static void expect(struct buf *b, const char *want)
 
 Test(api_render, head)
 {
-    struct api_head h = { "x1", 7, "a \"model\"", "lacuna-1-2" };
+    struct api_head h = { API_TEXT_COMPLETION, "x1", 7, "a \"model\"", "lacuna-1-2" };
     struct buf b = { 0 };
     api_render_head(&b, &h);
     expect(&b, "{\"id\":\"cmpl-x1\",\"object\":\"text_completion\",\"created\":7,"
@@ -111,4 +111,28 @@ Test(api_render, usage_adds_up)
     expect(&b, "{\"prompt_tokens\":4294967295,\"completion_tokens\":2,\"total_tokens\":4294967297,"
                "\"prompt_tokens_details\":{\"cached_tokens\":1},"
                "\"completion_tokens_details\":{\"reasoning_tokens\":0}}");
+}
+
+Test(api_render, timings)
+{
+    struct api_timings t = {
+        .n_cached = 3, .n_prompt = 4, .n_predicted = 2, .prompt_ns = 8000000, .predicted_ns = 500000
+    };
+    struct buf b = { 0 };
+    api_render_timings(&b, &t);
+    expect(&b, "{\"cache_n\":3,\"prompt_n\":4,\"prompt_ms\":8.000,\"prompt_per_token_ms\":2.000,"
+               "\"prompt_per_second\":500.000,\"predicted_n\":2,\"predicted_ms\":0.500,"
+               "\"predicted_per_token_ms\":0.250,\"predicted_per_second\":4000.000}");
+    api_render_timings(&b, &(struct api_timings){ 0 });
+    expect(&b, "{\"cache_n\":0,\"prompt_n\":0,\"prompt_ms\":0.000,\"prompt_per_token_ms\":0.000,"
+               "\"prompt_per_second\":0.000,\"predicted_n\":0,\"predicted_ms\":0.000,"
+               "\"predicted_per_token_ms\":0.000,\"predicted_per_second\":0.000}");
+}
+
+Test(api_render, progress)
+{
+    struct sched_progress p = { .n_total = 9, .n_cached = 1, .n_done = 5, .ns = 12999999 };
+    struct buf b = { 0 };
+    api_render_progress(&b, &p);
+    expect(&b, "{\"total\":9,\"cache\":1,\"processed\":5,\"time_ms\":12}");
 }
