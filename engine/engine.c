@@ -74,7 +74,9 @@ static int open_file(struct engine *e, struct engine_err *err)
         return -1;
     if (e->opt.progress)
         e->opt.progress(e->opt.progress_ctx, ENGINE_PHASE_TOKENIZER, 0, 0);
-    return tokenizer_open(&e->tokenizer, e->gguf, err);
+    if (tokenizer_open(&e->tokenizer, e->gguf, err) != 0)
+        return -1;
+    return chat_template_open(&e->chat, e->gguf, e->tokenizer, err);
 }
 
 /* A copy of a metadata string; *out stays NULL if the key is absent. */
@@ -275,6 +277,7 @@ void engine_close(struct engine *e)
     kv_close(e->kv);
     weights_fini(&e->weights);
     config_fini(&e->shape);
+    chat_template_close(e->chat);
     tokenizer_close(e->tokenizer);
     gguf_close(e->gguf);
     for (uint32_t i = 0; i < ENGINE_MAX_WARNINGS; i++)
@@ -332,4 +335,10 @@ int32_t engine_token_eos(const struct engine *e)
 bool engine_adds_bos(const struct engine *e)
 {
     return tokenizer_adds_bos(e->tokenizer);
+}
+
+int engine_chat_render(const struct engine *e, const struct engine_chat *chat, char **out,
+                       size_t *len, struct engine_err *err)
+{
+    return chat_template_render(e->chat, chat, out, len, err);
 }

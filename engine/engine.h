@@ -166,6 +166,36 @@ size_t engine_detok_flush(struct engine_detok *d, char *dst);
 /* Longest possible output of one push for any token of this vocabulary. */
 size_t engine_detok_max(const struct engine *e);
 
+/* ---- chats: any thread ---- */
+
+/* A conversation for the model's own chat template ("tokenizer.chat_template").  Everything is JSON
+ * text, since that is how it comes, and since the template may look at any field of it; zeroed
+ * members are left out. */
+struct engine_chat {
+    const char *messages; /* an array of objects: role, content, tool_calls, ... */
+    size_t messages_len;
+    const char *tools; /* an array of objects, or NULL: none */
+    size_t tools_len;
+    const char *variables; /* an object: further variables, by name (chat_template_kwargs) */
+    size_t variables_len;
+    bool add_generation_prompt;  /* end with the beginning of an answer */
+    bool continue_final_message; /* end within the last message, behind its content */
+    int64_t now;                 /* for templates that name the date; seconds since 1970 */
+};
+
+/* The text of the prompt, for engine_tokenize with ENGINE_TOKENIZE_PARSE_SPECIAL alone: a template
+ * writes BOS itself where it wants one.  What is null in a message counts as absent, and its
+ * reasoning may be called reasoning_content, reasoning or thinking.  Arguments of tool calls should
+ * be objects, as templates expect them, not the strings of the API.
+ * *out is ended by a NUL, not counted in *len, and the caller's to free; NULL on failure:
+ *   ENGINE_ERR_UNSUPPORTED  no template, or one with a construct that this build does not know
+ *                           (named, with its line)
+ *   ENGINE_ERR_INPUT        the template refuses the conversation (its own words), trips over it
+ *                           (what, and the template's line), or takes too much memory or work
+ *   ENGINE_ERR_MEMORY */
+int engine_chat_render(const struct engine *e, const struct engine_chat *chat, char **out,
+                       size_t *len, struct engine_err *err);
+
 /* ---- sequences and steps: [loop] ---- */
 
 /* An empty sequence of at most max_tokens positions.  Fails with ENGINE_ERR_CONTEXT, _MEMORY. */

@@ -13,6 +13,7 @@
 #include "engine/model/config.h"
 #include "engine/model/gguf.h"
 #include "engine/model/weights.h"
+#include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
 #include "engine/workers.h"
 #include "kernels/kernels.h"
@@ -32,6 +33,7 @@ struct engine {
     struct engine_options opt; /* defaults filled in */
     struct gguf *gguf;
     struct tokenizer *tokenizer;
+    struct chat_template *chat;
     struct model_shape shape;
     struct weights weights;
     struct kv *kv;
