@@ -69,26 +69,14 @@ static struct jv eval_compare(struct jinja_run *r, struct jinja_scope *scope, co
     return jv_bool(true);
 }
 
-/* Once a part is marked safe, the others are escaped. */
+/* Plain text, even of parts marked safe: without autoescape Jinja2 joins them as they are. */
 static struct jv eval_concat(struct jinja_run *r, struct jinja_scope *scope, const struct jnode *n)
 {
     struct jv parts = eval_list(r, scope, n);
-    bool safe = false;
-    if (r->failed)
-        return parts;
-    for (uint32_t i = 0; i < parts.as.list->n; i++)
-        safe |= parts.as.list->items[i].kind == JV_STRING && parts.as.list->items[i].flag;
     size_t mark = r->out.len;
-    for (uint32_t i = 0; i < parts.as.list->n && !r->failed; i++) {
-        struct jv part = jv_to_str(r, parts.as.list->items[i]);
-        if (safe && !part.flag)
-            jinja_put_escaped(r, part);
-        else
-            jinja_put_str(r, part);
-    }
-    struct jv s = jinja_take(r, mark);
-    s.flag = safe;
-    return s;
+    for (uint32_t i = 0; !r->failed && i < parts.as.list->n; i++)
+        jinja_put_value(r, parts.as.list->items[i]);
+    return jinja_take(r, mark);
 }
 
 static struct jv eval_sign(struct jinja_run *r, struct jinja_scope *scope, const struct jnode *n)

@@ -344,6 +344,12 @@ static struct jv kwarg(const struct jinja_args *a, const char *name)
     return (struct jv){ .kind = JV_MISSING };
 }
 
+/* Nothing comes out of what is false, even of what cannot be gone through. */
+static const struct jv_list *items_if_true(struct jinja_run *r, struct jv v)
+{
+    return jv_truth(v) ? jv_items(r, v) : NULL;
+}
+
 static struct jv filter_map(struct jinja_run *r, const struct jinja_args *a)
 {
     struct jv attribute = kwarg(a, "attribute"), list = jv_list_new(r, JV_GENERATOR, 0);
@@ -352,7 +358,7 @@ static struct jv filter_map(struct jinja_run *r, const struct jinja_args *a)
         return jinja_fail(r, "map needs a filter or an attribute");
     if (a->n_pos > 0 && !(b = named(r, a, 0, false)))
         return list;
-    const struct jv_list *items = jv_items(r, a->self);
+    const struct jv_list *items = items_if_true(r, a->self);
     for (uint32_t i = 0; items && i < items->n && jinja_charge(r, 1); i++) {
         struct jv item = items->items[i];
         jv_list_push(r, list,
@@ -371,7 +377,7 @@ static struct jv choose(struct jinja_run *r, const struct jinja_args *a, bool by
         return jinja_fail(r, "the attribute is missing");
     if (a->n_pos > place && !(b = named(r, a, place, true)))
         return list;
-    const struct jv_list *items = jv_items(r, a->self);
+    const struct jv_list *items = items_if_true(r, a->self);
     for (uint32_t i = 0; items && i < items->n && jinja_charge(r, 1); i++) {
         struct jv v = items->items[i];
         if (by_attr)

@@ -311,6 +311,63 @@ static struct jv method_join(struct jinja_run *r, const struct jinja_args *a)
     return jinja_take(r, mark);
 }
 
+/* ---- format: "{}", "{0}", "{name}"; what may stand behind a name is not there ---- */
+
+static const struct jv *format_value(const struct jinja_args *a, struct jv field, uint32_t *next)
+{
+    if (field.len == 0)
+        return *next < a->n_pos ? &a->pos[(*next)++] : NULL;
+    if (field.len == 1 && field.as.text[0] >= '0' && field.as.text[0] <= '9') {
+        uint32_t place = (uint32_t)(field.as.text[0] - '0');
+        return place < a->n_pos ? &a->pos[place] : NULL;
+    }
+    for (uint32_t i = 0; i < a->n_kw; i++) {
+        struct jv name = a->kw[i].name;
+        if (name.len == field.len && memcmp(name.as.text, field.as.text, name.len) == 0)
+            return &a->kw[i].value;
+    }
+    return NULL;
+}
+
+/* The field whose '{' is at `at`; returns where it ends, SIZE_MAX if it fails. */
+static size_t put_field(struct jinja_run *r, const struct jinja_args *a, size_t at, uint32_t *next)
+{
+    size_t end = jstr_find(a->self, jv_cstr("}"), at);
+    struct jv field = jstr_sub(a->self, at + 1, end == SIZE_MAX ? a->self.len : end);
+    const struct jv *value = format_value(a, field, next);
+    if (end == SIZE_MAX)
+        jinja_fail(r, "format: '{' without '}'");
+    else if (!value)
+        jinja_fail_code(r, ENGINE_ERR_UNSUPPORTED, "format: there is no value for '{%.*s}'",
+                        (int)(field.len < 100 ? field.len : 100), field.as.text);
+    else
+        jinja_put_value(r, *value);
+    return r->failed ? SIZE_MAX : end + 1;
+}
+
+static struct jv method_format(struct jinja_run *r, const struct jinja_args *a)
+{
+    struct jv s = a->self;
+    uint32_t next = 0;
+    size_t mark = r->out.len;
+    for (size_t at = 0; at < s.len && jinja_charge(r, 1);) {
+        char c = s.as.text[at];
+        bool doubled = at + 1 < s.len && s.as.text[at + 1] == c;
+        if ((c == '{' || c == '}') && doubled) {
+            jinja_put(r, &c, 1);
+            at += 2;
+        } else if (c == '}') {
+            return jinja_fail(r, "format: '}' without '{'");
+        } else if (c == '{') {
+            at = put_field(r, a, at, &next);
+        } else {
+            jinja_put(r, &c, 1);
+            at++;
+        }
+    }
+    return jinja_take(r, mark);
+}
+
 /* ---- splitting ---- */
 
 /* Words between white space; at most `max` of them are cut off, from the left. */
@@ -319,7 +376,7 @@ static struct jv split_words(struct jinja_run *r, struct jv s, int64_t max)
     struct jv list = jv_list_new(r, JV_LIST, 0);
     for (s = jstr_strip(s, NULL, JSTR_LEFT); s.len > 0 && jinja_charge(r, 1);) {
         if (max-- == 0) {
-            jv_list_push(r, list, jstr_strip(s, NULL, JSTR_RIGHT));
+            jv_list_push(r, list, s);
             break;
         }
         uint32_t at = 0, width;
@@ -522,6 +579,7 @@ const struct jinja_builtin jinja_string_methods[] = {
     { "count", "sub", method_string_count, 1 },
     { "replace", "old new count", method_replace, 2 },
     { "join", "iterable", method_join, 1 },
+    { "format", NULL, method_format, 0 },
     { "split", "sep maxsplit", method_split, 0 },
     { "rsplit", "sep maxsplit", method_rsplit, 0 },
     { "splitlines", "keepends", method_splitlines, 0 },

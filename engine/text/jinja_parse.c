@@ -191,7 +191,8 @@ static struct jnode *parse_target(struct jinja_compile *c, bool attributes)
     if (!tuple)
         return NULL;
     tuple->a = first;
-    while (jparse_skip_op(c, JOP_COMMA) && jparse_peek(c)->kind == JTOK_NAME) {
+    while (jparse_skip_op(c, JOP_COMMA) &&
+           (jparse_peek(c)->kind == JTOK_NAME || jparse_is_op(c, JOP_LPAREN))) {
         *tail = parse_one_target(c, attributes);
         if (!*tail)
             return NULL;
