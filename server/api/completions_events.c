@@ -166,6 +166,16 @@ static void on_admitted(struct completion *c, uint64_t now_ns)
     update_log(c, NULL);
 }
 
+/* What waits for a reader that is behind is bounded: beyond this it counts as unread like the rest,
+ * and a reader that never catches up loses its stream. */
+enum { MAX_HELD_BYTES = 4096 };
+
+static size_t held_bytes(const struct completion_choice *ch)
+{
+    return ch->text.len + ch->token_ids.len + ch->logprobs.tokens.len +
+           ch->logprobs.top_logprobs.len;
+}
+
 /* The first and the last chunk of a choice go out at once; between them a chunk waits for as many
  * tokens as were asked for, and while the reader is behind. */
 static bool is_due(const struct completion *c, const struct completion_choice *ch)
@@ -176,8 +186,9 @@ static bool is_due(const struct completion *c, const struct completion_choice *c
         return false;
     if (!ch->is_begun)
         return true;
-    return ch->n_tokens - ch->n_tokens_sent >= c->req.stream_interval &&
-           !http_stream_is_behind(c->x);
+    if (ch->n_tokens - ch->n_tokens_sent < c->req.stream_interval)
+        return false;
+    return held_bytes(ch) > MAX_HELD_BYTES || !http_stream_is_behind(c->x);
 }
 
 /* The first DELTA of a choice tells of its first token even if its text is still held back; the

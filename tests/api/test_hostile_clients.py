@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from harness import SLOWNESS, RawConnection, until
+from harness import SLOWNESS, RawConnection, choice_text, parse_sse, until
 
 LONG = {"prompt": "1, 2, 3,", "temperature": 0, "ignore_eos": True}
 
@@ -203,3 +203,21 @@ def test_stalled_large_bodies_lock_nobody_out(start):
     assert client.metric("lacuna_http_connections") <= 2, "stalled bodies are ended"
     for one in stalled:
         one.socket.close()
+
+
+def test_a_reader_that_catches_up_has_missed_nothing(server, client):
+    fields = {"prompt": "1, 2, 3,", "n": 4, "temperature": 1, "seed": 9, "max_tokens": 40, "ignore_eos": True,
+              "logprobs": 5}
+    slow = RawConnection(server)
+    with slow:
+        slow.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        slow.send_request("/v1/completions", {**fields, "stream": True})
+        until(lambda: client.metric("lacuna_requests_running") == 1, 5, "it runs")
+        until(lambda: client.metric("lacuna_requests_running") == 0, 30, "the text is made")
+        status, _ = slow.read_head()
+        body = b"".join(iter(slow.read_chunk, b""))
+    assert status == 200 and body.endswith(b"data: [DONE]\n\n")
+    chunks = [json.loads(event) for event in parse_sse(body)[:-1]]
+    whole = client.complete(**fields)
+    for choice in whole["choices"]:
+        assert choice_text(chunks, choice["index"]) == choice["text"]
