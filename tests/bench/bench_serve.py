@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What users of a loaded server feel, each figure beside its baseline of the same run.
+
+usage: bench_serve.py [--rounds N] [--bin PROGRAM] [itl|prefix|choices|probes ...]     (default: all)
+
+  itl      gaps between tokens of 4 streams while an 8K-token prompt is prefilled (gemma3-270m), against the same
+           streams alone; and that prompt's time to its first token, against an idle server
+  prefix   time to the first token of a prompt of about 1,000 tokens, first and second time
+  choices  KV pages in use at a prompt of about 1,000 tokens, n = 8 against n = 1
+  probes   latency of /health and /metrics while 16 clients keep the server busy
+
+Needs build/venv (tests/run.sh makes it); run it with that Python, from anywhere.
+"""
+import argparse
+import asyncio
+import json
+import os
+import pathlib
+import random
+import statistics
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "api"))
+import httpx  # noqa: E402
+
+import harness  # noqa: E402
+
+WORDS = ("time year people way day man thing woman life child world school state family student group country problem "
+         "hand part place case week company system program question work number night point home water room").split()
+
+
+def words(rng, n):
+    return " ".join(rng.choice(WORDS) for _ in range(n))
+
+
+def quantile(values, p):
+    values = sorted(values)
+    return values[min(len(values) - 1, int(p * len(values)))]
+
+
+class Stream:
+    """One streamed completion: when its tokens came."""
+
+    def __init__(self, http, prompt, max_tokens, **fields):
+        self.times = []
+        self.start = time.perf_counter()
+        body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True, "ignore_eos": True, **fields}
+        self.task = asyncio.create_task(self.run(http, body))
+
+    async def run(self, http, body):
+        async with http.stream("POST", "/v1/completions", json=body) as answer:
+            assert answer.status_code == 200, await answer.aread()
+            async for line in answer.aiter_lines():
+                if line.startswith("data: {") and json.loads(line[6:])["choices"]:
+                    self.times.append(time.perf_counter())
+
+    def ttft(self):
+        return self.times[0] - self.start
+
+    def gaps(self, since, until):
+        inside = [t for t in self.times if since <= t <= until]
+        return [b - a for a, b in zip(inside, inside[1:])]
+
+
+async def first_token(http, prompt, **fields):
+    stream = Stream(http, prompt, 1, **fields)
+    await stream.task
+    return stream.ttft()
+
+
+async def bench_itl(rounds):
+    rng = random.Random()
+    rows = []
+    with harness.Server(model=harness.gemma_path()) as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=600) as http:
+            for _ in range(rounds):
+                long = [words(rng, 7900) for _ in range(2)]
+                idle = await first_token(http, long[0])
+                streams = [Stream(http, words(rng, 20), 2000) for _ in range(4)]
+                while any(len(s.times) < 3 for s in streams):
+                    await asyncio.sleep(0.01)
+                quiet_from = time.perf_counter()
+                await asyncio.sleep(4)
+                busy_from = time.perf_counter()
+                busy = await first_token(http, long[1])
+                busy_to = time.perf_counter()
+                quiet = [g for s in streams for g in s.gaps(quiet_from, busy_from)]
+                loaded = [g for s in streams for g in s.gaps(busy_from, busy_to)]
+                for s in streams:
+                    s.task.cancel()
+                await asyncio.gather(*[s.task for s in streams], return_exceptions=True)
+                rows.append((quantile(quiet, 0.5), quantile(loaded, 0.5), quantile(loaded, 0.99), idle, busy))
+    quiet, half, worst, idle, busy = (statistics.median(column) for column in zip(*rows))
+    print(f"ITL of 4 streams: quiet p50 {quiet * 1e3:.1f} ms; during the prefill p50 {half * 1e3:.1f} ms ({half / quiet:.2f}x), "
+          f"p99 {worst * 1e3:.1f} ms ({worst / quiet:.2f}x; bar 3x)")
+    print(f"TTFT of the long prompt: idle {idle:.2f} s, beside the streams {busy:.2f} s ({busy / idle:.2f}x; bar 2.5x)")
+
+
+async def bench_prefix(rounds):
+    rng = random.Random()
+    firsts, seconds = [], []
+    with harness.Server() as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=600) as http:
+            await first_token(http, words(rng, 100))
+            for _ in range(max(rounds, 5)):
+                prefix = words(rng, 950)
+                firsts.append(await first_token(http, prefix + " Then, in the end,"))
+                seconds.append(await first_token(http, prefix + " But on the other side"))
+    first, second = statistics.median(firsts), statistics.median(seconds)
+    print(f"TTFT of a ~1,000-token prompt: first {first * 1e3:.0f} ms, same prefix again {second * 1e3:.0f} ms "
+          f"({100 * second / first:.1f} %; bar 10 %)")
+
+
+async def pages_used(http):
+    for line in (await http.get("/metrics")).text.splitlines():
+        if line.startswith("lacuna_kv_cache_pages{") and 'state="used"' in line:
+            return float(line.rsplit(" ", 1)[1])
+    raise AssertionError("no gauge of KV pages")
+
+
+async def most_pages(http, n, max_tokens, prompt):
+    stream = Stream(http, prompt, max_tokens, n=n, temperature=1)
+    most = 0
+    while not stream.task.done():
+        most = max(most, await pages_used(http))
+        await asyncio.sleep(0.002)
+    await stream.task
+    return most
+
+
+async def bench_choices(rounds):
+    rng = random.Random()
+    with harness.Server() as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=600) as http:
+            for max_tokens in (1, 16, 64):
+                one = [await most_pages(http, 1, max_tokens, words(rng, 995)) for _ in range(rounds)]
+                eight = [await most_pages(http, 8, max_tokens, words(rng, 995)) for _ in range(rounds)]
+                one, eight = statistics.median(one), statistics.median(eight)
+                print(f"KV pages at most, {max_tokens} new tokens: n=1 {one:.0f}, n=8 {eight:.0f} ({eight / one:.2f}x; bar 1.15x)")
+
+
+async def bench_probes(rounds):
+    rng = random.Random()
+    latencies = {"/health": [], "/metrics": []}
+    with harness.Server() as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=600, limits=httpx.Limits(max_connections=None)) as http:
+            end = time.perf_counter() + 5 * rounds
+
+            async def client():
+                while time.perf_counter() < end:
+                    stream = Stream(http, words(rng, rng.randint(10, 400)), 64)
+                    await stream.task
+
+            clients = [asyncio.create_task(client()) for _ in range(16)]
+            while time.perf_counter() < end:
+                for path, values in latencies.items():
+                    begin = time.perf_counter()
+                    assert (await http.get(path)).status_code == 200
+                    values.append(time.perf_counter() - begin)
+                await asyncio.sleep(0.01)
+            await asyncio.gather(*clients)
+    for path, values in latencies.items():
+        print(f"{path} under load: p50 {quantile(values, 0.5) * 1e3:.1f} ms, p99 {quantile(values, 0.99) * 1e3:.1f} ms "
+              f"of {len(values)} (bar 50 ms; the client's own loop included)")
+
+
+BENCHES = {"itl": bench_itl, "prefix": bench_prefix, "choices": bench_choices, "probes": bench_probes}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("bench", nargs="*", choices=[*BENCHES, []], default=[])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--bin")
+    options = parser.parse_args()
+    if options.bin:
+        os.environ["LACUNA_TEST_BIN"] = options.bin
+    for name in options.bench or BENCHES:
+        asyncio.run(BENCHES[name](options.rounds))
+
+
+if __name__ == "__main__":
+    main()
