@@ -25,7 +25,7 @@ static struct engine *open_engine(const char *path)
     struct engine *e;
     struct engine_options opt = { .model_path = path,
                                   .n_threads = 2,
-                                  .n_ctx = 512,
+                                  .n_ctx = 2048,
                                   .max_rows = MAX_ROWS,
                                   .max_logit_rows = MAX_ROWS,
                                   .kv_shuffle_seed = 3 };
@@ -33,12 +33,17 @@ static struct engine *open_engine(const char *path)
     return e;
 }
 
-static struct engine_seq *open_seq(struct engine *e, bool no_cache)
+static struct engine_seq *open_seq_of(struct engine *e, uint32_t max_tokens, bool no_cache)
 {
-    struct engine_seq_options opt = { .max_tokens = 512, .no_cache = no_cache };
+    struct engine_seq_options opt = { .max_tokens = max_tokens, .no_cache = no_cache };
     struct engine_seq *s;
     cr_assert_eq(engine_seq_open(e, &opt, &s, NULL), 0);
     return s;
+}
+
+static struct engine_seq *open_seq(struct engine *e, bool no_cache)
+{
+    return open_seq_of(e, 512, no_cache);
 }
 
 /* Two prompts that part at position 150. */
@@ -71,7 +76,7 @@ static const float *compute(struct engine *e, struct engine_seq *s, const int32_
 static float *alone(struct engine *e, const int32_t *tokens, uint32_t n)
 {
     size_t bytes = engine_info(e)->n_vocab * sizeof(float);
-    struct engine_seq *s = open_seq(e, true);
+    struct engine_seq *s = open_seq_of(e, n, true);
     float *out = malloc(bytes);
     memcpy(out, compute(e, s, tokens, n), bytes);
     engine_seq_close(s);
@@ -166,52 +171,58 @@ static void decode_together(struct engine *e, struct engine_seq **seqs, int32_t 
     engine_step(e, rows, n);
 }
 
+enum { N_FORKS = 5, PREFIX = 1100, LONG = 1110 };
+
+static int32_t *make_long(int32_t which)
+{
+    int32_t *tokens = calloc(LONG, sizeof(*tokens));
+    for (int32_t i = 0; i < LONG; i++)
+        tokens[i] = (i * 37 + (i < PREFIX ? 0 : which * 11)) % 280 + 3;
+    return tokens;
+}
+
+/* Forks of one sequence after PREFIX tokens, each with an end of its own, all in the same steps. */
+static void decode_forks(struct engine *e, int32_t **tokens, struct engine_row *rows)
+{
+    struct engine_seq *seqs[N_FORKS];
+    seqs[0] = open_seq_of(e, LONG, false);
+    compute(e, seqs[0], tokens[0], PREFIX);
+    for (int i = 1; i < N_FORKS; i++)
+        cr_assert_eq(engine_seq_fork(seqs[0], &seqs[i], NULL), 0);
+    for (uint32_t pos = PREFIX; pos < LONG; pos++)
+        decode_together(e, seqs, tokens, N_FORKS, pos, rows);
+    for (int i = 0; i < N_FORKS; i++)
+        engine_seq_close(seqs[i]);
+}
+
+/* The first item once, in as many blocks as its queries fill; the second by each fork. */
+static void expect_shared_work(const struct engine *e)
+{
+    uint32_t group = e->shape.group_window[0] == 0 ? 0 : 1;
+    uint32_t heads = e->shape.n_heads / e->shape.n_kv_heads;
+    uint32_t per_block = KERN_ATTN_MAX_QUERIES / heads;
+    uint32_t n_first = (N_FORKS + per_block - 1) / per_block;
+    cr_assert_eq(e->forward->plan[group].n_work, e->shape.n_kv_heads * (n_first + N_FORKS));
+}
+
 /* Pages of whole attention items that several sequences hold are read once for all of them. */
 Test(prefix_cache, shared_pages_are_read_once_and_change_no_bit)
 {
-    enum { N_FORKS = 5, PREFIX = 1100, LONG = 1110 };
     static const char *const long_models[] = { "tests/golden/arch/llama.gguf",
                                                "tests/golden/arch/gemma3.gguf" };
     for (size_t m = 0; m < 2; m++) {
-        struct engine_options opt = { .model_path = long_models[m],
-                                      .n_threads = 2,
-                                      .n_ctx = 2048,
-                                      .max_rows = MAX_ROWS,
-                                      .max_logit_rows = MAX_ROWS };
-        struct engine *e;
-        struct engine_seq *seqs[N_FORKS];
+        struct engine *e = open_engine(long_models[m]);
         struct engine_row rows[N_FORKS];
         int32_t *tokens[N_FORKS];
         float *expected[N_FORKS];
-        cr_assert_eq(engine_open(&e, &opt, NULL), 0);
         for (int32_t i = 0; i < N_FORKS; i++) {
-            tokens[i] = calloc(LONG, sizeof(int32_t));
-            for (int32_t k = 0; k < LONG; k++)
-                tokens[i][k] = (k * 37 + (k < PREFIX ? 0 : i * 11)) % 280 + 3;
-            struct engine_seq_options alone_opt = { .max_tokens = LONG, .no_cache = true };
-            cr_assert_eq(engine_seq_open(e, &alone_opt, &seqs[i], NULL), 0);
-            size_t bytes = engine_info(e)->n_vocab * sizeof(float);
-            expected[i] = malloc(bytes);
-            memcpy(expected[i], compute(e, seqs[i], tokens[i], LONG), bytes);
-            engine_seq_close(seqs[i]);
+            tokens[i] = make_long(i);
+            expected[i] = alone(e, tokens[i], LONG);
         }
-        struct engine_seq_options seq_opt = { .max_tokens = LONG };
-        cr_assert_eq(engine_seq_open(e, &seq_opt, &seqs[0], NULL), 0);
-        compute(e, seqs[0], tokens[0], PREFIX);
-        for (int i = 1; i < N_FORKS; i++)
-            cr_assert_eq(engine_seq_fork(seqs[0], &seqs[i], NULL), 0);
-        for (uint32_t pos = PREFIX; pos < LONG; pos++)
-            decode_together(e, seqs, tokens, N_FORKS, pos, rows);
-        for (int i = 0; i < N_FORKS; i++)
-            expect_same(e, "one of several with a common prefix", expected[i], rows[i].logits);
-        /* The first item once, in as many blocks as its queries fill; the second five times. */
-        uint32_t group = e->shape.group_window[0] == 0 ? 0 : 1;
-        uint32_t heads = e->shape.n_heads / e->shape.n_kv_heads;
-        uint32_t per_block = KERN_ATTN_MAX_QUERIES / heads;
-        uint32_t first = (N_FORKS + per_block - 1) / per_block;
-        cr_assert_eq(e->forward->plan[group].n_work, e->shape.n_kv_heads * (first + N_FORKS));
+        decode_forks(e, tokens, rows);
+        expect_shared_work(e);
         for (int i = 0; i < N_FORKS; i++) {
-            engine_seq_close(seqs[i]);
+            expect_same(e, "one of several with a common prefix", expected[i], rows[i].logits);
             free(tokens[i]);
             free(expected[i]);
         }
