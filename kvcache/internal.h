@@ -40,8 +40,9 @@ struct kv_index {
     } * link; /* [n_pages] */
 };
 
-/* The pages of one group.  Page p of layer l lies at mem + (l * n_pages + p) * layer_bytes: a
- * layer's pages are together, so that a step walks memory layer by layer. */
+/* The pages of one group.  Page p of layer l lies at mem + (p * n_layers + l) * layer_bytes: all
+ * layers of a page together, so that a page that was never used before costs a fresh huge page or so
+ * when it is first written, not one per layer in the same step. */
 struct kv_pool {
     struct kv_group_options opt;
     uint8_t *mem;

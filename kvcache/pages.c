@@ -150,11 +150,8 @@ void kv_pool_drop(struct kv_pool *pool, uint32_t page)
 
 void kv_pool_copy(struct kv_pool *pool, uint32_t to, uint32_t from)
 {
-    for (uint32_t l = 0; l < pool->opt.n_layers; l++) {
-        uint8_t *layer = pool->mem + (size_t)l * pool->opt.n_pages * pool->opt.layer_bytes;
-        memcpy(layer + to * pool->opt.layer_bytes, layer + from * pool->opt.layer_bytes,
-               pool->opt.layer_bytes);
-    }
+    size_t bytes = pool->opt.n_layers * pool->opt.layer_bytes;
+    memcpy(pool->mem + to * bytes, pool->mem + from * bytes, bytes);
 }
 
 /* ---- open, close ---- */

@@ -307,7 +307,7 @@ void *kv_page(const struct kv_seq *seq, uint32_t group, uint32_t layer_in_group,
     assert(group < seq->kv->n_groups && layer_in_group < pool->opt.n_layers);
     if (page_no < t->first || page_no >= t->n)
         return NULL;
-    size_t at = (size_t)layer_in_group * pool->opt.n_pages + t->page[page_no];
+    size_t at = (size_t)t->page[page_no] * pool->opt.n_layers + layer_in_group;
     return pool->mem + at * pool->opt.layer_bytes;
 }
 
