@@ -41,7 +41,7 @@ static void insert_running(struct sched *s, struct choice *c)
 static void note_prefix(struct sched *s, struct choice *c)
 {
     struct sched_request *r = c->req;
-    if (c->index % r->opt.n == 0)
+    if (choice_is_leader(c))
         r->usage.cached_tokens += c->n_cached;
     if (r->opt.no_cache)
         return;
@@ -135,14 +135,21 @@ bool admit_next(struct sched *s)
 
 /* ---- pause ---- */
 
+static struct preempt_item item_of(const struct choice *c)
+{
+    return (struct preempt_item){ .priority = c->req->opt.priority,
+                                  .order = c->order,
+                                  .runs = c->state == CHOICE_RUNNING };
+}
+
 /* The more important first, then the older. */
 static void insert_paused(struct sched *s, struct choice *c)
 {
+    const struct preempt_item item = item_of(c);
     uint32_t i = s->n_paused++;
     for (; i > 0; i--) {
-        const struct choice *before = s->paused[i - 1];
-        if (before->req->opt.priority < c->req->opt.priority ||
-            (before->req->opt.priority == c->req->opt.priority && before->order < c->order))
+        const struct preempt_item before = item_of(s->paused[i - 1]);
+        if (!preempt_is_worse(&before, &item))
             break;
         s->paused[i] = s->paused[i - 1];
     }
@@ -170,13 +177,11 @@ static void fail_for_memory(struct sched_request *r)
     request_fail(r, &err);
 }
 
-/* Pauses the least important choice that runs; returns its place. */
-static uint32_t pause_one(struct sched *s)
+/* Pauses the least important choice that runs. */
+static void pause_one(struct sched *s)
 {
     for (uint32_t i = 0; i < s->n_running; i++)
-        s->victims[i] = (struct preempt_item){ .priority = s->running[i]->req->opt.priority,
-                                               .order = s->running[i]->order,
-                                               .runs = s->running[i]->state == CHOICE_RUNNING };
+        s->victims[i] = item_of(s->running[i]);
     uint32_t i = preempt_pick(s->victims, s->n_running);
     assert(i < s->n_running);
     choice_pause(s->running[i]);
@@ -187,7 +192,6 @@ static uint32_t pause_one(struct sched *s)
         insert_paused(s, s->running[i]);
     else
         fail_for_memory(s->running[i]->req);
-    return i;
 }
 
 void admit_make_room(struct sched *s)

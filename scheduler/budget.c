@@ -63,16 +63,19 @@ void budget_note(struct budget *b, uint32_t n_decoding, uint32_t n_prompt_rows, 
     }
 }
 
+/* How long the next step may take beside streams that alone take `alone`. */
+static double target_ns(const struct budget *b, uint32_t n_decoding, double alone)
+{
+    double most = BUDGET_STEP_NS, streams = BUDGET_ITL_FACTOR * alone;
+    if (n_decoding > 0 && b->itl_target_ns > 0)
+        return (double)b->itl_target_ns;
+    return alone > 0 && streams < most ? streams : most;
+}
+
 uint32_t budget_rows(const struct budget *b, uint32_t n_decoding, uint32_t max_rows)
 {
-    double alone = decode_ns(b, n_decoding), target = BUDGET_STEP_NS;
+    double alone = decode_ns(b, n_decoding), target = target_ns(b, n_decoding, alone);
     uint64_t rows = BUDGET_FIRST_ROWS;
-    if (n_decoding > 0 && b->itl_target_ns > 0)
-        target = (double)b->itl_target_ns;
-    else if (n_decoding > 0 && alone > 0)
-        target = BUDGET_ITL_FACTOR * alone;
-    if (target > BUDGET_STEP_NS && b->itl_target_ns == 0)
-        target = BUDGET_STEP_NS > alone ? BUDGET_STEP_NS : alone;
     if (b->row_ns > 0)
         rows = target > alone ? (uint64_t)((target - alone) / b->row_ns) : 0;
     if (rows < BUDGET_MIN_ROWS)

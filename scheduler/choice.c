@@ -123,9 +123,14 @@ int choice_admit(struct choice *c, struct engine *e, int32_t *known, uint32_t n_
     return 0;
 }
 
+bool choice_is_leader(const struct choice *c)
+{
+    return c->index % c->req->opt.n == 0;
+}
+
 bool choice_follows(const struct choice *c)
 {
-    return c->index % c->req->opt.n != 0 && !wants_echo_logprobs(c);
+    return !choice_is_leader(c) && !wants_echo_logprobs(c);
 }
 
 int choice_fork(struct choice *c, const struct choice *leader, struct engine_err *err)

@@ -2,8 +2,8 @@
  *
  * deliver.c - events to the caller, made from what a choice or a request has become.
  *
- * Order for a request: ADMITTED; PROGRESS if wanted, DELTAs and one FINISHED of each choice, choices interleaved; then
- * one of DONE, FAILED, CANCELLED, which may also be the first and only event.
+ * Order for a request: ADMITTED; PROGRESS if wanted, DELTAs and one FINISHED of each choice, choices
+ * interleaved; then one of DONE, FAILED, CANCELLED, which may also be the first and only event.
  * Scheduler thread only.
  */
 #include "scheduler/internal.h"

@@ -53,9 +53,9 @@ enum {
 
 struct budget {
     uint64_t itl_target_ns; /* 0: BUDGET_ITL_FACTOR times what the streams take alone */
-    double
-        decode_ns[BUDGET_N_BUCKETS]; /* of steps with up to 2^i decoding rows alone; 0: unknown */
-    double row_ns;                   /* of a prompt row; 0: unknown */
+    double row_ns;          /* of a prompt row; 0: unknown */
+    /* Of steps with up to 2^i decoding rows alone; 0: unknown. */
+    double decode_ns[BUDGET_N_BUCKETS];
 };
 
 /* A step with so many rows of either kind took ns. */
@@ -180,7 +180,9 @@ int choice_admit(struct choice *c, struct engine *e, int32_t *known, uint32_t n_
                  struct engine_err *err);
 /* From WAITING to RUNNING: goes on from where the leader, another choice of the same prompt, is. */
 int choice_fork(struct choice *c, const struct choice *leader, struct engine_err *err);
-/* Is it one of several choices of a prompt, and may it go on from the first? */
+/* The first choice of its prompt, which computes it for the others. */
+bool choice_is_leader(const struct choice *c);
+/* Is it one of the others, and may it go on from the leader? */
 bool choice_follows(const struct choice *c);
 /* Pages for its next n_rows rows; false: somebody must be paused. */
 bool choice_grow(struct choice *c, uint32_t n_rows);
@@ -206,6 +208,8 @@ struct preempt_item {
     uint64_t order;
     bool runs;
 };
+/* Is a less important than b, or as important and younger? */
+bool preempt_is_worse(const struct preempt_item *a, const struct preempt_item *b);
 /* Of those that run the least important, and of these the youngest; n if none does. */
 uint32_t preempt_pick(const struct preempt_item *items, uint32_t n);
 

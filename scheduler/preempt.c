@@ -7,7 +7,7 @@
  */
 #include "scheduler/internal.h"
 
-static bool is_worse(const struct preempt_item *a, const struct preempt_item *b)
+bool preempt_is_worse(const struct preempt_item *a, const struct preempt_item *b)
 {
     return a->priority != b->priority ? a->priority > b->priority : a->order > b->order;
 }
@@ -16,7 +16,7 @@ uint32_t preempt_pick(const struct preempt_item *items, uint32_t n)
 {
     uint32_t worst = n;
     for (uint32_t i = 0; i < n; i++)
-        if (items[i].runs && (worst == n || is_worse(&items[i], &items[worst])))
+        if (items[i].runs && (worst == n || preempt_is_worse(&items[i], &items[worst])))
             worst = i;
     return worst;
 }

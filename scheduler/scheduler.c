@@ -140,18 +140,13 @@ static void fail_choice(const struct sched *s, struct choice *c)
     request_fail(c->req, &err);
 }
 
-static bool is_leader(const struct choice *c)
-{
-    return c->index % c->req->opt.n == 0;
-}
-
 /* The other choices of its prompt go on from here, as far as there are seats; their first tokens come
  * from the same logits.  Returns how many jobs were added. */
 static uint32_t fork_followers(struct sched *s, struct choice *leader, const struct engine_row *row,
                                uint32_t n_jobs)
 {
     struct sched_request *r = leader->req;
-    uint32_t n = is_leader(leader) ? r->opt.n : 0;
+    uint32_t n = choice_is_leader(leader) ? r->opt.n : 0;
     for (uint32_t k = 1; k < n && s->n_running < s->max_seqs; k++) {
         struct choice *c = leader + k;
         struct engine_err err = { .code = ENGINE_ERR_NONE };
@@ -177,7 +172,7 @@ static uint32_t take_rows(struct sched *s, struct choice *c, const struct engine
     uint32_t i = 0;
     for (; i < item->n_rows && rows[i].status == ENGINE_ROW_DONE; i++) {
         c->n_computed++;
-        if (c->n_computed == choice_n_prompt(c) && choice_n_output(c) == 0 && is_leader(c))
+        if (c->n_computed == choice_n_prompt(c) && choice_n_output(c) == 0 && choice_is_leader(c))
             facts->n_prompt_tokens += choice_n_prompt(c);
         if (!choice_job(c, &rows[i], &s->jobs[n_jobs]))
             continue;
@@ -277,14 +272,24 @@ static void step(struct sched *s)
 
 /* ---- the thread ---- */
 
+static void publish(struct sched *s)
+{
+    stats_publish(&s->stats);
+    slots_publish(&s->slots, s->running, s->n_running);
+}
+
+static void publish_idle(struct sched *s)
+{
+    s->stats.live.batch_size_now = 0;
+    publish(s);
+}
+
 /* False once the queue is closing. */
 static bool wait_for_work(struct sched *s)
 {
     if (s->requests)
         return !queue_is_closing(&s->queue);
-    s->stats.live.batch_size_now = 0;
-    stats_publish(&s->stats);
-    slots_publish(&s->slots, s->running, s->n_running);
+    publish_idle(s);
     return queue_wait(&s->queue);
 }
 
@@ -298,13 +303,10 @@ static void *sched_loop(void *arg)
         }
         if (s->n_running > 0)
             step(s);
-        stats_publish(&s->stats);
-        slots_publish(&s->slots, s->running, s->n_running);
+        publish(s);
     }
     retire(s);
-    s->stats.live.batch_size_now = 0;
-    stats_publish(&s->stats);
-    slots_publish(&s->slots, s->running, s->n_running);
+    publish_idle(s);
     return NULL;
 }
 
