@@ -348,7 +348,7 @@ const struct cmd cmd_serve = {
         .summary = "serve a model over HTTP",
         .args = "[MODEL.gguf]",
         .max_args = 1,
-        .about = "Serves a GGUF model over HTTP with the completions API that OpenAI's "
+        .about = "Serves a GGUF model over HTTP with the completions and chat API that OpenAI's "
                  "clients speak.  Listens at once, answers 503 while the model loads, and "
                  "prints a command line to try once it is ready.  SIGTERM or Ctrl-C lets "
                  "running requests finish; a second one ends at once.  SIGHUP reads the "
