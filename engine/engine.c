@@ -123,6 +123,10 @@ static int fill_info(struct engine *e, struct engine_err *err)
 
 static void fill_shape_info(struct engine *e, uint32_t n_ctx)
 {
+    static const char *const kv[] = {
+        [KERN_KV_F16] = "f16", [KERN_KV_F32] = "f32", [KERN_KV_Q8] = "q8"
+    };
+    e->info.kv = kv[e->shape.kv];
     e->info.arch = e->shape.arch->name;
     e->info.n_ctx = n_ctx;
     e->info.n_ctx_train = e->shape.n_ctx_train;
@@ -244,7 +248,9 @@ static int warm_up(struct engine *e, struct engine_err *err)
 static int open_model(struct engine *e, struct engine_err *err)
 {
     struct memory_plan plan;
-    struct config_options config = { .n_vocab = e->info.n_vocab, .gating = e->opt.gating };
+    struct config_options config = { .n_vocab = e->info.n_vocab,
+                                     .gating = e->opt.gating,
+                                     .kv = e->opt.kv };
     if (config_read(&e->shape, e->gguf, &config, err) != 0 || make_plan(e, &plan, err) != 0)
         return -1;
     warn_of_gating(e);

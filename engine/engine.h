@@ -53,6 +53,12 @@ enum engine_io { ENGINE_IO_AUTO, ENGINE_IO_URING, ENGINE_IO_PREAD };
 
 enum engine_gating { ENGINE_GATING_FILE, ENGINE_GATING_SOFTMAX, ENGINE_GATING_SIGMOID };
 
+/* What the pages of keys and values hold. */
+enum engine_kv {
+    ENGINE_KV_F16, /* F32 for the few models whose exact weights would show the difference */
+    ENGINE_KV_Q8,  /* 8 bits: half the memory; see `lacuna eval` for what it costs a model */
+};
+
 enum engine_phase {
     ENGINE_PHASE_HEADER,
     ENGINE_PHASE_TOKENIZER,
@@ -70,13 +76,14 @@ struct engine_plan_line {
     uint64_t bytes;
 };
 
-struct engine_options {      /* a zeroed struct is valid but for model_path */
-    const char *model_path;  /* any part of a split model, by convention the first */
-    const char *max_isa;     /* NULL: best; else a name of kern_names() */
-    uint32_t n_threads;      /* 0: cores of the affinity mask, within the cgroup's quota */
-    uint32_t n_ctx;          /* longest sequence; 0: the model's context length, at most 32,768,
+struct engine_options {     /* a zeroed struct is valid but for model_path */
+    const char *model_path; /* any part of a split model, by convention the first */
+    const char *max_isa;    /* NULL: best; else a name of kern_names() */
+    uint32_t n_threads;     /* 0: cores of the affinity mask, within the cgroup's quota */
+    uint32_t n_ctx;         /* longest sequence; 0: the model's context length, at most 32,768,
                               * less if memory is short (said in the warnings) */
-    uint64_t kv_bytes;       /* KV pages; 0: what a few sequences of n_ctx need, within memory */
+    uint64_t kv_bytes;      /* KV pages; 0: what a few sequences of n_ctx need, within memory */
+    enum engine_kv kv;
     uint32_t max_rows;       /* rows per step; 0: 512 */
     uint32_t max_logit_rows; /* rows per step that may want logits; 0: 64 */
     enum engine_io io;
@@ -107,6 +114,7 @@ struct engine_info {
     uint32_t n_vocab, n_ctx, n_ctx_train, n_embd, n_layers;
     uint32_t max_rows, max_logit_rows;
     uint32_t page_tokens;                /* tokens per KV page */
+    const char *kv;                      /* what it holds: "f16", "f32" or "q8" */
     const struct engine_plan_line *plan; /* the memory plan */
     uint32_t n_plan;
     const char *const *warnings; /* sentences for the log */
@@ -332,16 +340,33 @@ int engine_inspect(const char *path, engine_write_fn *write, void *ctx, struct e
 
 /* ---- commands: eval ---- */
 
+/* Called for each position in order with the logits after that token; not 0 stops. */
+typedef int engine_eval_row_fn(void *ctx, uint64_t index, const float *logits);
+
+struct engine_eval_options {
+    const int32_t *tokens;
+    size_t n_tokens;
+    uint32_t n_chunk; /* rows per step, at most max_logit_rows; 0: that many */
+    struct engine
+        *reference; /* of the same vocabulary, or NULL: what the logits are compared with */
+    engine_eval_row_fn *row; /* or NULL */
+    void *ctx;
+};
+
 struct engine_eval_result {
     uint64_t n_tokens; /* predicted */
     double nll;        /* sum of negative log-likelihoods, nats */
+    /* With a reference, over all positions: */
+    double reference_nll;
+    uint64_t n_compared;
+    double kl;           /* sum of KL(reference || this), nats */
+    double kl_most;      /* the largest of them */
+    uint64_t n_same_top; /* both have the same most likely token */
 };
-/* Teacher-forces tokens in windows of n_ctx (each window from an empty sequence), prompt rows cut
- * into chunks of n_chunk.  If row != NULL it is called for each position in order with the logits
- * after that token. */
-typedef int engine_eval_row_fn(void *ctx, uint64_t index, const float *logits);
-int engine_eval(struct engine *e, const int32_t *tokens, size_t n, uint32_t n_chunk,
-                engine_eval_row_fn *row, void *ctx, struct engine_eval_result *out,
-                struct engine_err *err);
+
+/* Teacher-forces tokens in windows of n_ctx (each window from an empty sequence; the reference's n_ctx
+ * must not be shorter), rows cut into chunks. */
+int engine_eval(struct engine *e, const struct engine_eval_options *opt,
+                struct engine_eval_result *out, struct engine_err *err);
 
 #endif

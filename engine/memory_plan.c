@@ -17,11 +17,6 @@ enum {
     MIN_CTX = 512,
 };
 
-static uint64_t layer_bytes(const struct model_shape *s)
-{
-    return s->n_kv_heads * (uint64_t)config_head_page_bytes(s);
-}
-
 /* Pools for sequences of together n_tokens. */
 static void size_pools(const struct memory_plan_input *in, uint64_t n_tokens,
                        struct kv_options *out, uint64_t *bytes)
@@ -30,17 +25,13 @@ static void size_pools(const struct memory_plan_input *in, uint64_t n_tokens,
     out->n_groups = s->n_groups;
     *bytes = 0;
     for (uint32_t g = 0; g < s->n_groups; g++) {
-        uint64_t pages = (n_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS;
-        uint32_t window = s->group_window[g];
+        struct kv_group_options *group = &out->group[g];
+        *group = config_kv_group(s, g);
+        uint64_t pages = (n_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS + group->open_parts;
         uint64_t enough = (uint64_t)WINDOW_SEQUENCES *
-                          kv_pages_needed(window, UINT32_MAX / 2, in->max_rows);
-        if (window && pages > enough)
-            pages = enough;
-        out->group[g] = (struct kv_group_options){ .n_layers = s->group_layers[g],
-                                                   .window = window,
-                                                   .layer_bytes = layer_bytes(s),
-                                                   .n_pages = (uint32_t)pages };
-        *bytes += pages * s->group_layers[g] * layer_bytes(s);
+                          kv_pages_needed(group, UINT32_MAX / 2, in->max_rows);
+        group->n_pages = (uint32_t)(group->window && pages > enough ? enough : pages);
+        *bytes += (uint64_t)group->n_pages * group->n_layers * group->layer_bytes;
     }
 }
 

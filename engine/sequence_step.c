@@ -17,7 +17,8 @@ bool engine_fits(const struct engine *e, uint32_t n_tokens)
     for (uint32_t g = 0; g < e->shape.n_groups; g++) {
         struct kv_group_stats s;
         kv_group_stats(e->kv, g, &s);
-        if (kv_pages_needed(e->shape.group_window[g], n_tokens, e->opt.max_rows) > s.n_pages)
+        const struct kv_group_options group = config_kv_group(&e->shape, g);
+        if (kv_pages_needed(&group, n_tokens, e->opt.max_rows) > s.n_pages)
             return false;
     }
     return n_tokens <= e->info.n_ctx;
@@ -130,7 +131,9 @@ static void add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint3
     assert(rows[i].pos == kv_seq_n_committed(seq->kv));
     int rc = kv_seq_reserve(seq->kv, rows[end - 1].pos + 1);
     assert(rc == 0); /* engine_seq_grow came before */
-    f->run[f->n_runs] = (struct run){ seq->kv, f->n_rows, end - i, rows[i].pos };
+    f->run[f->n_runs] = (struct run){
+        .seq = seq->kv, .row0 = f->n_rows, .n_rows = end - i, .pos0 = rows[i].pos
+    };
     for (uint32_t r = i; r < end; r++) {
         assert(rows[r].pos == rows[i].pos + (r - i));
         assert(rows[r].token >= 0 && (uint32_t)rows[r].token < f->shape->n_vocab);

@@ -7,6 +7,8 @@
  * 2 * 127 * 127 = 32258 (activations are in -127 .. 127).  Types whose u takes all eight bits are
  * multiplied in two parts, u = (u & 127) + 128 * (u >> 7).
  */
+#include <string.h>
+
 #include "kernels/v16_avx2.h"
 
 enum {
@@ -15,6 +17,44 @@ enum {
     VEC_ATTN_QUERIES = 2,
     VEC_ATTN_COLUMNS = 2,
 };
+
+static inline __m256i dot_dwords(__m256i u, __m256i q, bool wide)
+{
+    __m256i ones = _mm256_set1_epi16(1);
+    if (!wide)
+        return _mm256_madd_epi16(_mm256_maddubs_epi16(u, q), ones);
+    __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(u, _mm256_set1_epi8(127)), q);
+    __m256i top = _mm256_and_si256(_mm256_srli_epi16(u, 7), _mm256_set1_epi8(1));
+    return _mm256_add_epi32(
+        _mm256_madd_epi16(low, ones),
+        _mm256_madd_epi16(_mm256_maddubs_epi16(top, q), _mm256_set1_epi16(128)));
+}
+
+/* See vector_attend.h. */
+static inline __attribute__((always_inline)) void vec_tile_dots(const uint8_t *tile,
+                                                                const int8_t *code,
+                                                                size_t code_step, uint32_t head_dim,
+                                                                uint32_t n, v16 (*dot)[2])
+{
+    for (uint32_t h = 0; h < 2; h++, tile += 64) {
+        __m256i sum[VEC_ATTN_QUERIES][2];
+        for (uint32_t i = 0; i < n; i++)
+            sum[i][0] = sum[i][1] = _mm256_setzero_si256();
+        for (uint32_t c = 0; c < head_dim; c += 4) {
+            const __m256i *u = (const __m256i *)(const void *)(tile + (size_t)c * KERN_ATTN_TILE);
+            __m256i u0 = _mm256_loadu_si256(u), u1 = _mm256_loadu_si256(u + 1);
+            for (uint32_t i = 0; i < n; i++) {
+                int32_t word;
+                memcpy(&word, code + i * code_step + c, sizeof(word));
+                __m256i q = _mm256_set1_epi32(word);
+                sum[i][0] = _mm256_add_epi32(sum[i][0], dot_dwords(u0, q, true));
+                sum[i][1] = _mm256_add_epi32(sum[i][1], dot_dwords(u1, q, true));
+            }
+        }
+        for (uint32_t i = 0; i < n; i++)
+            dot[i][h] = v16_make(_mm256_cvtepi32_ps(sum[i][0]), _mm256_cvtepi32_ps(sum[i][1]));
+    }
+}
 
 #include "kernels/panel.h"
 #include "kernels/vector_body.h"
@@ -45,18 +85,6 @@ static void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u)
                                    _mm256_permute2x128_si256(v[k], v[4 + k], 0x31));
             }
         }
-}
-
-static inline __m256i dot_dwords(__m256i u, __m256i q, bool wide)
-{
-    __m256i ones = _mm256_set1_epi16(1);
-    if (!wide)
-        return _mm256_madd_epi16(_mm256_maddubs_epi16(u, q), ones);
-    __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(u, _mm256_set1_epi8(127)), q);
-    __m256i top = _mm256_and_si256(_mm256_srli_epi16(u, 7), _mm256_set1_epi8(1));
-    return _mm256_add_epi32(
-        _mm256_madd_epi16(low, ones),
-        _mm256_madd_epi16(_mm256_maddubs_epi16(top, q), _mm256_set1_epi16(128)));
 }
 
 /* One token's row of activations, from the panel's first column on. */
@@ -183,6 +211,7 @@ const struct kern_table kern_avx2 = {
     .activate = vec_activate,
     .rope = ref_rope,
     .kv_store = vec_kv_store,
+    .kv_seal = vec_kv_seal,
     .attend = vec_attend,
     .attend_fold = vec_attend_fold,
     .attend_self = vec_attend_self,

@@ -3,6 +3,8 @@
  * avx512vnni.c - AVX-512 (F, BW, DQ, VL) with VNNI: a register holds one dword of each of the 16
  * rows of a panel; vpdpbusd multiplies it with four activations broadcast from memory.
  */
+#include <string.h>
+
 #include "kernels/v16_avx512.h"
 
 enum {
@@ -11,6 +13,35 @@ enum {
     VEC_ATTN_QUERIES = 4,
     VEC_ATTN_COLUMNS = 4,
 };
+
+static inline __m512i broadcast_dword(const int8_t *p)
+{
+    int32_t word;
+    memcpy(&word, p, sizeof(word));
+    return _mm512_set1_epi32(word);
+}
+
+/* See vector_attend.h. */
+static inline __attribute__((always_inline)) void vec_tile_dots(const uint8_t *tile,
+                                                                const int8_t *code,
+                                                                size_t code_step, uint32_t head_dim,
+                                                                uint32_t n, v16 (*dot)[2])
+{
+    __m512i sum[VEC_ATTN_QUERIES][2];
+    for (uint32_t i = 0; i < n; i++)
+        sum[i][0] = sum[i][1] = _mm512_setzero_si512();
+    for (uint32_t c = 0; c < head_dim; c += 4, tile += 128) {
+        __m512i u0 = _mm512_loadu_si512(tile), u1 = _mm512_loadu_si512(tile + 64);
+        for (uint32_t i = 0; i < n; i++) {
+            __m512i q = broadcast_dword(code + i * code_step + c);
+            sum[i][0] = _mm512_dpbusd_epi32(sum[i][0], u0, q);
+            sum[i][1] = _mm512_dpbusd_epi32(sum[i][1], u1, q);
+        }
+    }
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t h = 0; h < 2; h++)
+            dot[i][h] = _mm512_cvtepi32_ps(sum[i][h]);
+}
 
 #include "kernels/panel.h"
 #include "kernels/vector_body.h"
@@ -54,13 +85,6 @@ static void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u)
         for (int i = 0; i < 16; i++)
             _mm512_store_si512(u + 16 * c + 64 * i, v[i]);
     }
-}
-
-static inline __m512i broadcast_dword(const int8_t *p)
-{
-    int32_t word;
-    memcpy(&word, p, sizeof(word));
-    return _mm512_set1_epi32(word);
 }
 
 /* What the tile kernel needs of n_t adjacent tokens. */
@@ -176,6 +200,7 @@ const struct kern_table kern_avx512vnni = {
     .activate = vec_activate,
     .rope = ref_rope,
     .kv_store = vec_kv_store,
+    .kv_seal = vec_kv_seal,
     .attend = vec_attend,
     .attend_fold = vec_attend_fold,
     .attend_self = vec_attend_self,

@@ -8,6 +8,7 @@
 #include "kernels/kernels.h"
 
 #define KERN_F16_MAX 65504.0f /* larger keys and values are stored as this, not as infinity */
+#define KERN_Q8_TINY 1e-30f   /* a query that is no larger than this is as good as 0 */
 #define KERN_GELU_CUBIC 0.044715f
 #define KERN_SQRT_2_OVER_PI 0.79788456080286535588f
 
@@ -35,8 +36,19 @@ float kern_bf16_to_f32(uint16_t h);
 /* Scalar kernels that a variant may take over as they are: nothing to gain from vectors. */
 void ref_dequantise(enum kern_type type, const void *src, float *dst, size_t n);
 void ref_rope(float *head, const float *cos_sin, uint32_t n_pairs, bool interleaved);
+
+/* ---- ref_attend.c ---- */
+
+float ref_tree(const float *lane); /* the tree of kernels.h over 16 lanes (ref.c) */
+void ref_kv_store(void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t slot,
+                  uint32_t head_dim, const float *k, const float *v);
+void ref_kv_seal(void *page, uint32_t page_tokens, const void *const *parts, uint32_t part_tokens,
+                 uint32_t head_dim);
+void ref_attend(const struct kern_attend *a);
 void ref_attend_fold(float *m, float *l, float *o, float m_i, float l_i, const float *o_i,
                      uint32_t head_dim);
+void ref_attend_self(const float *q, const float *k, const float *v, float softcap,
+                     uint32_t head_dim, float *m, float *l, float *o);
 
 /* The page of one KV head: K tiles [page_tokens / 32][head_dim][32], then V
  * [page_tokens][head_dim]. Where, in elements, the tile begins that holds a slot, and a slot's row
@@ -49,6 +61,24 @@ static inline size_t kern_k_tile(uint32_t slot, uint32_t head_dim)
 static inline size_t kern_v_row(uint32_t page_tokens, uint32_t slot, uint32_t head_dim)
 {
     return ((size_t)page_tokens + slot) * head_dim;
+}
+
+/* Of a page of Q8, in bytes (kernels.h): where the factors of a tile of keys begin, lo then step;
+ * the codes of a token's values; and their lo, whose step lies page_tokens further. */
+static inline size_t kern_q8_k_factors(uint32_t page_tokens, uint32_t slot, uint32_t head_dim)
+{
+    return ((size_t)page_tokens + (size_t)(slot / KERN_ATTN_TILE) * 2 * sizeof(uint16_t)) *
+           head_dim;
+}
+
+static inline size_t kern_q8_v_codes(uint32_t page_tokens, uint32_t slot, uint32_t head_dim)
+{
+    return kern_q8_k_factors(page_tokens, page_tokens, head_dim) + (size_t)slot * head_dim;
+}
+
+static inline size_t kern_q8_v_factors(uint32_t page_tokens, uint32_t slot, uint32_t head_dim)
+{
+    return kern_q8_v_codes(page_tokens, page_tokens, head_dim) + sizeof(uint16_t) * slot;
 }
 
 /* The visible tokens of query i, relative to the item's first; 0 and 0 if there are none. */

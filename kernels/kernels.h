@@ -39,6 +39,18 @@
  * token is not read from there but folded last, unrounded (attend_self): in short contexts that
  * halves the error of F16, and it depends on nothing but the position.
  *
+ * Pages of 8 bits hold codes u in 0..255 and binary16 factors: keys per channel c and tile of 32
+ * tokens, k = lo_c + step_c u; values per token j, v = lo_j + step_j u (KIVI, arXiv:2402.02750).
+ *     lo = the smallest value, step = binary16 of (the largest - lo) / 255,
+ *     u = round-to-nearest-even(min((x - lo) * (1 / step), 255))           0 if step is 0
+ * A query is quantised anew for each tile, so that sums are integers, around the middle of the codes,
+ * so that what it loses is lost for all tokens of the tile alike:
+ *     w_c = q_c * step_c,   d = max|w| / 127,   q8_c = round-to-nearest-even(w_c * (127 / max|w|))
+ *     base = sum of q_c * fma(128, step_c, lo_c)                           by 16 lanes and the tree
+ *     s_j = fma(d, float(sum over c of q8_c * (u_jc - 128)), base)
+ *     o_c = fma(p_j * step_j, float(u_jc), o_c), j ascending; then + the sum of p_j * lo_j, by 16
+ *     lanes (j % 16, fma) and the tree
+ *
  * The type numbers are those of the GGUF format.
  */
 #ifndef LACUNA_KERNELS_H
@@ -122,6 +134,16 @@ struct kern_input {
     const struct kern_act *act; /* NULL where no quantised matrix reads it */
 };
 
+/* What pages hold of keys and values. */
+enum kern_kv {
+    KERN_KV_F16, /* saturating */
+    KERN_KV_F32,
+    KERN_KV_Q8, /* 8 bits, made of whole pages of F16 by kv_seal */
+};
+
+/* Bytes of one KV head's page, a multiple of 64.  page_tokens: a multiple of KERN_ATTN_TILE. */
+size_t kern_kv_bytes(enum kern_kv kv, uint32_t page_tokens, uint32_t head_dim);
+
 enum kern_activation {
     KERN_ACTIVATION_SILU,
     KERN_ACTIVATION_GELU, /* tanh form */
@@ -132,9 +154,12 @@ enum kern_activation {
 /* One attention item of one KV head: n_q queries (any mixture of rows and of the query heads that
  * share the KV head) against the tokens item_first .. item_first + KERN_ATTN_ITEM.
  *
- * A page of one KV head holds page_tokens tokens (a multiple of KERN_ATTN_TILE): K as tiles
- * [page_tokens / 32][head_dim][32], then V as [page_tokens][head_dim], all F16 (saturating), or all
- * F32 if the pages are wide. */
+ * A page of one KV head holds page_tokens tokens (a multiple of KERN_ATTN_TILE): in F16 and F32, K
+ * as tiles [page_tokens / 32][head_dim][32], then V as [page_tokens][head_dim].  In Q8,
+ *     K codes      [page_tokens / 32][head_dim / 4][32][4]      four channels of a token in a dword
+ *     K lo, step   [page_tokens / 32][2][head_dim]
+ *     V codes      [page_tokens][head_dim]
+ *     V lo, step   [2][page_tokens] */
 struct kern_attend {
     const float *q;           /* [n_q][head_dim], already scaled */
     const uint32_t *first;    /* [n_q] first visible token, absolute position */
@@ -145,7 +170,7 @@ struct kern_attend {
     uint32_t head_dim;        /* a multiple of 16, at most KERN_MAX_HEAD_DIM */
     uint32_t page_tokens;
     uint32_t item_first; /* a multiple of KERN_ATTN_ITEM */
-    bool wide;           /* pages hold F32 */
+    enum kern_kv kv;     /* what the pages hold */
     float softcap;       /* 0: none; else s = softcap * tanh(s / softcap) */
     float *m;            /* [n_q] out: maximum; -INFINITY if the item holds nothing for the query */
     float *l;            /* [n_q] out: sum of p */
@@ -181,9 +206,15 @@ struct kern_table {
      * n_pairs sines.  interleaved: pairs (2i, 2i+1); else (i, i + n_pairs). */
     void (*rope)(float *head, const float *cos_sin, uint32_t n_pairs, bool interleaved);
 
-    /* Writes one token's K and V of one head into its page at `slot` (position % page_tokens). */
-    void (*kv_store)(void *page, bool wide, uint32_t page_tokens, uint32_t slot, uint32_t head_dim,
-                     const float *k, const float *v);
+    /* Writes one token's K and V of one head into its page at `slot` (position % page_tokens), as
+     * F16 or F32. */
+    void (*kv_store)(void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t slot,
+                     uint32_t head_dim, const float *k, const float *v);
+
+    /* Makes one head's page of Q8 from all its tokens in F16, which lie in page_tokens / part_tokens
+     * pages of part_tokens each. */
+    void (*kv_seal)(void *page, uint32_t page_tokens, const void *const *parts,
+                    uint32_t part_tokens, uint32_t head_dim);
 
     void (*attend)(const struct kern_attend *a);
 

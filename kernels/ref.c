@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * ref.c - the scalar truth: every kernel as plain loops in the canonical order of kernels.h.  Slow
- * on purpose, never deleted: all variants must give its bits.
+ * on purpose, never deleted: all variants must give its bits.  Attention is in ref_attend.c.
  */
 #include <assert.h>
 #include <math.h>
@@ -11,7 +11,7 @@
 #include "kernels/unpack.h"
 
 /* The tree of kernels.h over 16 lanes. */
-static float tree(const float *lane)
+float ref_tree(const float *lane)
 {
     float t[16];
     memcpy(t, lane, sizeof(t));
@@ -104,7 +104,7 @@ static float dot_float(const struct kern_matrix *w, const void *row, const float
     float lane[16] = { 0 };
     for (uint32_t i = 0; i < w->n_cols; i++)
         lane[i % 16] = fmaf(load_float(w->type, row, i), x[i], lane[i % 16]);
-    return tree(lane);
+    return ref_tree(lane);
 }
 
 /* Adds the products of up to 256 weights, unpacked, with activations from column `col` on. */
@@ -161,7 +161,7 @@ static void ref_rms_norm(const float *x, const float *weight, float eps, uint32_
     float lane[16] = { 0 };
     for (uint32_t i = 0; i < n; i++)
         lane[i % 16] = fmaf(x[i], x[i], lane[i % 16]);
-    float scale = 1.0f / sqrtf(tree(lane) / (float)n + eps);
+    float scale = 1.0f / sqrtf(ref_tree(lane) / (float)n + eps);
     for (uint32_t i = 0; i < n; i++)
         y[i] = x[i] * scale * weight[i];
 }
@@ -211,97 +211,6 @@ void ref_rope(float *head, const float *cos_sin, uint32_t n_pairs, bool interlea
     }
 }
 
-static void store_element(void *page, bool wide, size_t at, float x)
-{
-    if (wide)
-        ((float *)page)[at] = x;
-    else
-        ((uint16_t *)page)[at] = kern_f32_to_f16(x > KERN_F16_MAX    ? KERN_F16_MAX
-                                                 : x < -KERN_F16_MAX ? -KERN_F16_MAX
-                                                                     : x);
-}
-
-static float load_element(const void *page, bool wide, size_t at)
-{
-    return wide ? ((const float *)page)[at] : kern_f16_to_f32(((const uint16_t *)page)[at]);
-}
-
-static void ref_kv_store(void *page, bool wide, uint32_t page_tokens, uint32_t slot,
-                         uint32_t head_dim, const float *k, const float *v)
-{
-    size_t tile = kern_k_tile(slot, head_dim) + slot % KERN_ATTN_TILE;
-    size_t row = kern_v_row(page_tokens, slot, head_dim);
-    for (uint32_t c = 0; c < head_dim; c++) {
-        store_element(page, wide, tile + (size_t)c * KERN_ATTN_TILE, k[c]);
-        store_element(page, wide, row + c, v[c]);
-    }
-}
-
-static float soft_cap(float s, float cap)
-{
-    if (cap == 0.0f)
-        return s;
-    return cap * (1.0f - 2.0f / (kern_exp(2.0f * (s / cap)) + 1.0f));
-}
-
-static void attend_one(const struct kern_attend *a, uint32_t i)
-{
-    const float *q = a->q + (size_t)i * a->head_dim;
-    float *o = a->o + (size_t)i * a->head_dim;
-    float s[KERN_ATTN_ITEM], lane[16] = { 0 };
-    uint32_t first, end;
-    kern_attend_range(a, i, &first, &end);
-
-    a->m[i] = -INFINITY;
-    memset(o, 0, a->head_dim * sizeof(*o));
-    for (uint32_t j = first; j < end; j++) {
-        const void *page = a->pages[j / a->page_tokens];
-        size_t k = kern_k_tile(j % a->page_tokens, a->head_dim) + j % KERN_ATTN_TILE;
-        float dot = 0.0f;
-        for (uint32_t c = 0; c < a->head_dim; c++)
-            dot = fmaf(q[c], load_element(page, a->wide, k + (size_t)c * KERN_ATTN_TILE), dot);
-        s[j] = soft_cap(dot, a->softcap);
-        a->m[i] = s[j] > a->m[i] ? s[j] : a->m[i];
-    }
-    for (uint32_t j = first; j < end; j++) {
-        const void *page = a->pages[j / a->page_tokens];
-        size_t v = kern_v_row(a->page_tokens, j % a->page_tokens, a->head_dim);
-        float p = kern_exp(s[j] - a->m[i]);
-        lane[j % 16] += p;
-        for (uint32_t c = 0; c < a->head_dim; c++)
-            o[c] = fmaf(p, load_element(page, a->wide, v + c), o[c]);
-    }
-    a->l[i] = tree(lane);
-}
-
-static void ref_attend(const struct kern_attend *a)
-{
-    for (uint32_t i = 0; i < a->n_q; i++)
-        attend_one(a, i);
-}
-
-void ref_attend_fold(float *m, float *l, float *o, float m_i, float l_i, const float *o_i,
-                     uint32_t head_dim)
-{
-    if (m_i == -INFINITY)
-        return;
-    float max = m_i > *m ? m_i : *m;
-    float a = kern_exp(*m - max), b = kern_exp(m_i - max);
-    *l = fmaf(l_i, b, *l * a);
-    *m = max;
-    for (uint32_t c = 0; c < head_dim; c++)
-        o[c] = fmaf(o_i[c], b, o[c] * a);
-}
-
-static void ref_attend_self(const float *q, const float *k, const float *v, float softcap,
-                            uint32_t head_dim, float *m, float *l, float *o)
-{
-    float lane[16] = { 0 };
-    for (uint32_t c = 0; c < head_dim; c++)
-        lane[c % 16] = fmaf(q[c], k[c], lane[c % 16]);
-    ref_attend_fold(m, l, o, soft_cap(tree(lane), softcap), 1.0f, v, head_dim);
-}
-
 static void ref_max_sum_exp(const float *x, size_t n, float *max, float *sum)
 {
     float lane[16] = { 0 };
@@ -310,7 +219,7 @@ static void ref_max_sum_exp(const float *x, size_t n, float *max, float *sum)
         *max = x[i] > *max ? x[i] : *max;
     for (size_t i = 0; i < n; i++)
         lane[i % 16] += kern_exp(x[i] - *max);
-    *sum = tree(lane);
+    *sum = ref_tree(lane);
 }
 
 const struct kern_table kern_ref = {
@@ -323,6 +232,7 @@ const struct kern_table kern_ref = {
     .activate = ref_activate,
     .rope = ref_rope,
     .kv_store = ref_kv_store,
+    .kv_seal = ref_kv_seal,
     .attend = ref_attend,
     .attend_fold = ref_attend_fold,
     .attend_self = ref_attend_self,

@@ -13,7 +13,7 @@
  *   MXFP4  u8 exponent, 16 bytes              w = 2^(e - 128) * table[q]
  * and of 256, in sub-blocks of 16 or 32 with their own small scales: see unpack.h.
  */
-#include "kernels/kernels.h"
+#include "kernels/internal.h"
 
 #define BLOCK(type_name, values, bytes, group, min)                                                \
     {                                                                                              \
@@ -73,4 +73,14 @@ const struct kern_type_info *kern_type_info(uint32_t type)
 bool kern_type_is_quantised(uint32_t type)
 {
     return kern_type_info(type)->group_values != 0;
+}
+
+size_t kern_kv_bytes(enum kern_kv kv, uint32_t page_tokens, uint32_t head_dim)
+{
+    size_t values = (size_t)page_tokens * head_dim, bytes;
+    if (kv == KERN_KV_Q8)
+        bytes = kern_q8_v_factors(page_tokens, 2 * page_tokens, head_dim);
+    else
+        bytes = 2 * values * (kv == KERN_KV_F32 ? sizeof(float) : sizeof(uint16_t));
+    return (bytes + 63) / 64 * 64;
 }

@@ -65,6 +65,17 @@ static inline void v16_store_f16(uint16_t *p, v16 v)
     _mm_storeu_si128((__m128i *)(void *)(p + 8), _mm256_cvtps_ph(v.hi, _MM_FROUND_TO_NEAREST_INT));
 }
 
+static inline __m256 v8_load_u8(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(
+        _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)));
+}
+
+static inline v16 v16_load_u8(const uint8_t *p)
+{
+    return v16_make(v8_load_u8(p), v8_load_u8(p + 8));
+}
+
 static inline __m256 v8_load_bf16(const uint16_t *p)
 {
     __m256i w = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
@@ -166,6 +177,44 @@ static inline void v16_store_int8(int8_t *p, v16 a, v16 b)
     __m256i z = _mm256_packs_epi16(x, y); /* 4-byte pieces in the order 0 2 4 6 1 3 5 7 */
     z = _mm256_permutevar8x32_epi32(z, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
     _mm256_storeu_si256((__m256i *)(void *)p, z);
+}
+
+/* 16 whole values to 16 bits each, in order. */
+static inline __m256i v16_to_int16(v16 a)
+{
+    __m256i x = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
+    return _mm256_permute4x64_epi64(x, 0xd8);
+}
+
+/* 16 whole values in -127 .. 127 to int8, in 0 .. 255 to uint8. */
+static inline void v16_store_s8(int8_t *p, v16 a)
+{
+    __m256i x = v16_to_int16(a);
+    _mm_storeu_si128((__m128i *)(void *)p,
+                     _mm_packs_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+}
+
+static inline void v16_store_u8(uint8_t *p, v16 a)
+{
+    __m256i x = v16_to_int16(a);
+    _mm_storeu_si128((__m128i *)(void *)p,
+                     _mm_packus_epi16(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1)));
+}
+
+static inline void v8_store_quads(uint8_t *p, __m256 a, __m256 b, __m256 c, __m256 d)
+{
+    __m256i low = _mm256_or_si256(_mm256_cvtps_epi32(a),
+                                  _mm256_slli_epi32(_mm256_cvtps_epi32(b), 8));
+    __m256i high = _mm256_or_si256(_mm256_slli_epi32(_mm256_cvtps_epi32(c), 16),
+                                   _mm256_slli_epi32(_mm256_cvtps_epi32(d), 24));
+    _mm256_storeu_si256((__m256i *)(void *)p, _mm256_or_si256(low, high));
+}
+
+/* Four times 16 whole values in 0 .. 255, each lane's four side by side. */
+static inline void v16_store_quads(uint8_t *p, v16 a, v16 b, v16 c, v16 d)
+{
+    v8_store_quads(p, a.lo, b.lo, c.lo, d.lo);
+    v8_store_quads(p + 32, a.hi, b.hi, c.hi, d.hi);
 }
 
 /* The tree of kernels.h. */

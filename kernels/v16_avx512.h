@@ -55,6 +55,12 @@ static inline void v16_store_f16(uint16_t *p, v16 v)
                         _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
 
+static inline v16 v16_load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(
+        _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p)));
+}
+
 static inline v16 v16_load_bf16(const uint16_t *p)
 {
     __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
@@ -134,6 +140,27 @@ static inline void v16_store_int8(int8_t *p, v16 a, v16 b)
 {
     _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
     _mm_storeu_si128((__m128i *)(void *)(p + 16), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(b)));
+}
+
+/* 16 whole values in -127 .. 127 to int8, in 0 .. 255 to uint8. */
+static inline void v16_store_s8(int8_t *p, v16 a)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+
+static inline void v16_store_u8(uint8_t *p, v16 a)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+
+/* Four times 16 whole values in 0 .. 255, each lane's four side by side. */
+static inline void v16_store_quads(uint8_t *p, v16 a, v16 b, v16 c, v16 d)
+{
+    __m512i low = _mm512_or_si512(_mm512_cvtps_epi32(a),
+                                  _mm512_slli_epi32(_mm512_cvtps_epi32(b), 8));
+    __m512i high = _mm512_or_si512(_mm512_slli_epi32(_mm512_cvtps_epi32(c), 16),
+                                   _mm512_slli_epi32(_mm512_cvtps_epi32(d), 24));
+    _mm512_storeu_si512(p, _mm512_or_si512(low, high));
 }
 
 /* The tree of kernels.h. */

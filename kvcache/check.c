@@ -31,9 +31,13 @@ static const char *check_holders(const struct kv *kv, uint32_t g, const uint8_t 
                                  uint32_t *n_holders)
 {
     const struct kv_pool *pool = &kv->pool[g];
-    for (const struct kv_seq *s = kv->seqs; s; s = s->next)
-        for (uint32_t i = s->table[g].first; i < s->table[g].n; i++)
-            n_holders[s->table[g].page[i]]++;
+    for (const struct kv_seq *s = kv->seqs; s; s = s->next) {
+        const struct kv_table *t = &s->table[g];
+        for (uint32_t i = t->first; i < t->n; i++)
+            n_holders[t->page[i]]++;
+        for (uint32_t i = 0; i < t->n_parts; i++)
+            n_holders[t->part[i]]++;
+    }
     for (uint32_t p = 0; p < pool->opt.n_pages; p++) {
         if (n_holders[p] != pool->page[p].refs)
             return "a page's holders are miscounted";
@@ -90,26 +94,47 @@ static const char *check_pool(const struct kv *kv, uint32_t g)
 
 /* ---- a sequence ---- */
 
-static const char *check_seq(const struct kv *kv, const struct kv_seq *s)
+/* The open page lies in parts of its own, or is the table's last. */
+static const char *check_open_page(const struct kv_pool *pool, const struct kv_table *t,
+                                   uint32_t at)
 {
-    uint32_t n_open = s->n_committed % KV_PAGE_TOKENS, open = s->n_committed / KV_PAGE_TOKENS;
-    for (uint32_t g = 0; g < kv->n_groups; g++) {
-        const struct kv_table *t = &s->table[g];
-        if (t->first > t->n || t->n > s->cap)
-            return "a block table is longer than its sequence may be";
-        if ((uint64_t)t->n * KV_PAGE_TOKENS < s->n_committed)
-            return "committed positions have no page";
-        if (n_open > 0 && kv->pool[g].page[t->page[open]].n_tokens > 0)
-            return "an open page can be found";
+    if (kv_pool_has_parts(pool)) {
+        if (t->n_parts != pool->opt.open_parts)
+            return "an open page lacks its parts";
+        for (uint32_t i = 0; i < t->n_parts; i++)
+            if (pool->page[t->part[i]].n_tokens > 0)
+                return "a part of an open page can be found";
+        return NULL;
     }
-    return NULL;
+    return pool->page[t->page[at]].n_tokens > 0 ? "an open page can be found" : NULL;
+}
+
+static const char *check_table(const struct kv_seq *s, uint32_t g)
+{
+    const struct kv_table *t = &s->table[g];
+    const struct kv_pool *pool = &s->kv->pool[g];
+    if (t->first > t->n || t->n > s->cap)
+        return "a block table is longer than its sequence may be";
+    if (t->n < kv_pool_pages_of(pool, s->n_committed))
+        return "committed positions have no page";
+    if (s->n_committed % KV_PAGE_TOKENS == 0)
+        return NULL;
+    return check_open_page(pool, t, s->n_committed / KV_PAGE_TOKENS);
+}
+
+static const char *check_seq(const struct kv_seq *s)
+{
+    const char *wrong = NULL;
+    for (uint32_t g = 0; g < s->kv->n_groups && !wrong; g++)
+        wrong = check_table(s, g);
+    return wrong;
 }
 
 const char *kv_check(const struct kv *kv)
 {
     const char *wrong = NULL;
     for (const struct kv_seq *s = kv->seqs; s && !wrong; s = s->next)
-        wrong = check_seq(kv, s);
+        wrong = check_seq(s);
     for (uint32_t g = 0; g < kv->n_groups && !wrong; g++)
         wrong = check_pool(kv, g);
     return wrong;

@@ -69,7 +69,9 @@ struct kv {
 struct kv_table {
     uint32_t *page; /* [cap] */
     uint32_t first, n;
-    uint32_t quota; /* pages promised; n - first may be more or fewer */
+    uint32_t part[KV_MAX_OPEN_PARTS]; /* of the open page, where it has parts of its own */
+    uint32_t n_parts;                 /* 0 or opt.open_parts */
+    uint32_t quota;                   /* pages promised; it may hold more or fewer */
 };
 
 struct kv_seq {
@@ -117,6 +119,11 @@ uint32_t kv_index_find_part(const struct kv_pool *pool, struct kv_hash parent,
                             const int32_t *tokens, uint32_t n_tokens, uint32_t *n_same);
 
 /* ---- sequence.c ---- */
+
+/* Is a page of the group open in parts, beside the one that it is sealed in? */
+bool kv_pool_has_parts(const struct kv_pool *pool);
+/* Entries of a table once n_tokens are written. */
+uint32_t kv_pool_pages_of(const struct kv_pool *pool, uint32_t n_tokens);
 
 /* What a table was promised beyond what it holds. */
 uint32_t kv_table_outstanding(const struct kv_table *t);

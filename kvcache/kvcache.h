@@ -25,18 +25,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { KV_MAX_GROUPS = 4, KV_PAGE_TOKENS = 64 };
+enum { KV_MAX_GROUPS = 4, KV_PAGE_TOKENS = 64, KV_MAX_OPEN_PARTS = 4 };
 
 struct kv;
 struct kv_seq;
 
 struct kv_group_options {
     uint32_t n_layers;
-    uint32_t window;    /* positions a layer looks back, itself included; 0 = all */
-    size_t layer_bytes; /* bytes of one page in one layer, a multiple of 64 */
-    uint32_t n_pages;   /* pool size */
-    bool whole_only;    /* the beginning of a page says nothing without the rest (a quantised one):
-                         * prefixes are found by whole pages only */
+    uint32_t window;     /* positions a layer looks back, itself included; 0 = all */
+    size_t layer_bytes;  /* bytes of one page in one layer, a multiple of 64 */
+    uint32_t n_pages;    /* pool size */
+    uint32_t open_parts; /* 0 or 1: a page is sealed where it was written.  More, at most
+                          * KV_MAX_OPEN_PARTS: it is written in another, wider form, into that many
+                          * pages of the pool, and whoever wrote it makes the sealed page of them
+                          * (kv_open_part, kv_page) before it is committed.  Prefixes are then found
+                          * by whole pages only: a sealed page lacks the values it was made of */
 };
 
 struct kv_options {
@@ -111,15 +114,22 @@ uint32_t kv_seq_n_committed(const struct kv_seq *seq);
 uint32_t kv_seq_n_sealed(const struct kv_seq *seq);
 
 /* The memory of page number page_no (position / KV_PAGE_TOKENS) in a layer of a group;
- * NULL if it slid out of the window or was never reserved. */
+ * NULL if it slid out of the window or was never reserved.  Where pages are open in parts, there is
+ * one only for pages that are sealed, or that all reserved positions together complete. */
 void *kv_page(const struct kv_seq *seq, uint32_t group, uint32_t layer_in_group, uint32_t page_no);
+
+/* The same of a part of the page that is open, in a group that has such parts (see open_parts); NULL
+ * if none was reserved. */
+void *kv_open_part(const struct kv_seq *seq, uint32_t group, uint32_t layer_in_group,
+                   uint32_t part);
 
 /* Do both hold the same pages of a group, [first, first + n), all of them? */
 bool kv_seq_shares(const struct kv_seq *a, const struct kv_seq *b, uint32_t group, uint32_t first,
                    uint32_t n);
 
-/* Pages a group needs at most for one sequence of n_tokens that grows by up to n_step at a time. */
-uint32_t kv_pages_needed(uint32_t window, uint32_t n_tokens, uint32_t n_step);
+/* Pages a group needs at most for one sequence of n_tokens that grows by up to n_step at a time; of
+ * the group's options, window and open_parts are read. */
+uint32_t kv_pages_needed(const struct kv_group_options *group, uint32_t n_tokens, uint32_t n_step);
 
 /* The first position that the query at `pos` sees through a window (0: all), its own included. */
 uint32_t kv_first_visible(uint32_t window, uint32_t pos);

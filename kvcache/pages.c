@@ -160,7 +160,7 @@ int kv_pool_open(struct kv_pool *pool, const struct kv_group_options *opt, uint6
 {
     size_t layer_total, total;
     if (opt->n_layers == 0 || opt->layer_bytes == 0 || opt->layer_bytes % 64 || opt->n_pages == 0 ||
-        opt->n_pages == KV_NO_PAGE)
+        opt->n_pages == KV_NO_PAGE || opt->open_parts > KV_MAX_OPEN_PARTS)
         return -EINVAL;
     if (__builtin_mul_overflow(opt->layer_bytes, (size_t)opt->n_pages, &layer_total) ||
         __builtin_mul_overflow(layer_total, (size_t)opt->n_layers, &total))

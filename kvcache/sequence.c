@@ -8,7 +8,8 @@
  *
  * Pages come and go in three ways: reserved to be written, held together with others (fork, match,
  * seal), dropped.  Only the open page, the one that n_committed lies in, is written; if others hold
- * it, it is copied first.
+ * it, it is copied first.  In a group whose sealed pages have another form the open page lies in parts
+ * beside the table, which then has entries for whole pages only; the parts stay for the next one.
  *
  * A promise is a number of pages per table.  The pool counts what is promised and not held, and
  * keeps that many pages free: who was promised can always take.
@@ -23,6 +24,16 @@
 static uint32_t pages_of(uint32_t n_tokens)
 {
     return n_tokens / KV_PAGE_TOKENS + (n_tokens % KV_PAGE_TOKENS != 0);
+}
+
+bool kv_pool_has_parts(const struct kv_pool *pool)
+{
+    return pool->opt.open_parts > 1;
+}
+
+uint32_t kv_pool_pages_of(const struct kv_pool *pool, uint32_t n_tokens)
+{
+    return kv_pool_has_parts(pool) ? n_tokens / KV_PAGE_TOKENS : pages_of(n_tokens);
 }
 
 uint32_t kv_first_visible(uint32_t window, uint32_t pos)
@@ -78,6 +89,24 @@ int kv_seq_open(struct kv *kv, const struct kv_seq_options *opt, struct kv_seq *
     return 0;
 }
 
+/* What is only reserved is not shared. */
+static void fork_table(struct kv_pool *pool, const struct kv_table *from, struct kv_table *to,
+                       uint32_t n_committed)
+{
+    uint32_t n = kv_pool_pages_of(pool, n_committed);
+    to->first = from->first;
+    to->n = n > from->first ? n : from->first;
+    for (uint32_t i = to->first; i < to->n; i++) {
+        to->page[i] = from->page[i];
+        kv_pool_hold(pool, to->page[i]);
+    }
+    to->n_parts = n_committed % KV_PAGE_TOKENS != 0 ? from->n_parts : 0;
+    for (uint32_t i = 0; i < to->n_parts; i++) {
+        to->part[i] = from->part[i];
+        kv_pool_hold(pool, to->part[i]);
+    }
+}
+
 int kv_seq_fork(const struct kv_seq *seq, struct kv_seq **out)
 {
     struct kv_seq *fork = seq_new(seq->kv, seq->max_tokens);
@@ -89,17 +118,8 @@ int kv_seq_fork(const struct kv_seq *seq, struct kv_seq **out)
     fork->salt = seq->salt;
     fork->chain = seq->chain;
     memcpy(fork->open_tokens, seq->open_tokens, sizeof(fork->open_tokens));
-    for (uint32_t g = 0; g < seq->kv->n_groups; g++) {
-        const struct kv_table *from = &seq->table[g];
-        struct kv_table *to = &fork->table[g];
-        uint32_t n = pages_of(seq->n_committed); /* what is only reserved is not shared */
-        to->first = from->first;
-        to->n = n > from->first ? n : from->first;
-        for (uint32_t i = to->first; i < to->n; i++) {
-            to->page[i] = from->page[i];
-            kv_pool_hold(&seq->kv->pool[g], to->page[i]);
-        }
-    }
+    for (uint32_t g = 0; g < seq->kv->n_groups; g++)
+        fork_table(&seq->kv->pool[g], &seq->table[g], &fork->table[g], seq->n_committed);
     return 0;
 }
 
@@ -107,14 +127,14 @@ int kv_seq_fork(const struct kv_seq *seq, struct kv_seq **out)
 
 uint32_t kv_table_outstanding(const struct kv_table *t)
 {
-    uint32_t held = t->n - t->first;
+    uint32_t held = t->n - t->first + t->n_parts;
     return t->quota > held ? t->quota - held : 0;
 }
 
-static void take_page(struct kv_pool *pool, struct kv_table *t)
+static uint32_t take_page(struct kv_pool *pool, const struct kv_table *t)
 {
     pool->n_promised -= kv_table_outstanding(t) > 0;
-    t->page[t->n++] = kv_pool_take(pool);
+    return kv_pool_take(pool);
 }
 
 /* ---- the end ---- */
@@ -126,7 +146,7 @@ static void publish_open_page(struct kv_seq *seq, uint32_t group)
     const struct kv_table *t = &seq->table[group];
     uint32_t n_open = seq->n_committed % KV_PAGE_TOKENS, at = seq->n_committed / KV_PAGE_TOKENS;
     uint32_t n_same;
-    if (seq->is_private || pool->opt.whole_only || n_open == 0 || at < t->first || at >= t->n)
+    if (seq->is_private || kv_pool_has_parts(pool) || n_open == 0 || at < t->first || at >= t->n)
         return;
     kv_index_find_part(pool, seq->chain, seq->open_tokens, n_open, &n_same);
     if (n_same < n_open && pool->page[t->page[at]].refs == 1)
@@ -140,6 +160,8 @@ void kv_seq_reset(struct kv_seq *seq)
         struct kv_pool *pool = &seq->kv->pool[g];
         publish_open_page(seq, g);
         pool->n_promised -= kv_table_outstanding(t);
+        while (t->n_parts > 0)
+            kv_pool_drop(pool, t->part[--t->n_parts]);
         while (t->n > t->first) /* the tail first: the beginning of a prompt is worth most */
             kv_pool_drop(pool, t->page[--t->n]);
         t->first = t->n = t->quota = 0;
@@ -167,7 +189,7 @@ int kv_seq_promise(struct kv_seq *seq, uint32_t n_tokens, uint32_t n_step)
         const struct kv_pool *pool = &seq->kv->pool[g];
         struct kv_table t = seq->table[g];
         uint32_t before = kv_table_outstanding(&t);
-        quota[g] = kv_pages_needed(pool->opt.window, n_tokens, n_step);
+        quota[g] = kv_pages_needed(&pool->opt, n_tokens, n_step);
         quota[g] = quota[g] > t.quota ? quota[g] : t.quota;
         t.quota = quota[g];
         if (kv_table_outstanding(&t) - before > pool->n_free - pool->n_promised)
@@ -182,17 +204,29 @@ int kv_seq_promise(struct kv_seq *seq, uint32_t n_tokens, uint32_t n_step)
     return 0;
 }
 
-/* Does somebody else hold the page that this sequence is about to write on? */
-static bool shares_open_page(const struct kv_seq *seq, uint32_t group, uint32_t n_tokens)
+/* The pages that the open page lies in; 0 if there is none. */
+static uint32_t open_pages(const struct kv_seq *seq, uint32_t group, const uint32_t **pages)
 {
     const struct kv_table *t = &seq->table[group];
     uint32_t at = seq->n_committed / KV_PAGE_TOKENS;
-    bool is_open = seq->n_committed % KV_PAGE_TOKENS != 0 && n_tokens > seq->n_committed;
-    return is_open && at >= t->first && at < t->n &&
-           seq->kv->pool[group].page[t->page[at]].refs > 1;
+    if (kv_pool_has_parts(&seq->kv->pool[group])) {
+        *pages = t->part;
+        return t->n_parts;
+    }
+    *pages = t->page + at;
+    return at >= t->first && at < t->n;
 }
 
-static void copy_open_page(struct kv_pool *pool, uint32_t *entry)
+/* How many pages that this sequence is about to write on do others hold, too? */
+static uint32_t n_to_copy(const struct kv_seq *seq, uint32_t group, uint32_t n_tokens)
+{
+    const uint32_t *pages;
+    uint32_t n = open_pages(seq, group, &pages);
+    bool is_open = seq->n_committed % KV_PAGE_TOKENS != 0 && n_tokens > seq->n_committed;
+    return n > 0 && is_open && seq->kv->pool[group].page[pages[0]].refs > 1 ? n : 0;
+}
+
+static void copy_page(struct kv_pool *pool, uint32_t *entry)
 {
     uint32_t page = kv_pool_take(pool);
     kv_pool_copy(pool, page, *entry);
@@ -200,25 +234,52 @@ static void copy_open_page(struct kv_pool *pool, uint32_t *entry)
     *entry = page;
 }
 
+static void copy_open_pages(struct kv_seq *seq, uint32_t group, uint32_t n)
+{
+    struct kv_pool *pool = &seq->kv->pool[group];
+    struct kv_table *t = &seq->table[group];
+    uint32_t *pages = kv_pool_has_parts(pool) ? t->part
+                                              : t->page + seq->n_committed / KV_PAGE_TOKENS;
+    for (uint32_t i = 0; i < n; i++)
+        copy_page(pool, &pages[i]);
+}
+
+/* Parts that are still missing. */
+static uint32_t n_parts_to_take(const struct kv_pool *pool, const struct kv_table *t)
+{
+    return kv_pool_has_parts(pool) && t->n_parts == 0 ? pool->opt.open_parts : 0;
+}
+
+/* Could the pool give all that the table needs for n_tokens? */
+static bool can_reserve(const struct kv_seq *seq, uint32_t group, uint32_t n_tokens)
+{
+    const struct kv_table *t = &seq->table[group];
+    const struct kv_pool *pool = &seq->kv->pool[group];
+    uint32_t n = kv_pool_pages_of(pool, n_tokens), n_promised = kv_table_outstanding(t);
+    uint32_t n_new = (n > t->n ? n - t->n : 0) + n_parts_to_take(pool, t);
+    uint32_t n_more = n_new > n_promised ? n_new - n_promised : 0; /* beyond the promise */
+    return n_more + n_to_copy(seq, group, n_tokens) <= pool->n_free - pool->n_promised;
+}
+
 int kv_seq_reserve(struct kv_seq *seq, uint32_t n_tokens)
 {
     if (n_tokens > seq->max_tokens)
         return -EINVAL;
-    uint32_t n = pages_of(n_tokens);
-    for (uint32_t g = 0; g < seq->kv->n_groups; g++) {
-        const struct kv_table *t = &seq->table[g];
-        const struct kv_pool *pool = &seq->kv->pool[g];
-        uint32_t n_new = n > t->n ? n - t->n : 0, n_promised = kv_table_outstanding(t);
-        uint32_t n_more = n_new > n_promised ? n_new - n_promised : 0; /* beyond the promise */
-        if (n_more + shares_open_page(seq, g, n_tokens) > pool->n_free - pool->n_promised)
+    for (uint32_t g = 0; g < seq->kv->n_groups; g++)
+        if (!can_reserve(seq, g, n_tokens))
             return -ENOSPC;
-    }
     for (uint32_t g = 0; g < seq->kv->n_groups; g++) {
+        struct kv_pool *pool = &seq->kv->pool[g];
         struct kv_table *t = &seq->table[g];
-        if (shares_open_page(seq, g, n_tokens))
-            copy_open_page(&seq->kv->pool[g], &t->page[seq->n_committed / KV_PAGE_TOKENS]);
-        while (t->n < n)
-            take_page(&seq->kv->pool[g], t);
+        copy_open_pages(seq, g, n_to_copy(seq, g, n_tokens));
+        for (uint32_t n = n_parts_to_take(pool, t); t->n_parts < n;) {
+            uint32_t page = take_page(pool, t);
+            t->part[t->n_parts++] = page;
+        }
+        while (t->n < kv_pool_pages_of(pool, n_tokens)) {
+            uint32_t page = take_page(pool, t);
+            t->page[t->n++] = page;
+        }
     }
     return 0;
 }
@@ -285,7 +346,7 @@ void kv_seq_commit(struct kv_seq *seq, const int32_t *tokens, uint32_t n_new)
         seq->n_committed++;
     }
     for (uint32_t g = 0; g < seq->kv->n_groups; g++) {
-        assert(pages_of(seq->n_committed) <= seq->table[g].n);
+        assert(kv_pool_pages_of(&seq->kv->pool[g], seq->n_committed) <= seq->table[g].n);
         drop_unseen(seq, g);
     }
 }
@@ -300,15 +361,27 @@ uint32_t kv_seq_n_sealed(const struct kv_seq *seq)
     return seq->n_committed / KV_PAGE_TOKENS * KV_PAGE_TOKENS;
 }
 
+static void *memory_of(const struct kv_pool *pool, uint32_t page, uint32_t layer)
+{
+    assert(layer < pool->opt.n_layers);
+    return pool->mem + ((size_t)page * pool->opt.n_layers + layer) * pool->opt.layer_bytes;
+}
+
 void *kv_page(const struct kv_seq *seq, uint32_t group, uint32_t layer_in_group, uint32_t page_no)
 {
     const struct kv_table *t = &seq->table[group];
-    const struct kv_pool *pool = &seq->kv->pool[group];
-    assert(group < seq->kv->n_groups && layer_in_group < pool->opt.n_layers);
+    assert(group < seq->kv->n_groups);
     if (page_no < t->first || page_no >= t->n)
         return NULL;
-    size_t at = (size_t)t->page[page_no] * pool->opt.n_layers + layer_in_group;
-    return pool->mem + at * pool->opt.layer_bytes;
+    return memory_of(&seq->kv->pool[group], t->page[page_no], layer_in_group);
+}
+
+void *kv_open_part(const struct kv_seq *seq, uint32_t group, uint32_t layer_in_group, uint32_t part)
+{
+    const struct kv_table *t = &seq->table[group];
+    assert(group < seq->kv->n_groups);
+    return part < t->n_parts ? memory_of(&seq->kv->pool[group], t->part[part], layer_in_group)
+                             : NULL;
 }
 
 bool kv_seq_shares(const struct kv_seq *a, const struct kv_seq *b, uint32_t group, uint32_t first,
@@ -320,12 +393,13 @@ bool kv_seq_shares(const struct kv_seq *a, const struct kv_seq *b, uint32_t grou
     return memcmp(ta->page + first, tb->page + first, n * sizeof(*ta->page)) == 0;
 }
 
-uint32_t kv_pages_needed(uint32_t window, uint32_t n_tokens, uint32_t n_step)
+uint32_t kv_pages_needed(const struct kv_group_options *group, uint32_t n_tokens, uint32_t n_step)
 {
-    uint32_t all = pages_of(n_tokens);
-    if (window == 0)
-        return all;
+    uint32_t n_parts = group->open_parts > 1 ? group->open_parts : 0;
+    uint32_t all = n_parts ? n_tokens / KV_PAGE_TOKENS : pages_of(n_tokens);
+    if (group->window == 0)
+        return all + n_parts;
     /* The window and a step's new positions, wherever they begin within a page. */
-    uint64_t most = ((uint64_t)window + n_step) / KV_PAGE_TOKENS + 2;
-    return most < all ? (uint32_t)most : all;
+    uint64_t most = ((uint64_t)group->window + n_step) / KV_PAGE_TOKENS + 2;
+    return (most < all ? (uint32_t)most : all) + n_parts;
 }

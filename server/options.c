@@ -104,6 +104,10 @@ const struct options_row options_rows[] = {
     { "kv-bytes", 0, "SIZE", BYTES(kv_bytes, MIB, 64 * TIB), AUTO,
       .help = "memory for keys and values; auto: a few sequences of --ctx, if there is room",
       GROUP_MODEL, STEPPING },
+    { "kv-type", 0, "TYPE", CHOICE(kv_type, "f16 q8"), .def = "f16",
+      .help = "what keys and values are stored as; q8: 8 bits, twice the tokens in --kv-bytes, not "
+              "quite the same answers: lacuna eval --kv-type q8 says how far off a model is",
+      GROUP_MODEL, STEPPING },
     { "threads", 't', "N", U32(threads, 1, 1024), AUTO,
       .help = "computing threads; auto: the cores this process may use", GROUP_MODEL, STEPPING },
     { "max-isa", 0, "NAME", STRING(max_isa),

@@ -45,6 +45,7 @@ struct options {
     const char *model;
     uint32_t ctx;
     uint64_t kv_bytes;
+    uint32_t kv_type; /* enum engine_kv */
     uint32_t threads;
     const char *max_isa;
     bool no_mmap;

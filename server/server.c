@@ -137,14 +137,15 @@ void srv_loading(struct srv *s, uint64_t done_bytes, uint64_t total_bytes)
 #endif
 
 /* Changes whenever the same request may get another answer: kernels of another instruction set, or
- * made by another compiler, round differently. */
+ * made by another compiler, round differently, and so do keys and values of other types. */
 static void make_fingerprint(struct srv *s)
 {
     const struct engine_info *info = engine_info(s->engine);
     char text[320];
     uint32_t hash = 2166136261u; /* FNV-1a */
-    snprintf(text, sizeof(text), "%s %s %016llx %s %s %d", LACUNA_VERSION, LACUNA_COMMIT,
-             (unsigned long long)info->model_hash, info->isa, __VERSION__, LACUNA_OPTIMIZED);
+    snprintf(text, sizeof(text), "%s %s %016llx %s %s %s %d", LACUNA_VERSION, LACUNA_COMMIT,
+             (unsigned long long)info->model_hash, info->isa, info->kv, __VERSION__,
+             LACUNA_OPTIMIZED);
     for (const char *c = text; *c; c++)
         hash = (hash ^ (unsigned char)*c) * 16777619u;
     snprintf(s->fingerprint, sizeof(s->fingerprint), "lacuna-%s-%08x", LACUNA_VERSION, hash);

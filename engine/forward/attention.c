@@ -9,6 +9,9 @@
  * long sequence keeps all threads busy; its partials are folded afterwards in the same order: same
  * bits.
  *
+ * Where sealed pages hold 8 bits, the items end with the last sealed page, and the open one follows as
+ * one more (paging.c).
+ *
  * Sequences with a common prefix hold the same pages (kvcache.h).  Of an item that several decoding
  * sequences share, their queries are one entry: its pages are read once for all of them.
  */
@@ -56,26 +59,39 @@ static void add_rows(const struct model_shape *s, struct attention_plan *plan,
     }
 }
 
-/* The items that a row at `pos` reads from pages. */
-static void items_of(uint32_t window, uint32_t pos, uint32_t *item0, uint32_t *item1)
+/* The items that a row at `pos` reads from sealed pages. */
+static void items_of(const struct model_shape *s, uint32_t window, uint32_t pos, uint32_t *item0,
+                     uint32_t *item1)
 {
     *item0 = kv_first_visible(window, pos) / KERN_ATTN_ITEM;
-    *item1 = (pos + KERN_ATTN_ITEM - 1) / KERN_ATTN_ITEM;
+    *item1 = (paging_sealed_end(s, pos) + KERN_ATTN_ITEM - 1) / KERN_ATTN_ITEM;
     if (*item1 < *item0)
         *item1 = *item0; /* sees nothing but itself */
 }
 
 /* ---- runs in one piece ---- */
 
+/* How many rows from r on are one block: they read the same open page, if it is another than the
+ * sealed one. */
+static uint32_t rows_together(const struct model_shape *s, const struct run *run, uint32_t r)
+{
+    uint32_t most = KERN_ATTN_MAX_QUERIES / block_heads(s), n = 1;
+    uint32_t open = paging_sealed_end(s, run->pos0 + r);
+    while (n < most && r + n < run->n_rows &&
+           (s->kv != KERN_KV_Q8 || paging_sealed_end(s, run->pos0 + r + n) == open))
+        n++;
+    return n;
+}
+
 static void plan_whole(struct forward *f, struct attention_plan *plan, uint32_t window,
                        const struct run *run)
 {
-    uint32_t most = KERN_ATTN_MAX_QUERIES / block_heads(f->shape), unused;
-    for (uint32_t r = 0; r < run->n_rows; r += most) {
-        uint32_t n = run->n_rows - r < most ? run->n_rows - r : most;
+    uint32_t unused;
+    for (uint32_t r = 0, n; r < run->n_rows; r += n) {
         struct attention_work work = { .first_row = run->row0 + r };
-        items_of(window, run->pos0 + r, &work.item0, &unused);
-        items_of(window, run->pos0 + r + n - 1, &unused, &work.item1);
+        n = rows_together(f->shape, run, r);
+        items_of(f->shape, window, run->pos0 + r, &work.item0, &unused);
+        items_of(f->shape, window, run->pos0 + r + n - 1, &unused, &work.item1);
         if (work.item1 < work.item0)
             work.item1 = work.item0;
         add_rows(f->shape, plan, work, n);
@@ -93,7 +109,7 @@ static bool split(const struct forward *f, struct attention_plan *plan, uint32_t
         return false;
     for (uint32_t i = 0; i < run->n_rows; i++) {
         uint32_t row = run->row0 + i, item0, item1;
-        items_of(window, run->pos0 + i, &item0, &item1);
+        items_of(f->shape, window, run->pos0 + i, &item0, &item1);
         uint32_t need = (item1 - item0) * f->shape->n_heads;
         if (item1 - item0 < 2 || need > f->max_partials - *n_partials) {
             *n_partials = before;
@@ -237,16 +253,40 @@ static void gather_queries(const struct attention_job *job, const struct attenti
         memcpy(b->q + (size_t)i * s->head_dim,
                f->q + ((size_t)row * s->n_heads + head) * s->head_dim, s->head_dim * sizeof(float));
         b->first[i] = kv_first_visible(job->layer->window, f->place[row].pos);
-        b->end[i] = f->place[row].pos;
+        b->end[i] = paging_sealed_end(s, f->place[row].pos);
     }
+}
+
+static const struct run *run_of(const struct attention_job *job, const struct attention_work *w)
+{
+    return &job->f->run[job->f->place[row_of(job->plan, w, 0)].run];
+}
+
+static void attend(const struct attention_job *job, struct block *b, const void *const *pages,
+                   uint32_t page_tokens, enum kern_kv kv, uint32_t first_token)
+{
+    const struct model_shape *s = job->f->shape;
+    struct kern_attend a = { .q = b->q,
+                             .first = b->first,
+                             .end = b->end,
+                             .pages = pages,
+                             .n_q = b->n_q,
+                             .head_dim = s->head_dim,
+                             .page_tokens = page_tokens,
+                             .item_first = first_token,
+                             .kv = kv,
+                             .softcap = s->attention_soft_cap,
+                             .m = b->m,
+                             .l = b->l,
+                             .o = b->o };
+    job->f->kern->attend(&a);
 }
 
 static void attend_item(const struct attention_job *job, const struct attention_work *w,
                         struct block *b, uint32_t item)
 {
-    const struct forward *f = job->f;
-    const struct model_shape *s = f->shape;
-    const struct kv_seq *seq = f->run[f->place[row_of(job->plan, w, 0)].run].seq;
+    const struct model_shape *s = job->f->shape;
+    const struct kv_seq *seq = run_of(job, w)->seq;
     size_t head_bytes = config_head_page_bytes(s);
     const void *pages[PAGES_PER_ITEM];
     for (uint32_t p = 0; p < PAGES_PER_ITEM; p++) {
@@ -254,20 +294,22 @@ static void attend_item(const struct attention_job *job, const struct attention_
                                       item * PAGES_PER_ITEM + p);
         pages[p] = page ? page + w->kv_head * head_bytes : NULL;
     }
-    struct kern_attend a = { .q = b->q,
-                             .first = b->first,
-                             .end = b->end,
-                             .pages = pages,
-                             .n_q = b->n_q,
-                             .head_dim = s->head_dim,
-                             .page_tokens = KV_PAGE_TOKENS,
-                             .item_first = item * KERN_ATTN_ITEM,
-                             .wide = s->wide_kv,
-                             .softcap = s->attention_soft_cap,
-                             .m = b->m,
-                             .l = b->l,
-                             .o = b->o };
-    f->kern->attend(&a);
+    attend(job, b, pages, KV_PAGE_TOKENS, s->kv, item * KERN_ATTN_ITEM);
+}
+
+/* What the rows of the block see of the open page, which is unsealed. */
+static void attend_open_page(const struct attention_job *job, const struct attention_work *w,
+                             struct block *b)
+{
+    const struct forward *f = job->f;
+    const struct run *run = run_of(job, w);
+    uint32_t open = paging_sealed_end(f->shape, f->place[row_of(job->plan, w, 0)].pos);
+    const void *parts[CONFIG_OPEN_PARTS];
+    for (uint32_t i = 0; i < CONFIG_OPEN_PARTS; i++)
+        parts[i] = paging_open_part(f, job->layer, run, open / KV_PAGE_TOKENS, i, w->kv_head);
+    for (uint32_t i = 0; i < b->n_q; i++)
+        b->end[i] = f->place[row_of(job->plan, w, i)].pos;
+    attend(job, b, parts, KV_PAGE_TOKENS / CONFIG_OPEN_PARTS, KERN_KV_F16, open);
 }
 
 static void store_partials(const struct attention_job *job, const struct attention_work *w,
@@ -304,26 +346,55 @@ static void finish_query(const struct forward *f, uint32_t row, uint32_t head, f
         o[i] /= *l;
 }
 
+/* The running softmax of a block's queries; o points into the output rows. */
+struct fold {
+    float m[KERN_ATTN_MAX_QUERIES], l[KERN_ATTN_MAX_QUERIES], *o[KERN_ATTN_MAX_QUERIES];
+};
+
+static void fold_begin(const struct attention_job *job, const struct attention_work *w,
+                       struct fold *fold)
+{
+    for (uint32_t i = 0; i < w->n_rows * w->n_heads; i++) {
+        fold->m[i] = -INFINITY;
+        fold->l[i] = 0.0f;
+        fold->o[i] = output_of(job->f, row_of(job->plan, w, i), head_of(w, i));
+        memset(fold->o[i], 0, job->f->shape->head_dim * sizeof(float));
+    }
+}
+
+static void fold_block(const struct forward *f, struct fold *fold, const struct block *b)
+{
+    uint32_t dim = f->shape->head_dim;
+    for (uint32_t i = 0; i < b->n_q; i++)
+        f->kern->attend_fold(&fold->m[i], &fold->l[i], fold->o[i], b->m[i], b->l[i],
+                             b->o + (size_t)i * dim, dim);
+}
+
+/* What comes after the sealed pages: the open one, if that is another, and the query's own token. */
+static void fold_end(const struct attention_job *job, const struct attention_work *w,
+                     struct fold *fold, struct block *b)
+{
+    struct forward *f = job->f;
+    if (f->shape->kv == KERN_KV_Q8) {
+        attend_open_page(job, w, b);
+        fold_block(f, fold, b);
+    }
+    for (uint32_t i = 0; i < b->n_q; i++)
+        finish_query(f, row_of(job->plan, w, i), head_of(w, i), &fold->m[i], &fold->l[i],
+                     fold->o[i]);
+}
+
 /* All items of a block, folded straight into the output rows. */
 static void fold_items(const struct attention_job *job, const struct attention_work *w,
                        struct block *b)
 {
-    struct forward *f = job->f;
-    uint32_t dim = f->shape->head_dim;
-    float m[KERN_ATTN_MAX_QUERIES], l[KERN_ATTN_MAX_QUERIES], *o[KERN_ATTN_MAX_QUERIES];
-    for (uint32_t i = 0; i < b->n_q; i++) {
-        m[i] = -INFINITY;
-        l[i] = 0.0f;
-        o[i] = output_of(f, row_of(job->plan, w, i), head_of(w, i));
-        memset(o[i], 0, dim * sizeof(float));
-    }
+    struct fold fold;
+    fold_begin(job, w, &fold);
     for (uint32_t item = w->item0; item < w->item1; item++) {
         attend_item(job, w, b, item);
-        for (uint32_t i = 0; i < b->n_q; i++)
-            f->kern->attend_fold(&m[i], &l[i], o[i], b->m[i], b->l[i], b->o + (size_t)i * dim, dim);
+        fold_block(job->f, &fold, b);
     }
-    for (uint32_t i = 0; i < b->n_q; i++)
-        finish_query(f, row_of(job->plan, w, i), head_of(w, i), &m[i], &l[i], o[i]);
+    fold_end(job, w, &fold, b);
 }
 
 static void work_item(void *ctx, uint32_t item)
@@ -340,26 +411,43 @@ static void work_item(void *ctx, uint32_t item)
     store_partials(job, w, &b);
 }
 
-static void fold_partials(const struct attention_job *job, uint32_t row)
+/* The partials of a row's block of heads. */
+static void fold_partials(const struct attention_job *job, const struct attention_work *w)
 {
     struct forward *f = job->f;
-    uint32_t dim = f->shape->head_dim, n_items = job->plan->row_items[row];
-    for (uint32_t h = 0; h < f->shape->n_heads; h++) {
-        size_t at = job->plan->row_partial[row] + (size_t)h * n_items;
-        float m = -INFINITY, l = 0.0f, *o = output_of(f, row, h);
-        memset(o, 0, dim * sizeof(float));
+    uint32_t dim = f->shape->head_dim, row = row_of(job->plan, w, 0);
+    uint32_t n_items = job->plan->row_items[row];
+    struct block b;
+    struct fold fold;
+    gather_queries(job, w, &b);
+    fold_begin(job, w, &fold);
+    for (uint32_t h = 0; h < w->n_heads; h++) {
+        size_t at = job->plan->row_partial[row] + (size_t)(w->head0 + h) * n_items;
         for (uint32_t i = 0; i < n_items; i++, at++)
-            f->kern->attend_fold(&m, &l, o, f->partial_m[at], f->partial_l[at],
-                                 f->partial_o + at * dim, dim);
-        finish_query(f, row, h, &m, &l, o);
+            f->kern->attend_fold(&fold.m[h], &fold.l[h], fold.o[h], f->partial_m[at],
+                                 f->partial_l[at], f->partial_o + at * dim, dim);
     }
+    fold_end(job, w, &fold, &b);
+}
+
+static void fold_row(const struct attention_job *job, uint32_t row)
+{
+    const struct model_shape *s = job->f->shape;
+    uint32_t group = s->n_heads / s->n_kv_heads, step = block_heads(s);
+    struct attention_work w = { .first_row = row, .n_rows = 1 };
+    for (; w.kv_head < s->n_kv_heads; w.kv_head++)
+        for (uint32_t h = 0; h < group; h += step) {
+            w.head0 = w.kv_head * group + h;
+            w.n_heads = group - h < step ? group - h : step;
+            fold_partials(job, &w);
+        }
 }
 
 static void finish_row(void *ctx, uint32_t row)
 {
     const struct attention_job *job = ctx;
     if (job->plan->row_partial[row] != NO_PARTIAL)
-        fold_partials(job, row);
+        fold_row(job, row);
     if (job->quantise)
         job->f->kern->quantise(job->f->attn.x, &job->f->attn.act, row, row + 1);
 }

@@ -4,6 +4,7 @@
  *
  *   step.c       rows -> runs, embeddings, angles; the layers; the head
  *   layer.c      one block, top to bottom
+ *   paging.c      where the keys and values of a step's rows go
  *   attention.c  the work list over (sequence, KV head, items of 1,024 tokens) and its execution
  *   ffn.c        the dense feed-forward
  *   moe.c        router, experts, shared expert
@@ -23,6 +24,12 @@ struct run {
     const struct kv_seq *seq;
     uint32_t row0, n_rows; /* of the step */
     uint32_t pos0;         /* position of row0 */
+    uint32_t spare_page;   /* see paging.c: first of the spare pages that it writes on */
+};
+
+/* A page that a run completes. */
+struct sealing {
+    uint32_t run, page_no;
 };
 
 /* A row's place in the step. */
@@ -95,6 +102,12 @@ struct forward {
     uint32_t *logit_row;     /* [max_logit_rows] */
     struct attention_plan plan[KV_MAX_GROUPS];
 
+    /* Of pages whose sealed form is another (paging.c). */
+    struct sealing *sealing; /* [max_rows] */
+    uint32_t *carried;       /* [max_rows] runs */
+    uint32_t n_sealing, n_carried;
+    uint8_t *spare_pages; /* [max_rows / 2] open pages of one layer */
+
     /* Buffers, by rows. */
     float *x;                        /* [rows][n_embd] the residual */
     struct activations in;           /* normed input of a block, [rows][n_embd] */
@@ -137,6 +150,26 @@ void forward_step(struct forward *f);
 
 /* layer.c and below */
 void layer_forward(struct forward *f, uint32_t layer);
+
+/* paging.c */
+/* Bytes of the spare pages of a step. */
+size_t paging_spare_bytes(const struct model_shape *shape, uint32_t max_rows);
+/* What has to be done with pages in each layer of the step. */
+void paging_plan_step(struct forward *f);
+/* Writes the K and V of a row. */
+void paging_store_row(struct forward *f, const struct layer_shape *layer, uint32_t row);
+/* Once all rows are written: makes the sealed form of the pages that they complete. */
+void paging_seal(struct forward *f, const struct layer_shape *layer);
+/* Once nobody reads the layer's open pages any more: takes those begun in this step over. */
+void paging_carry(struct forward *f, const struct layer_shape *layer);
+/* Has the open page, which the position lies in, a form of its own?  If so, where it begins, which is
+ * where the sealed ones that the position sees end; else the position. */
+uint32_t paging_sealed_end(const struct model_shape *shape, uint32_t pos);
+/* The F16 part of an open page that a KV head's tokens lie in. */
+uint8_t *paging_open_part(const struct forward *f, const struct layer_shape *layer,
+                          const struct run *run, uint32_t page_no, uint32_t part, uint32_t kv_head);
+
+/* attention.c */
 void attention_plan_step(struct forward *f);
 void attention_forward(struct forward *f, uint32_t layer);
 void ffn_forward(struct forward *f, const struct layer_weights *w);

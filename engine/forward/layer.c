@@ -77,19 +77,6 @@ static void turn_heads(const struct layer_job *job, float *x, uint32_t n_heads, 
         f->kern->rope(x + h * f->shape->head_dim, angles, pairs, f->shape->arch->rope_interleaved);
 }
 
-static void store_kv(const struct layer_job *job, const float *k, const float *v, uint32_t row)
-{
-    const struct forward *f = job->f;
-    const struct model_shape *s = f->shape;
-    uint32_t pos = f->place[row].pos;
-    uint8_t *page = kv_page(f->run[f->place[row].run].seq, job->shape->group,
-                            job->shape->layer_in_group, pos / KV_PAGE_TOKENS);
-    size_t head_bytes = config_head_page_bytes(s);
-    for (uint32_t h = 0; h < s->n_kv_heads; h++)
-        f->kern->kv_store(page + h * head_bytes, s->wide_kv, KV_PAGE_TOKENS, pos % KV_PAGE_TOKENS,
-                          s->head_dim, k + h * s->head_dim, v + h * s->head_dim);
-}
-
 static void place_qkv(void *ctx, uint32_t row)
 {
     const struct layer_job *job = ctx;
@@ -107,7 +94,7 @@ static void place_qkv(void *ctx, uint32_t row)
     turn_heads(job, k, s->n_kv_heads, row);
     for (uint32_t i = 0; i < n_q; i++)
         q[i] *= s->attention_scale;
-    store_kv(job, k, v, row);
+    paging_store_row(f, job->shape, row);
 }
 
 /* x += residual_scale * norm?(block + bias) */
@@ -168,7 +155,9 @@ void layer_forward(struct forward *f, uint32_t layer)
     for_rows(f, attention_input, &job);
     project_qkv(f, w);
     for_rows(f, place_qkv, &job);
+    paging_seal(f, job.shape);
     attention_forward(f, layer);
+    paging_carry(f, job.shape);
     project_output(f, w);
     for_rows(f, attention_output, &job);
     if (has_experts && !early_router)

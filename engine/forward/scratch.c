@@ -50,6 +50,9 @@ static void take_step(struct arena *a, struct forward *f)
     f->place = take(a, rows, sizeof(*f->place));
     f->token = take(a, rows, sizeof(*f->token));
     f->logit_row = take(a, f->opt.max_logit_rows, sizeof(*f->logit_row));
+    f->sealing = take(a, rows, sizeof(*f->sealing));
+    f->carried = take(a, rows, sizeof(*f->carried));
+    f->spare_pages = take(a, paging_spare_bytes(s, f->opt.max_rows), 1);
     for (uint32_t g = 0; g < s->n_groups; g++) {
         /* A row's query heads of one KV head make at most ceil(heads / 16) works. */
         uint64_t blocks = (uint64_t)s->n_kv_heads *

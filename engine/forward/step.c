@@ -143,6 +143,7 @@ static void head_forward(struct forward *f)
 
 void forward_step(struct forward *f)
 {
+    paging_plan_step(f);
     attention_plan_step(f);
     forward_rows(f, embed_row, f->n_rows);
     for (uint32_t l = 0; l < f->shape->n_layers; l++) {

@@ -253,10 +253,13 @@ static int plan_layers(struct reader *r, struct model_shape *s)
 /* Models with norms after their blocks scale a block's output up, and with it the rounding of K and
  * V: three times that of other models (0.2 % of the logits' deviation).  Where the weights are
  * exact, so are their pages; beside the error of quantised weights F16 is lost. */
-static bool wants_wide_kv(const struct gguf *g, const struct arch *arch)
+static enum kern_kv choose_kv(const struct gguf *g, const struct arch *arch, enum engine_kv asked)
 {
     const struct gguf_tensor *k = gguf_find_tensor(g, "blk.0.attn_k.weight");
-    return arch->norms == ARCH_NORMS_POST && k && !kern_type_is_quantised(k->type);
+    if (asked == ENGINE_KV_Q8)
+        return KERN_KV_Q8;
+    return arch->norms == ARCH_NORMS_POST && k && !kern_type_is_quantised(k->type) ? KERN_KV_F32
+                                                                                   : KERN_KV_F16;
 }
 
 static int read_sizes(struct reader *r, struct model_shape *s, uint32_t n_vocab)
@@ -285,7 +288,7 @@ int config_read(struct model_shape *shape, const struct gguf *g, const struct co
     if (read_arch(&r) != 0)
         return -1;
     shape->arch = r.arch;
-    shape->wide_kv = wants_wide_kv(g, r.arch);
+    shape->kv = choose_kv(g, r.arch, opt->kv);
     if (read_sizes(&r, shape, opt->n_vocab) != 0 || read_attention(&r, shape) != 0 ||
         read_experts(&r, shape, opt->gating) != 0 || read_scales(&r, shape) != 0 ||
         plan_layers(&r, shape) != 0)
@@ -298,8 +301,15 @@ int config_read(struct model_shape *shape, const struct gguf *g, const struct co
 
 size_t config_head_page_bytes(const struct model_shape *s)
 {
-    return (size_t)KV_PAGE_TOKENS * s->head_dim * 2 *
-           (s->wide_kv ? sizeof(float) : sizeof(uint16_t));
+    return kern_kv_bytes(s->kv, KV_PAGE_TOKENS, s->head_dim);
+}
+
+struct kv_group_options config_kv_group(const struct model_shape *s, uint32_t group)
+{
+    return (struct kv_group_options){ .n_layers = s->group_layers[group],
+                                      .window = s->group_window[group],
+                                      .layer_bytes = s->n_kv_heads * config_head_page_bytes(s),
+                                      .open_parts = s->kv == KERN_KV_Q8 ? CONFIG_OPEN_PARTS : 0 };
 }
 
 void config_fini(struct model_shape *shape)

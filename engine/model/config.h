@@ -8,6 +8,8 @@
 
 #include "engine/model/arch.h"
 #include "engine/model/gguf.h"
+#include "kernels/kernels.h"
+#include "kvcache/kvcache.h"
 
 enum {
     CONFIG_MAX_LAYERS = 1024,
@@ -16,6 +18,7 @@ enum {
     CONFIG_MAX_EXPERTS_USED = 64,
     CONFIG_NO_ROPE = 255,
     CONFIG_KEY_CAP = 160,
+    CONFIG_OPEN_PARTS = 2, /* an open page of F16 takes the place of two of 8 bits */
 };
 
 /* Rotary positions: the angle of pair i at position p is p * inv_freq[i]. */
@@ -46,7 +49,7 @@ struct model_shape {
     float attention_soft_cap, logit_soft_cap;                        /* 0: none */
     struct rope_shape rope[CONFIG_MAX_ROPES];
     struct layer_shape *layer; /* [n_layers] */
-    bool wide_kv;              /* K and V in F32, see config.c */
+    enum kern_kv kv;           /* what pages hold of keys and values */
     uint32_t n_groups;
     uint32_t group_window[2], group_layers[2];
 };
@@ -57,6 +60,7 @@ const char *config_key(char *buf, size_t cap, const struct arch *arch, const cha
 struct config_options {
     uint32_t n_vocab; /* the tokenizer's */
     enum engine_gating gating;
+    enum engine_kv kv;
 };
 
 /* All but the ropes, which may need tensors (rope.h).  On failure *shape is to be given to
@@ -65,7 +69,9 @@ int config_read(struct model_shape *shape, const struct gguf *g, const struct co
                 struct engine_err *err);
 void config_fini(struct model_shape *shape);
 
-/* Bytes of one KV head in one page of one layer: K, then V. */
+/* The pages of a KV group, but for their number. */
+struct kv_group_options config_kv_group(const struct model_shape *shape, uint32_t group);
+/* Bytes of one KV head in one page of one layer. */
 size_t config_head_page_bytes(const struct model_shape *shape);
 
 #endif

@@ -82,7 +82,7 @@ static void say_attention(const struct writer *w, const struct model_shape *s)
     for (uint32_t g = 0; g < s->n_groups; g++) {
         uint64_t per_token = (uint64_t)s->group_layers[g] * s->n_kv_heads *
                              config_head_page_bytes(s) / KV_PAGE_TOKENS;
-        const char *type = s->wide_kv ? "F32" : "F16";
+        const char *type = s->kv == KERN_KV_F32 ? "F32" : "F16";
         if (s->group_window[g])
             say(w, "%-16s %u layers see %u tokens, %.1f KiB per token in %s\n", "KV group",
                 s->group_layers[g], s->group_window[g], (double)per_token / 1024, type);

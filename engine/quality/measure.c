@@ -1,91 +1,178 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * measure.c - teacher forcing: the log-likelihood of given tokens, and their logits.
+ * measure.c - teacher forcing: the log-likelihood of given tokens, their logits, and how far these
+ * are from those of another engine, to which whatever is not exact is held.
  */
 #include <math.h>
 #include <stdlib.h>
 
 #include "engine/internal.h"
 
-struct eval {
+/* One of the engines, and its sequence of the window at hand. */
+struct side {
     struct engine *e;
-    const int32_t *tokens;
-    size_t n;
-    uint32_t n_chunk;
-    engine_eval_row_fn *row;
-    void *ctx;
-    struct engine_eval_result *out;
+    struct engine_seq *seq;
     struct engine_row *rows; /* [n_chunk] */
+    double *nll;
 };
 
-/* The loss of predicting tokens[i + 1] from the logits after token i, if both are in the window. */
-static void add_loss(struct eval *v, size_t i, size_t window_end, const float *logits)
+enum { MEASURED, REFERENCE, MAX_SIDES };
+
+struct eval {
+    const struct engine_eval_options *opt;
+    struct engine_eval_result *out;
+    struct side side[MAX_SIDES];
+    uint32_t n_sides;
+    uint32_t n_chunk;
+    size_t window_end;
+};
+
+/* ---- a position ---- */
+
+/* log(sum of exp(logits)) */
+static double log_total(const struct engine *e, const float *logits)
 {
     float max, sum;
-    if (i + 1 >= window_end)
-        return;
-    v->e->kern->max_sum_exp(logits, v->e->info.n_vocab, &max, &sum);
-    v->out->nll += (double)max + log((double)sum) - (double)logits[v->tokens[i + 1]];
-    v->out->n_tokens++;
+    e->kern->max_sum_exp(logits, e->info.n_vocab, &max, &sum);
+    return (double)max + log((double)sum);
 }
 
-static int eval_chunk(struct eval *v, struct engine_seq *seq, size_t begin, size_t end,
-                      size_t window_end, struct engine_err *err)
+/* The loss of predicting tokens[i + 1] from the logits after token i, if both are in the window. */
+static void add_loss(const struct eval *v, const struct side *side, size_t i, const float *logits)
 {
-    uint32_t n = (uint32_t)(end - begin), pos = engine_seq_n_tokens(seq);
-    if (engine_seq_grow(seq, pos + n, err) != 0)
+    if (i + 1 < v->window_end)
+        *side->nll += log_total(side->e, logits) - (double)logits[v->opt->tokens[i + 1]];
+}
+
+static uint32_t top_of(const float *logits, uint32_t n)
+{
+    uint32_t top = 0;
+    for (uint32_t i = 1; i < n; i++)
+        top = logits[i] > logits[top] ? i : top;
+    return top;
+}
+
+/* Sum of p log(p / q), p the reference's distribution. */
+static double divergence(const struct eval *v, const float *p, const float *q)
+{
+    const struct engine *e = v->side[MEASURED].e;
+    double total_p = log_total(e, p), total_q = log_total(e, q), kl = 0;
+    for (uint32_t i = 0; i < e->info.n_vocab; i++) {
+        double log_p = (double)p[i] - total_p;
+        kl += (double)kern_exp((float)log_p) * (log_p - ((double)q[i] - total_q));
+    }
+    return kl > 0 ? kl : 0; /* rounding */
+}
+
+static void compare(const struct eval *v, const float *p, const float *q)
+{
+    struct engine_eval_result *out = v->out;
+    uint32_t n = v->side[MEASURED].e->info.n_vocab;
+    double kl = divergence(v, p, q);
+    out->kl += kl;
+    out->kl_most = kl > out->kl_most ? kl : out->kl_most;
+    out->n_same_top += top_of(p, n) == top_of(q, n);
+    out->n_compared++;
+}
+
+/* ---- a chunk ---- */
+
+static int step(const struct eval *v, const struct side *side, size_t begin, size_t end,
+                struct engine_err *err)
+{
+    uint32_t n = (uint32_t)(end - begin), pos = engine_seq_n_tokens(side->seq);
+    if (engine_seq_grow(side->seq, pos + n, err) != 0)
         return -1;
     for (uint32_t i = 0; i < n; i++)
-        v->rows[i] = (struct engine_row){
-            .seq = seq, .token = v->tokens[begin + i], .pos = pos + i, .want_logits = true
-        };
-    engine_step(v->e, v->rows, n);
+        side->rows[i] = (struct engine_row){ .seq = side->seq,
+                                             .token = v->opt->tokens[begin + i],
+                                             .pos = pos + i,
+                                             .want_logits = true };
+    engine_step(side->e, side->rows, n);
     for (uint32_t i = 0; i < n; i++) {
-        if (v->rows[i].status != ENGINE_ROW_DONE)
+        if (side->rows[i].status != ENGINE_ROW_DONE)
             return engine_fail(err, ENGINE_ERR_INTERNAL, "token %zu: %s", begin + i,
-                               engine_row_error(v->e));
-        add_loss(v, begin + i, window_end, v->rows[i].logits);
-        if (v->row && v->row(v->ctx, begin + i, v->rows[i].logits) != 0)
-            return engine_fail(err, ENGINE_ERR_CANCELLED, "stopped at token %zu", begin + i);
+                               engine_row_error(side->e));
+        add_loss(v, side, begin + i, side->rows[i].logits);
     }
     return 0;
 }
 
-static int eval_window(struct eval *v, size_t begin, size_t end, struct engine_err *err)
+static int eval_chunk(const struct eval *v, size_t begin, size_t end, struct engine_err *err)
 {
-    struct engine_seq *seq;
-    struct engine_seq_options opt = { .max_tokens = (uint32_t)(end - begin), .no_cache = true };
-    int rc = engine_seq_open(v->e, &opt, &seq, err);
-    for (size_t i = begin; i < end && rc == 0; i += v->n_chunk)
-        rc = eval_chunk(v, seq, i, i + v->n_chunk < end ? i + v->n_chunk : end, end, err);
-    engine_seq_close(seq);
-    return rc;
-}
-
-static int check_tokens(const struct eval *v, struct engine_err *err)
-{
-    for (size_t i = 0; i < v->n; i++)
-        if (v->tokens[i] < 0 || (uint32_t)v->tokens[i] >= v->e->info.n_vocab)
-            return engine_fail(err, ENGINE_ERR_INPUT, "token %zu is %d; ids are 0 to %u", i,
-                               v->tokens[i], v->e->info.n_vocab - 1);
+    for (uint32_t s = 0; s < v->n_sides; s++)
+        if (step(v, &v->side[s], begin, end, err) != 0)
+            return -1;
+    for (size_t i = begin; i < end; i++) {
+        const float *logits = v->side[MEASURED].rows[i - begin].logits;
+        v->out->n_tokens += i + 1 < v->window_end;
+        if (v->n_sides > 1)
+            compare(v, v->side[REFERENCE].rows[i - begin].logits, logits);
+        if (v->opt->row && v->opt->row(v->opt->ctx, i, logits) != 0)
+            return engine_fail(err, ENGINE_ERR_CANCELLED, "stopped at token %zu", i);
+    }
     return 0;
 }
 
-int engine_eval(struct engine *e, const int32_t *tokens, size_t n, uint32_t n_chunk,
-                engine_eval_row_fn *row, void *ctx, struct engine_eval_result *out,
-                struct engine_err *err)
+/* ---- windows ---- */
+
+static int eval_window(struct eval *v, size_t begin, size_t end, struct engine_err *err)
 {
-    struct eval v = { .e = e, .tokens = tokens, .n = n, .row = row, .ctx = ctx, .out = out };
-    v.n_chunk = n_chunk && n_chunk < e->opt.max_logit_rows ? n_chunk : e->opt.max_logit_rows;
-    *out = (struct engine_eval_result){ 0 };
-    if (check_tokens(&v, err) != 0)
-        return -1;
-    v.rows = calloc(v.n_chunk, sizeof(*v.rows));
-    if (!v.rows)
-        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for %u rows", v.n_chunk);
+    struct engine_seq_options opt = { .max_tokens = (uint32_t)(end - begin), .no_cache = true };
     int rc = 0;
-    for (size_t i = 0; i < n && rc == 0; i += e->info.n_ctx)
-        rc = eval_window(&v, i, n - i < e->info.n_ctx ? n : i + e->info.n_ctx, err);
-    free(v.rows);
+    v->window_end = end;
+    for (uint32_t s = 0; s < v->n_sides && rc == 0; s++)
+        rc = engine_seq_open(v->side[s].e, &opt, &v->side[s].seq, err);
+    for (size_t i = begin; i < end && rc == 0; i += v->n_chunk)
+        rc = eval_chunk(v, i, i + v->n_chunk < end ? i + v->n_chunk : end, err);
+    for (uint32_t s = 0; s < v->n_sides; s++) {
+        engine_seq_close(v->side[s].seq);
+        v->side[s].seq = NULL;
+    }
+    return rc;
+}
+
+static int check_input(const struct eval *v, struct engine_err *err)
+{
+    uint32_t n_vocab = v->side[MEASURED].e->info.n_vocab;
+    for (size_t i = 0; i < v->opt->n_tokens; i++)
+        if (v->opt->tokens[i] < 0 || (uint32_t)v->opt->tokens[i] >= n_vocab)
+            return engine_fail(err, ENGINE_ERR_INPUT, "token %zu is %d; ids are 0 to %u", i,
+                               v->opt->tokens[i], n_vocab - 1);
+    for (uint32_t s = 1; s < v->n_sides; s++)
+        if (v->side[s].e->info.n_vocab != n_vocab)
+            return engine_fail(err, ENGINE_ERR_INPUT,
+                               "the vocabularies differ: %u tokens, the reference %u", n_vocab,
+                               v->side[s].e->info.n_vocab);
+    return 0;
+}
+
+/* Another engine to be stepped; chunks are what all of them can take. */
+static int add_side(struct eval *v, struct engine *e, double *nll, struct engine_err *err)
+{
+    uint32_t most = e->opt.max_logit_rows;
+    v->n_chunk = v->n_chunk > 0 && v->n_chunk < most ? v->n_chunk : most;
+    struct engine_row *rows = calloc(most, sizeof(*rows));
+    if (!rows)
+        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for %u rows", most);
+    v->side[v->n_sides++] = (struct side){ .e = e, .rows = rows, .nll = nll };
+    return 0;
+}
+
+int engine_eval(struct engine *e, const struct engine_eval_options *opt,
+                struct engine_eval_result *out, struct engine_err *err)
+{
+    struct eval v = { .opt = opt, .out = out, .n_chunk = opt->n_chunk };
+    *out = (struct engine_eval_result){ 0 };
+    int rc = add_side(&v, e, &out->nll, err);
+    if (rc == 0 && opt->reference)
+        rc = add_side(&v, opt->reference, &out->reference_nll, err);
+    if (rc == 0)
+        rc = check_input(&v, err);
+    for (size_t i = 0; i < opt->n_tokens && rc == 0; i += e->info.n_ctx)
+        rc = eval_window(
+            &v, i, opt->n_tokens - i < e->info.n_ctx ? opt->n_tokens : i + e->info.n_ctx, err);
+    for (uint32_t s = 0; s < v.n_sides; s++)
+        free(v.side[s].rows);
     return rc;
 }

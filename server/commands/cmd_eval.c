@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cmd_eval.c - `lacuna eval`: perplexity of a text or of given tokens, and their logits as raw
- * floats for comparison with another engine.
+ * cmd_eval.c - `lacuna eval`: perplexity of a text or of given tokens, how far whatever is not exact
+ * is from what is, and logits as raw floats for comparison with another engine.
  */
 #include "server/commands/commands.h"
 
@@ -13,7 +13,7 @@
 #include <unistd.h>
 
 struct eval {
-    struct engine *e;
+    struct engine *e, *reference; /* NULL: what is measured is exact */
     struct engine_tokens tokens;
     FILE *logits;
     bool show; /* progress on a terminal */
@@ -107,29 +107,58 @@ static int on_row(void *ctx, uint64_t index, const float *logits)
     return 0;
 }
 
-static void print_result(const struct options *o, const struct eval *v,
-                         const struct engine_eval_result *r, uint32_t chunk)
+/* ---- the answer ---- */
+
+static double perplexity(double nll, uint64_t n)
+{
+    return exp(nll / (double)n);
+}
+
+static void print_text(const struct eval *v, const struct engine_eval_result *r, double seconds,
+                       FILE *to)
 {
     const struct engine_info *info = engine_info(v->e);
-    double mean = r->n_tokens ? r->nll / (double)r->n_tokens : 0;
-    double seconds = cmd_now() - v->started;
-    FILE *to = v->logits == stdout ? stderr : stdout;
-    if (!o->json) {
-        if (r->n_tokens)
-            fprintf(to, "perplexity %.4f (%.6f nats per token)\n", exp(mean), mean);
-        fprintf(to, "%zu tokens, %llu of them predicted, windows of %u, %.1f s, %.1f tok/s\n",
-                v->tokens.n, (unsigned long long)r->n_tokens, info->n_ctx, seconds,
-                (double)v->tokens.n / seconds);
-        return;
-    }
+    if (r->n_tokens)
+        fprintf(to, "perplexity %.4f (%.6f nats per token)\n", perplexity(r->nll, r->n_tokens),
+                r->nll / (double)r->n_tokens);
+    if (r->n_compared)
+        fprintf(
+            to,
+            "keys and values in %s, against %s: perplexity %+.3f %%, KL divergence %.2e nats per "
+            "token (%.2e at most), same most likely token %.2f %%\n",
+            info->kv, engine_info(v->reference)->kv,
+            100 * (exp((r->nll - r->reference_nll) / (double)(r->n_tokens ? r->n_tokens : 1)) - 1),
+            r->kl / (double)r->n_compared, r->kl_most,
+            100 * (double)r->n_same_top / (double)r->n_compared);
+    fprintf(to, "%zu tokens, %llu of them predicted, windows of %u, %.1f s, %.1f tok/s\n",
+            v->tokens.n, (unsigned long long)r->n_tokens, info->n_ctx, seconds,
+            (double)v->tokens.n / seconds);
+}
+
+/* JSON has neither infinities nor a value for "nothing was predicted". */
+static void print_likelihood(FILE *to, double nll, uint64_t n)
+{
+    if (n && isfinite(nll) && isfinite(perplexity(nll, n)))
+        fprintf(to, "\"nll\":%.9g,\"perplexity\":%.9g", nll, perplexity(nll, n));
+    else
+        fprintf(to, "\"nll\":null,\"perplexity\":null");
+}
+
+static void print_json(const struct eval *v, const struct engine_eval_result *r, uint32_t chunk,
+                       double seconds, FILE *to)
+{
+    const struct engine_info *info = engine_info(v->e);
     fprintf(to, "{\"tokens\":%zu,\"predicted\":%llu,\"window\":%u,\"chunk\":%u,\"threads\":%u,",
             v->tokens.n, (unsigned long long)r->n_tokens, info->n_ctx, chunk, info->n_threads);
-    /* JSON has neither infinities nor a value for "nothing was predicted". */
-    if (r->n_tokens && isfinite(r->nll) && isfinite(exp(mean)))
-        fprintf(to, "\"nll\":%.9g,\"perplexity\":%.9g,", r->nll, exp(mean));
-    else
-        fprintf(to, "\"nll\":null,\"perplexity\":null,");
-    fprintf(to, "\"seconds\":%.3f}\n", seconds);
+    fprintf(to, "\"kv_type\":\"%s\",", info->kv);
+    print_likelihood(to, r->nll, r->n_tokens);
+    if (r->n_compared) {
+        fprintf(to, ",\"reference\":{\"kv_type\":\"%s\",", engine_info(v->reference)->kv);
+        print_likelihood(to, r->reference_nll, r->n_tokens);
+        fprintf(to, ",\"kl\":%.6g,\"kl_most\":%.6g,\"top1\":%.6f}", r->kl / (double)r->n_compared,
+                r->kl_most, (double)r->n_same_top / (double)r->n_compared);
+    }
+    fprintf(to, ",\"seconds\":%.3f}\n", seconds);
 }
 
 static int evaluate(const struct options *o, struct eval *v)
@@ -140,22 +169,33 @@ static int evaluate(const struct options *o, struct eval *v)
     uint32_t chunk = o->chunk ? o->chunk : info->max_logit_rows;
     v->show = isatty(STDERR_FILENO);
     v->started = v->shown = cmd_now();
-    int rc = engine_eval(v->e, v->tokens.ids, v->tokens.n, chunk, on_row, v, &result, &err);
+    struct engine_eval_options opt = { .tokens = v->tokens.ids,
+                                       .n_tokens = v->tokens.n,
+                                       .n_chunk = chunk,
+                                       .reference = v->reference,
+                                       .row = on_row,
+                                       .ctx = v };
+    int rc = engine_eval(v->e, &opt, &result, &err);
     if (v->show)
         fputs("\r\033[K", stderr);
     if (v->logits && (ferror(v->logits) || fflush(v->logits)))
         return cmd_fail(EX_IOERR, "cannot write the logits: %s", strerror(errno));
     if (rc)
         return cmd_fail_err(&err);
-    print_result(o, v, &result, chunk);
+    double seconds = cmd_now() - v->started;
+    FILE *to = v->logits == stdout ? stderr : stdout;
+    if (o->json)
+        print_json(v, &result, chunk, seconds, to);
+    else
+        print_text(v, &result, seconds, to);
     if (fflush(stdout))
         return cmd_fail(EX_IOERR, "cannot write the answer: %s", strerror(errno));
     return 0;
 }
 
-static int eval_with(const struct options *o, struct engine *e)
+static int eval_with(const struct options *o, struct engine *e, struct engine *reference)
 {
-    struct eval v = { .e = e };
+    struct eval v = { .e = e, .reference = reference };
     int exit_code = o->tokens.n ? take_tokens(&v, &o->tokens) : tokenize_file(&v, o->file);
     if (!exit_code && v.tokens.n == 0)
         exit_code = cmd_fail(EX_DATAERR, "%s: no tokens", o->file);
@@ -169,10 +209,24 @@ static int eval_with(const struct options *o, struct engine *e)
     return exit_code;
 }
 
+/* What is not exact is measured against what is; the same model again shares the file's pages. */
+static int open_reference(const struct engine_options *opt, const struct engine *e,
+                          struct engine **out)
+{
+    struct engine_options exact = *opt;
+    *out = NULL;
+    if (opt->kv == ENGINE_KV_F16)
+        return 0;
+    exact.kv = ENGINE_KV_F16;
+    exact.kv_bytes = 0;
+    exact.n_ctx = engine_info(e)->n_ctx;
+    return cmd_engine_open(&exact, out);
+}
+
 static int eval(const struct options *o)
 {
     struct engine_options opt;
-    struct engine *e;
+    struct engine *e, *reference;
     int exit_code;
     if (!o->file == !o->tokens.n)
         return cmd_fail(EX_USAGE, "what to measure: give either --file TEXT or --tokens ID,...");
@@ -187,7 +241,10 @@ static int eval(const struct options *o)
     exit_code = cmd_engine_open(&opt, &e);
     if (exit_code)
         return exit_code;
-    exit_code = eval_with(o, e);
+    exit_code = open_reference(&opt, e, &reference);
+    if (!exit_code)
+        exit_code = eval_with(o, e, reference);
+    engine_close(reference);
     engine_close(e);
     return exit_code;
 }
@@ -201,8 +258,10 @@ const struct cmd cmd_eval = {
         .about = "Runs a text or given tokens through the model, each token predicted from "
                  "the true ones before it, in windows of --ctx tokens, and prints the "
                  "perplexity.  --logits-out writes what the model said at each position.  "
+                 "With --kv-type q8 it also says how far that is from exact keys and values.  "
                  "Neither --chunk nor --threads changes a bit of the result.",
         .example = "  lacuna eval -m model.gguf -f book.txt --ctx 2048\n"
+                   "  lacuna eval -m model.gguf -f book.txt --kv-type q8\n"
                    "  lacuna eval -m model.gguf --tokens 1,15043,3186 --logits-out logits.f32\n",
     },
     .run = eval,

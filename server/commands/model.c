@@ -47,6 +47,7 @@ void cmd_engine_options(const struct options *o, const char *path, struct engine
         .n_threads = o->threads,
         .n_ctx = o->ctx,
         .kv_bytes = o->kv_bytes,
+        .kv = (enum engine_kv)o->kv_type,
         .max_rows = o->max_batch_rows,
         .io = (enum engine_io)o->io,
         .read_file = o->no_mmap,

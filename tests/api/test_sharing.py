@@ -72,9 +72,11 @@ def test_same_bytes_with_n_4(client):
     assert len({text for text, _, _ in several}) > 1, "choices differ"
 
 
-def test_same_bytes_when_pages_run_out(start):
-    """Each wants five pages or so, and a page more every 64 tokens; there are 17 for all."""
-    client = start("--ctx", "512", "--kv-bytes", "25M", "--max-queue-wait", "600s")
+@pytest.mark.parametrize("kv", [("f16", "25M"), ("q8", "16M")])
+def test_same_bytes_when_pages_run_out(start, kv):
+    """Each wants five pages or so, and a page more every 64 tokens; there are 17 for all, or 20 of half the size, of
+    which each takes two for the page that is open."""
+    client = start("--ctx", "512", "--kv-type", kv[0], "--kv-bytes", kv[1], "--max-queue-wait", "600s")
     bodies = [body(i, max_tokens=4 * N_TOKENS) for i in range(N_TOGETHER // 2)]
     alone = [choices(client.post("/v1/completions", {**one, "cache_prompt": False})) for one in bodies]
     assert client.metric("lacuna_num_preemptions_total") == 0
@@ -83,6 +85,18 @@ def test_same_bytes_when_pages_run_out(start):
         assert client.metric("lacuna_num_preemptions_total") > 0, "pages did not run out"
     until(lambda: client.metric("lacuna_requests_running") == 0, 5, "all ended")
     assert client.metric("lacuna_kv_cache_usage_ratio") == 0
+
+
+def test_same_bytes_in_pages_of_8_bits(start):
+    """Hits are of whole pages; whatever is in them, a batch, n and hits change nothing."""
+    client = start("--ctx", "1024", "--kv-type", "q8")
+    bodies = [body(i, n=2 if i == 5 else 1) for i in range(N_TOGETHER // 2)]
+    alone = [choices(client.post("/v1/completions", {**one, "cache_prompt": False})) for one in bodies]
+    for _ in range(2):
+        assert together(client, bodies) == alone
+    usage = client.post("/v1/completions", bodies[0]).json()["usage"]
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    assert cached == (usage["prompt_tokens"] - 1) // 64 * 64 > 0
 
 
 def test_salts_do_not_share(client):

@@ -42,6 +42,21 @@ def test_windows_start_anew():
     assert short["perplexity"] > whole["perplexity"]  # it cannot see that the text repeats
 
 
+def test_keys_and_values_of_8_bits_are_measured_against_exact_ones(tmp_path):
+    text = TEXT * 4  # a few whole pages
+    exact, answer = evaluate("-f", "-", stdin=text), evaluate("-f", "-", "--kv-type", "q8", stdin=text)
+    assert (exact["kv_type"], answer["kv_type"], answer["reference"]["kv_type"]) == ("f16", "q8", "f16")
+    assert "reference" not in exact
+    assert answer["reference"]["nll"] == exact["nll"] != answer["nll"]
+    assert 0 < answer["reference"]["kl"] <= answer["reference"]["kl_most"]
+    assert answer["reference"]["kl"] < 0.02
+    assert 0.8 < answer["reference"]["top1"] <= 1
+    assert abs(answer["perplexity"] / exact["perplexity"] - 1) < 0.02
+    path = tmp_path / "text.txt"
+    path.write_bytes(text)
+    assert "KL divergence" in good("eval", "-m", model_path(), "-f", path, "--kv-type", "q8").decode()
+
+
 def test_logits_are_one_row_per_token(tmp_path):
     data, answer = logits(tmp_path)
     assert len(data) == 4 * N_VOCAB * len(TOKENS)

@@ -23,6 +23,8 @@ static const char *const models[] = {
 };
 enum { N_MODELS = sizeof(models) / sizeof(models[0]) };
 
+static enum engine_kv kv_type; /* of the engines that a test opens */
+
 static struct engine *open_engine(const char *path, uint32_t threads, uint64_t shuffle,
                                   const char *isa)
 {
@@ -31,6 +33,7 @@ static struct engine *open_engine(const char *path, uint32_t threads, uint64_t s
     struct engine_options opt = { .model_path = path,
                                   .n_threads = threads,
                                   .n_ctx = 2048,
+                                  .kv = kv_type,
                                   .max_rows = 700,
                                   .max_logit_rows = 700,
                                   .kv_shuffle_seed = shuffle,
@@ -148,7 +151,7 @@ Test(invariance, instruction_sets_agree)
 }
 
 /* Beyond one attention item of 1,024 tokens: items folded one by one and by partials. */
-Test(invariance, long_sequences_too)
+static void check_long_sequences(void)
 {
     static const char *const long_models[] = { "tests/golden/arch/llama.gguf",
                                                "tests/golden/arch/gemma3.gguf" };
@@ -160,6 +163,50 @@ Test(invariance, long_sequences_too)
         check(long_models[m], alone, LONG_TOKENS, 2, 6, NULL, 3, 64);
         free(alone);
     }
+}
+
+Test(invariance, long_sequences_too)
+{
+    check_long_sequences();
+}
+
+/* A query reads its own page unsealed and those before it sealed, whenever each was completed. */
+Test(invariance, pages_of_8_bits_change_nothing_of_it)
+{
+    enum { N = 270 };
+    kv_type = ENGINE_KV_Q8;
+    for (size_t m = 0; m < N_MODELS; m++) {
+        struct engine *e = open_engine(models[m], 1, 0, NULL);
+        float *alone = run(e, 1, N, N);
+        cr_assert_str_eq(engine_info(e)->kv, "q8");
+        engine_close(e);
+        check(models[m], alone, N, 1, 0, NULL, 1, 1);
+        check(models[m], alone, N, 2, 0, NULL, 2, 13);
+        check(models[m], alone, N, 2, 7, NULL, 7, 64);
+        check(models[m], alone, N, 2, 8, NULL, 3, 65);
+        check(models[m], alone, N, 3, 9, NULL, 7, 2);
+        check(models[m], alone, N, 2, 10, NULL, 1, 128);
+        free(alone);
+    }
+}
+
+Test(invariance, pages_of_8_bits_have_the_same_bits_on_all_instruction_sets)
+{
+    kv_type = ENGINE_KV_Q8;
+    for (size_t m = 0; m < 3; m++) {
+        struct engine *e = open_engine(models[m], 1, 0, "ref");
+        float *alone = run(e, 1, 13, 140);
+        engine_close(e);
+        for (uint32_t v = 0; v + 1 < kern_n_usable(); v++)
+            check(models[m], alone, 140, 2, 0, kern_usable(v)->name, 1, 140);
+        free(alone);
+    }
+}
+
+Test(invariance, long_sequences_in_pages_of_8_bits)
+{
+    kv_type = ENGINE_KV_Q8;
+    check_long_sequences();
 }
 
 Test(sequence, pages_come_back_when_it_closes)

@@ -59,7 +59,8 @@ Test(memory_plan, windowed_layers_take_no_more_than_their_windows)
     in.available = (uint64_t)64 << 30;
     cr_assert_eq(memory_plan(&p, &in, NULL), 0);
     cr_assert_geq(p.kv.group[0].n_pages, 4 * 131072 / KV_PAGE_TOKENS);
-    cr_assert_leq(p.kv.group[1].n_pages, 32 * kv_pages_needed(512, UINT32_MAX / 2, 512));
+    const struct kv_group_options window = { .window = 512 };
+    cr_assert_leq(p.kv.group[1].n_pages, 32 * kv_pages_needed(&window, UINT32_MAX / 2, 512));
 }
 
 Test(memory_plan, a_default_context_shrinks_but_an_asked_one_is_refused)
@@ -93,6 +94,27 @@ Test(memory_plan, kv_bytes_is_a_limit)
     in.n_ctx = 8192;
     cr_assert_eq(memory_plan(&p, &in, &err), -1);
     cr_assert_eq(err.code, ENGINE_ERR_MEMORY);
+}
+
+Test(memory_plan, keys_and_values_of_8_bits_hold_more_in_the_same_memory)
+{
+    struct model_shape s = shape();
+    struct memory_plan_input in = input(&s);
+    struct memory_plan p, q8;
+    in.kv_bytes = 60 << 20;
+    s.group_window[1] = 0; /* nothing but memory limits the pools */
+    cr_assert_eq(memory_plan(&p, &in, NULL), 0);
+    s.kv = KERN_KV_Q8;
+    cr_assert_eq(memory_plan(&q8, &in, NULL), 0);
+    cr_assert_leq(q8.kv_bytes, in.kv_bytes);
+    cr_assert_geq(q8.kv.group[0].n_pages, p.kv.group[0].n_pages * 18 / 10);
+    in.kv_bytes = 0;
+    for (in.n_ctx = 512; in.n_ctx < 4096; in.n_ctx += 500) { /* it can hold what it promises */
+        cr_assert_eq(memory_plan(&q8, &in, NULL), 0);
+        for (uint32_t g = 0; g < 2; g++)
+            cr_assert_leq(kv_pages_needed(&q8.kv.group[g], in.n_ctx, in.max_rows),
+                          q8.kv.group[g].n_pages);
+    }
 }
 
 Test(memory_plan, weights_that_do_not_fit_are_refused_with_the_numbers)

@@ -15,14 +15,29 @@ enum { PAGE = 64, N_TOKENS = 1500, N_Q = 7, MAX_PAGES = KERN_ATTN_ITEM / PAGE };
 /* Keys and values of N_TOKENS in separate pages; unwritten slots hold NaN. */
 struct cache {
     uint32_t dim;
-    bool wide;
+    enum kern_kv kv;
     float *k, *v;
     void *page[(N_TOKENS + PAGE - 1) / PAGE];
 };
 
-static void cache_init(struct cache *c, uint32_t dim, bool wide)
+/* Pages of Q8 are made of whole ones; those at the end repeat the first tokens. */
+static void seal_pages(struct cache *c)
 {
-    c->wide = wide;
+    uint8_t *part = malloc(kern_kv_bytes(KERN_KV_F16, PAGE, c->dim));
+    const void *parts[] = { part };
+    for (uint32_t p = 0; p * PAGE < N_TOKENS; p++) {
+        for (uint32_t t = p * PAGE; t < (p + 1) * PAGE; t++)
+            kern_select("ref")->kv_store(part, KERN_KV_F16, PAGE, t % PAGE, c->dim,
+                                         c->k + t % N_TOKENS * c->dim,
+                                         c->v + t % N_TOKENS * c->dim);
+        kern_select("ref")->kv_seal(c->page[p], PAGE, parts, PAGE, c->dim);
+    }
+    free(part);
+}
+
+static void cache_init(struct cache *c, uint32_t dim, enum kern_kv kv)
+{
+    c->kv = kv;
     c->dim = dim;
     c->k = random_floats((size_t)N_TOKENS * dim, 1);
     c->v = random_floats((size_t)N_TOKENS * dim, 2);
@@ -30,8 +45,10 @@ static void cache_init(struct cache *c, uint32_t dim, bool wide)
         c->page[p] = malloc((size_t)PAGE * dim * 8);
         memset(c->page[p], 0xff, (size_t)PAGE * dim * 8);
     }
-    for (uint32_t t = 0; t < N_TOKENS; t++)
-        kern_select("ref")->kv_store(c->page[t / PAGE], wide, PAGE, t % PAGE, dim, c->k + t * dim,
+    if (kv == KERN_KV_Q8)
+        seal_pages(c);
+    for (uint32_t t = 0; t < N_TOKENS && kv != KERN_KV_Q8; t++)
+        kern_select("ref")->kv_store(c->page[t / PAGE], kv, PAGE, t % PAGE, dim, c->k + t * dim,
                                      c->v + t * dim);
 }
 
@@ -69,7 +86,7 @@ static void attend_all(const struct kern_table *k, struct cache *c, const float 
                                  .head_dim = c->dim,
                                  .page_tokens = PAGE,
                                  .softcap = cap,
-                                 .wide = c->wide,
+                                 .kv = c->kv,
                                  .item_first = item * KERN_ATTN_ITEM,
                                  .m = m[item],
                                  .l = l[item],
@@ -91,21 +108,23 @@ static void attend_all(const struct kern_table *k, struct cache *c, const float 
 static const uint32_t some_first[N_Q] = { 0, 0, 3, 1000, 1030, 0, 1490 };
 static const uint32_t some_end[N_Q] = { 1, 33, 70, 1100, 1499, 1500, 1500 };
 
+static const enum kern_kv kinds[] = { KERN_KV_F16, KERN_KV_F32, KERN_KV_Q8 };
+
 Test(attend, every_variant_gives_the_bits_of_ref)
 {
     static const uint32_t dims[] = { 16, 64, 80, 128, 256 };
     for (size_t d = 0; d < 5; d++)
-        for (int capped = 0; capped < 2; capped++) {
+        for (int i = 0; i < 6; i++) {
             struct cache c;
-            cache_init(&c, dims[d], d % 2);
+            cache_init(&c, dims[d], kinds[i / 2]);
             float *q = random_floats(N_Q * dims[d], 3);
             float *a = malloc(N_Q * dims[d] * 4), *b = malloc(N_Q * dims[d] * 4);
-            float cap = capped ? 5.0f : 0.0f;
+            float cap = i % 2 ? 5.0f : 0.0f;
             attend_all(kern_select("ref"), &c, q, some_first, some_end, N_Q, cap, a);
             for (uint32_t v = 0; v < kern_n_usable(); v++) {
                 attend_all(kern_usable(v), &c, q, some_first, some_end, N_Q, cap, b);
-                cr_assert(memcmp(a, b, N_Q * dims[d] * 4) == 0, "%s, head_dim %u",
-                          kern_usable(v)->name, dims[d]);
+                cr_assert(memcmp(a, b, N_Q * dims[d] * 4) == 0, "%s, kind %d, head_dim %u",
+                          kern_usable(v)->name, kinds[i / 2], dims[d]);
             }
             free(q), free(a), free(b);
             cache_fini(&c);
@@ -114,18 +133,21 @@ Test(attend, every_variant_gives_the_bits_of_ref)
 
 Test(attend, a_query_alone_gets_the_bits_it_gets_in_company)
 {
-    struct cache c;
-    cache_init(&c, 64, false);
     float *q = random_floats(N_Q * 64, 3), all[N_Q * 64], one[64];
-    for (uint32_t v = 0; v < kern_n_usable(); v++) {
-        attend_all(kern_usable(v), &c, q, some_first, some_end, N_Q, 0.0f, all);
-        for (uint32_t i = 0; i < N_Q; i++) {
-            attend_all(kern_usable(v), &c, q + i * 64, some_first + i, some_end + i, 1, 0.0f, one);
-            cr_assert_arr_eq(one, all + i * 64, sizeof(one));
+    for (int kind = 0; kind < 3; kind++) {
+        struct cache c;
+        cache_init(&c, 64, kinds[kind]);
+        for (uint32_t v = 0; v < kern_n_usable(); v++) {
+            attend_all(kern_usable(v), &c, q, some_first, some_end, N_Q, 0.0f, all);
+            for (uint32_t i = 0; i < N_Q; i++) {
+                attend_all(kern_usable(v), &c, q + i * 64, some_first + i, some_end + i, 1, 0.0f,
+                           one);
+                cr_assert_arr_eq(one, all + i * 64, sizeof(one));
+            }
         }
+        cache_fini(&c);
     }
     free(q);
-    cache_fini(&c);
 }
 
 /* In a step, rows of one sequence sit side by side: what a later one wrote must not reach an
@@ -135,20 +157,20 @@ Test(attend, a_value_that_is_no_number_reaches_only_who_sees_it)
     static const uint32_t first[N_Q] = { 0, 0, 0, 0, 0, 20, 0 };
     static const uint32_t end[N_Q] = { 40, 41, 42, 43, 44, 45, 46 };
     float *q = random_floats(N_Q * 64, 3), all[N_Q * 64];
-    for (int wide = 0; wide < 2; wide++) {
+    for (int kind = 0; kind < 2; kind++) {
         struct cache c;
-        cache_init(&c, 64, wide);
+        cache_init(&c, 64, kinds[kind]);
         float bad[64];
         for (int i = 0; i < 64; i++)
             bad[i] = i % 2 ? INFINITY : NAN;
-        kern_select("ref")->kv_store(c.page[0], wide, PAGE, 42, 64, c.k, bad);
-        kern_select("ref")->kv_store(c.page[0], wide, PAGE, 10, 64, c.k, bad);
+        kern_select("ref")->kv_store(c.page[0], kinds[kind], PAGE, 42, 64, c.k, bad);
+        kern_select("ref")->kv_store(c.page[0], kinds[kind], PAGE, 10, 64, c.k, bad);
         for (uint32_t v = 0; v < kern_n_usable(); v++) {
             attend_all(kern_usable(v), &c, q, first, end, N_Q, 0.0f, all);
             cr_assert(!isfinite(all[0]), "token 10");
             cr_assert(!isfinite(all[5 * 64]), "token 42");
         }
-        kern_select("ref")->kv_store(c.page[0], wide, PAGE, 10, 64, c.k, c.v);
+        kern_select("ref")->kv_store(c.page[0], kinds[kind], PAGE, 10, 64, c.k, c.v);
         for (uint32_t v = 0; v < kern_n_usable(); v++) {
             attend_all(kern_usable(v), &c, q, first, end, N_Q, 0.0f, all);
             for (int i = 0; i < N_Q * 64; i++)
@@ -165,11 +187,11 @@ Test(attend, a_value_beyond_f16_is_stored_as_the_largest)
     struct cache c;
     float big[64], q[64] = { 0 }, out[64];
     uint32_t first = 0, end = 1;
-    cache_init(&c, 64, false);
+    cache_init(&c, 64, KERN_KV_F16);
     for (int i = 0; i < 64; i++)
         big[i] = i % 2 ? 1e6f : -1e6f;
     for (uint32_t v = 0; v < kern_n_usable(); v++) {
-        kern_usable(v)->kv_store(c.page[0], false, PAGE, 0, 64, big, big);
+        kern_usable(v)->kv_store(c.page[0], KERN_KV_F16, PAGE, 0, 64, big, big);
         attend_all(kern_usable(v), &c, q, &first, &end, 1, 0.0f, out);
         for (int i = 0; i < 64; i++)
             cr_assert_eq(out[i], i % 2 ? 65504.0f : -65504.0f);
@@ -177,24 +199,120 @@ Test(attend, a_value_beyond_f16_is_stored_as_the_largest)
     cache_fini(&c);
 }
 
-Test(attend, agrees_with_the_formula)
+/* The textbook's softmax over tokens [first, end). */
+static void attend_exactly(const struct cache *c, const float *q, uint32_t first, uint32_t end,
+                           double *o)
 {
-    struct cache c;
-    cache_init(&c, 32, false);
-    float *q = random_floats(32, 3), out[32];
-    uint32_t first = 5, end = 1400;
-    attend_all(kern_select("ref"), &c, q, &first, &end, 1, 0.0f, out);
-    double sum = 0, o[32] = { 0 };
+    double sum = 0;
+    memset(o, 0, c->dim * sizeof(*o));
     for (uint32_t t = first; t < end; t++) {
         double s = 0;
-        for (int i = 0; i < 32; i++)
-            s += (double)q[i] * (double)c.k[t * 32 + (uint32_t)i];
+        for (uint32_t i = 0; i < c->dim; i++)
+            s += (double)q[i] * (double)c->k[t * c->dim + i];
         sum += exp(s);
-        for (int i = 0; i < 32; i++)
-            o[i] += exp(s) * (double)c.v[t * 32 + (uint32_t)i];
+        for (uint32_t i = 0; i < c->dim; i++)
+            o[i] += exp(s) * (double)c->v[t * c->dim + i];
     }
-    for (int i = 0; i < 32; i++) /* F16 keys and values: 11 bits */
-        cr_assert_float_eq((double)out[i], o[i] / sum, 4e-3);
+    for (uint32_t i = 0; i < c->dim; i++)
+        o[i] /= sum;
+}
+
+Test(attend, agrees_with_the_formula)
+{
+    static const double error[] = { 4e-3, 1e-5, 4e-2 }; /* 11, 24 and 8 bits */
+    float *q = random_floats(32, 3), out[32];
+    uint32_t first = 5, end = 1400;
+    for (int kind = 0; kind < 3; kind++) {
+        struct cache c;
+        double expected[32];
+        cache_init(&c, 32, kinds[kind]);
+        attend_all(kern_select("ref"), &c, q, &first, &end, 1, 0.0f, out);
+        attend_exactly(&c, q, first, end, expected);
+        for (int i = 0; i < 32; i++)
+            cr_assert_float_eq((double)out[i], expected[i], error[kind], "kind %d: %g, not %g",
+                               kinds[kind], (double)out[i], expected[i]);
+        cache_fini(&c);
+    }
+    free(q);
+}
+
+/* ---- sealing ---- */
+
+/* A page of F16 of random tokens, in parts: small and large channels, one that never changes, one at
+ * the ends of what F16 holds. */
+static void fill_parts(void *const *parts, uint32_t part_tokens, uint32_t dim)
+{
+    float *k = random_floats((size_t)PAGE * dim, 7), *v = random_floats((size_t)PAGE * dim, 8);
+    for (uint32_t t = 0; t < PAGE; t++) {
+        k[t * dim] = 0.25f;
+        k[t * dim + 1] = t % 2 ? 1e6f : -1e6f;
+        k[t * dim + 2] *= 1e-7f;
+        v[t * dim + 1] *= 100.0f;
+        kern_select("ref")->kv_store(parts[t / part_tokens], KERN_KV_F16, part_tokens,
+                                     t % part_tokens, dim, k + t * dim, v + t * dim);
+    }
+    free(k);
+    free(v);
+}
+
+Test(kv_seal, every_variant_gives_the_bytes_of_ref_however_the_page_was_cut)
+{
+    static const uint32_t dims[] = { 16, 64, 80, 128 };
+    for (size_t d = 0; d < 4; d++) {
+        size_t bytes = kern_kv_bytes(KERN_KV_Q8, PAGE, dims[d]);
+        void *whole[] = { malloc(kern_kv_bytes(KERN_KV_F16, PAGE, dims[d])) };
+        void *halves[] = { malloc(kern_kv_bytes(KERN_KV_F16, PAGE / 2, dims[d])),
+                           malloc(kern_kv_bytes(KERN_KV_F16, PAGE / 2, dims[d])) };
+        uint8_t *expected = calloc(1, bytes), *page = calloc(1, bytes);
+        fill_parts(whole, PAGE, dims[d]);
+        fill_parts(halves, PAGE / 2, dims[d]);
+        for (int bad = 0; bad < 2; bad++) {
+            if (bad) /* a token that is not a number */
+                for (int cut = 0; cut < 2; cut++) {
+                    float nan[128];
+                    for (int i = 0; i < 128; i++)
+                        nan[i] = i % 3 ? 1.0f : NAN;
+                    kern_select("ref")->kv_store(cut ? halves[0] : whole[0], KERN_KV_F16,
+                                                 cut ? PAGE / 2 : PAGE, 7, dims[d], nan, nan);
+                }
+            kern_select("ref")->kv_seal(expected, PAGE, (const void *const *)whole, PAGE, dims[d]);
+            for (uint32_t v = 0; v < kern_n_usable(); v++) {
+                memset(page, 0, bytes);
+                kern_usable(v)->kv_seal(page, PAGE, (const void *const *)halves, PAGE / 2, dims[d]);
+                cr_assert(memcmp(page, expected, bytes) == 0, "%s, head_dim %u%s",
+                          kern_usable(v)->name, dims[d], bad ? ", with a NaN" : "");
+            }
+        }
+        free(expected), free(page), free(whole[0]), free(halves[0]), free(halves[1]);
+    }
+}
+
+Test(kv_seal, half_the_pages_of_f16_would_not_hold_more)
+{
+    for (uint32_t dim = 16; dim <= KERN_MAX_HEAD_DIM; dim += 16) {
+        size_t q8 = kern_kv_bytes(KERN_KV_Q8, PAGE, dim);
+        cr_assert_geq(q8, kern_kv_bytes(KERN_KV_F16, PAGE / 2, dim), "an open half fits in a page");
+        cr_assert_leq(q8, kern_kv_bytes(KERN_KV_F16, PAGE, dim) * 5 / 8);
+    }
+}
+
+/* Tokens that a query sees in the middle of a page do not depend on those that it does not. */
+Test(kv_seal, a_query_that_sees_one_token_gets_its_value_within_half_a_step)
+{
+    struct cache c;
+    float *q = random_floats(64, 3), out[64];
+    cache_init(&c, 64, KERN_KV_Q8);
+    for (uint32_t t = 0; t < N_TOKENS; t += 97) {
+        uint32_t first = t, end = t + 1;
+        float least = INFINITY, most = -INFINITY;
+        for (int i = 0; i < 64; i++) {
+            least = fminf(least, c.v[t * 64 + (uint32_t)i]);
+            most = fmaxf(most, c.v[t * 64 + (uint32_t)i]);
+        }
+        attend_all(kern_usable(0), &c, q, &first, &end, 1, 0.0f, out);
+        for (int i = 0; i < 64; i++)
+            cr_assert_float_eq(out[i], c.v[t * 64 + (uint32_t)i], (most - least) / 255 * 0.52f);
+    }
     free(q);
     cache_fini(&c);
 }

@@ -119,7 +119,8 @@ Test(sequence, pages_that_slid_out_of_the_window_return_to_the_pool)
     }
     cr_assert_null(kv_page(s, 1, 0, 5));
     cr_assert_not_null(kv_page(s, 0, 0, 5));
-    cr_assert_leq(16 - n_free(kv, 1), kv_pages_needed(100, 800, 1));
+    const struct kv_group_options window = { .window = 100 };
+    cr_assert_leq(16 - n_free(kv, 1), kv_pages_needed(&window, 800, 1));
     cr_assert_eq(n_free(kv, 0), 16 - 13);
     kv_seq_close(s);
     cr_assert_eq(n_free(kv, 1), 16);
@@ -222,20 +223,21 @@ Test(promise, a_promised_page_is_nobody_elses)
 
 Test(promise, a_window_needs_only_its_width_for_a_long_sequence)
 {
+    const struct kv_group_options window = { .window = 100 };
     struct kv *kv = open_kv(30, 100, 0);
     struct kv_seq *s;
     struct kv_group_stats stats;
     s = open_seq(kv, 1900);
     cr_assert_eq(kv_seq_promise(s, 1900, 33), 0);
     kv_group_stats(kv, 1, &stats);
-    cr_assert_eq(stats.n_promised, kv_pages_needed(100, 1900, 33));
+    cr_assert_eq(stats.n_promised, kv_pages_needed(&window, 1900, 33));
     cr_assert_leq(stats.n_promised, 5);
     for (uint32_t n = 33; n < 1900; n += 33) { /* within the promise: never short */
         cr_assert_eq(kv_seq_reserve(s, n), 0);
         commit_to(s, n);
         expect_valid(kv);
         kv_group_stats(kv, 1, &stats);
-        cr_assert_leq(30 - stats.n_free + stats.n_promised, kv_pages_needed(100, 1900, 33));
+        cr_assert_leq(30 - stats.n_free + stats.n_promised, kv_pages_needed(&window, 1900, 33));
     }
     kv_seq_close(s);
     kv_close(kv);
