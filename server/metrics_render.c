@@ -317,6 +317,7 @@ struct cache_facts {
     uint32_t page_tokens, pages, used, cached, free;
     uint64_t query_tokens, hit_tokens, preemptions;
     double usage;
+    const char *dtype;
 };
 
 static struct cache_facts read_cache(const struct engine *e, const struct sched_stats *s)
@@ -337,6 +338,7 @@ static struct cache_facts read_cache(const struct engine *e, const struct sched_
         .hit_tokens = s->prefix_hit_tokens,
         .preemptions = s->preemptions,
         .usage = stats.kv_pages ? (double)used / stats.kv_pages : 0,
+        .dtype = e ? engine_info(e)->kv : "",
     };
 }
 
@@ -354,9 +356,12 @@ static void add_cache(struct text *t, const struct cache_facts *c)
     add_pages(t, "used", c->used);
     add_pages(t, "cached", c->cached);
     add_pages(t, "free", c->free);
-    family(t, "lacuna_cache_config_info", "gauge", "Tokens per KV page, and pages.");
-    buf_printf(t->b, "lacuna_cache_config_info{%s,block_size=\"%u\",num_blocks=\"%u\"} 1\n",
-               t->model, c->page_tokens, c->pages);
+    family(t, "lacuna_cache_config_info", "gauge",
+           "Tokens per KV page, pages, and the type of what they hold.");
+    buf_printf(t->b,
+               "lacuna_cache_config_info{%s,block_size=\"%u\",num_blocks=\"%u\",cache_dtype=\"%s\"}"
+               " 1\n",
+               t->model, c->page_tokens, c->pages, c->dtype);
     single(t, "lacuna_prefix_cache_queries_total", "counter", t->model, (double)c->query_tokens,
            "Prompt tokens looked for in the prefix cache.");
     single(t, "lacuna_prefix_cache_hits_total", "counter", t->model, (double)c->hit_tokens,

@@ -46,7 +46,7 @@ LABELS = {
     "lacuna_engine_step_seconds_count": {"phase": {"prefill", "decode"}},
     "lacuna_build_info": {"version": None, "commit": None, "cpu_isa": None},
     "lacuna_io_backend_info": {"backend": None},
-    "lacuna_cache_config_info": {"block_size": None, "num_blocks": None},
+    "lacuna_cache_config_info": {"block_size": None, "num_blocks": None, "cache_dtype": None},
 }
 
 
