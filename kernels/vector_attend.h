@@ -378,6 +378,8 @@ vec_span_values(const struct kern_attend *a, enum kern_kv kv, float (*p)[KERN_AT
             vec_values(a, kv, p + k, s->all_end, s->end[k], o + (size_t)k * a->head_dim, 1);
 }
 
+_Static_assert(VEC_ATTN_QUERIES == 2 || VEC_ATTN_QUERIES == 4, "see vec_attend_kind");
+
 /* Queries [i, i + n): kv and n are constants after inlining. */
 static inline __attribute__((always_inline)) void
 vec_attend_some(const struct kern_attend *a, enum kern_kv kv, uint32_t i, uint32_t n)
@@ -411,7 +413,12 @@ static inline __attribute__((always_inline)) void vec_attend_kind(const struct k
     uint32_t i = 0;
     for (; i + VEC_ATTN_QUERIES <= a->n_q; i += VEC_ATTN_QUERIES)
         vec_attend_some(a, kv, i, VEC_ATTN_QUERIES);
-    for (; i < a->n_q; i++)
+    /* What is left reads the pages once, too: three query heads of a KV head are not rare. */
+    if (VEC_ATTN_QUERIES > 3 && a->n_q - i == 3)
+        vec_attend_some(a, kv, i, 3);
+    else if (VEC_ATTN_QUERIES > 2 && a->n_q - i == 2)
+        vec_attend_some(a, kv, i, 2);
+    else if (a->n_q - i == 1)
         vec_attend_some(a, kv, i, 1);
 }
 
