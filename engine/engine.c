@@ -148,6 +148,7 @@ static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_e
                                     .available = machine_memory_available(),
                                     .n_ctx = e->opt.n_ctx,
                                     .kv_bytes = e->opt.kv_bytes,
+                                    .n_sequences = e->opt.n_sequences,
                                     .n_threads = e->opt.n_threads,
                                     .max_rows = e->opt.max_rows,
                                     .max_logit_rows = e->opt.max_logit_rows,

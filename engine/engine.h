@@ -56,7 +56,8 @@ enum engine_gating { ENGINE_GATING_FILE, ENGINE_GATING_SOFTMAX, ENGINE_GATING_SI
 /* What the pages of keys and values hold. */
 enum engine_kv {
     ENGINE_KV_F16, /* F32 for the few models whose exact weights would show the difference */
-    ENGINE_KV_Q8,  /* 8 bits: half the memory; see `lacuna eval` for what it costs a model */
+    ENGINE_KV_Q8,  /* 8 bits: little more than half the memory of a long sequence, no less of one
+                    * below 64 tokens; what it costs a model, engine_eval measures */
 };
 
 enum engine_phase {
@@ -82,7 +83,8 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
     uint32_t n_threads;     /* 0: cores of the affinity mask, within the cgroup's quota */
     uint32_t n_ctx;         /* longest sequence; 0: the model's context length, at most 32,768,
                               * less if memory is short (said in the warnings) */
-    uint64_t kv_bytes;      /* KV pages; 0: what a few sequences of n_ctx need, within memory */
+    uint64_t kv_bytes;      /* KV pages; 0: what n_sequences of n_ctx need, within memory */
+    uint32_t n_sequences;   /* 0: 4 */
     enum engine_kv kv;
     uint32_t max_rows;       /* rows per step; 0: 512 */
     uint32_t max_logit_rows; /* rows per step that may want logits; 0: 64 */
@@ -346,26 +348,26 @@ typedef int engine_eval_row_fn(void *ctx, uint64_t index, const float *logits);
 struct engine_eval_options {
     const int32_t *tokens;
     size_t n_tokens;
-    uint32_t n_chunk; /* rows per step, at most max_logit_rows; 0: that many */
-    struct engine
-        *reference; /* of the same vocabulary, or NULL: what the logits are compared with */
+    uint32_t n_chunk;        /* rows per step, at most max_logit_rows; 0: that many */
     engine_eval_row_fn *row; /* or NULL */
     void *ctx;
+    /* What the logits are compared with, or NULL: of the same vocabulary, its n_ctx no shorter than a
+     * window. */
+    struct engine *reference;
 };
 
 struct engine_eval_result {
     uint64_t n_tokens; /* predicted */
     double nll;        /* sum of negative log-likelihoods, nats */
-    /* With a reference, over all positions: */
+    /* With a reference: */
     double reference_nll;
-    uint64_t n_compared;
-    double kl;           /* sum of KL(reference || this), nats */
+    uint64_t n_compared; /* positions whose logits differ in any bit: others had nothing to lose */
+    double kl;           /* sum of KL(reference || this) over these, nats */
     double kl_most;      /* the largest of them */
-    uint64_t n_same_top; /* both have the same most likely token */
+    uint64_t n_same_top; /* of these, both have the same most likely token */
 };
 
-/* Teacher-forces tokens in windows of n_ctx (each window from an empty sequence; the reference's n_ctx
- * must not be shorter), rows cut into chunks. */
+/* Teacher-forces tokens in windows of n_ctx, each from an empty sequence, rows cut into chunks. */
 int engine_eval(struct engine *e, const struct engine_eval_options *opt,
                 struct engine_eval_result *out, struct engine_err *err);
 

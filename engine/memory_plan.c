@@ -17,17 +17,24 @@ enum {
     MIN_CTX = 512,
 };
 
-/* Pools for sequences of together n_tokens. */
+static uint32_t sequences_of(const struct memory_plan_input *in)
+{
+    return in->n_sequences ? in->n_sequences : DEFAULT_SEQUENCES;
+}
+
+/* Pools for sequences of together n_tokens: as many as were asked for, or one if the bytes were. */
 static void size_pools(const struct memory_plan_input *in, uint64_t n_tokens,
                        struct kv_options *out, uint64_t *bytes)
 {
     const struct model_shape *s = in->shape;
+    uint32_t n_sequences = in->kv_bytes ? 1 : sequences_of(in);
     out->n_groups = s->n_groups;
     *bytes = 0;
     for (uint32_t g = 0; g < s->n_groups; g++) {
         struct kv_group_options *group = &out->group[g];
         *group = config_kv_group(s, g);
-        uint64_t pages = (n_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS + group->open_parts;
+        uint64_t pages = (n_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS +
+                         (uint64_t)n_sequences * group->open_parts;
         uint64_t enough = (uint64_t)WINDOW_SEQUENCES *
                           kv_pages_needed(group, UINT32_MAX / 2, in->max_rows);
         group->n_pages = (uint32_t)(group->window && pages > enough ? enough : pages);
@@ -56,7 +63,8 @@ static int refuse(const struct memory_plan *p, const struct memory_plan_input *i
 {
     return engine_fail(err, ENGINE_ERR_MEMORY,
                        "%llu MiB are needed (weights %llu, KV pages %llu, activations %llu, other "
-                       "%llu) and %llu MiB are available; try a smaller --ctx, --kv-bytes or model",
+                       "%llu) and %llu MiB are available; try a smaller --ctx, --kv-bytes, "
+                       "--max-batch-rows or model",
                        (unsigned long long)(p->total >> 20), (unsigned long long)(p->weights >> 20),
                        (unsigned long long)(p->kv_bytes >> 20),
                        (unsigned long long)(p->activations >> 20),
@@ -82,7 +90,7 @@ static uint64_t choose_tokens(const struct memory_plan_input *in, uint32_t n_ctx
 {
     if (in->kv_bytes)
         return tokens_within(in, in->kv_bytes);
-    uint64_t wanted = (uint64_t)DEFAULT_SEQUENCES * n_ctx, possible = tokens_within(in, left);
+    uint64_t wanted = (uint64_t)sequences_of(in) * n_ctx, possible = tokens_within(in, left);
     return wanted < possible ? wanted : possible;
 }
 

@@ -176,6 +176,7 @@ static void settle_rows(struct engine *e, struct engine_row *rows, uint32_t n_ro
     for (uint32_t i = 0, end; i < n_rows; i = end) {
         end = run_end(rows, n_rows, i);
         uint32_t good = settle_run(e->forward, rows, i, end);
+        /* All rows, or some have failed and the sequence ends here: see kv_seq_commit. */
         kv_seq_commit(rows[i].seq->kv, e->forward->token + i, good - i);
     }
 }

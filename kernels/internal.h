@@ -50,9 +50,9 @@ void ref_attend_fold(float *m, float *l, float *o, float m_i, float l_i, const f
 void ref_attend_self(const float *q, const float *k, const float *v, float softcap,
                      uint32_t head_dim, float *m, float *l, float *o);
 
-/* The page of one KV head: K tiles [page_tokens / 32][head_dim][32], then V
- * [page_tokens][head_dim]. Where, in elements, the tile begins that holds a slot, and a slot's row
- * of V. */
+/* The page of one KV head in F16 or F32: K tiles [page_tokens / 32][head_dim][32], then V
+ * [page_tokens][head_dim]. Where, in elements, the tile begins that holds a slot (in Q8, too, whose
+ * codes are bytes), and a slot's row of V. */
 static inline size_t kern_k_tile(uint32_t slot, uint32_t head_dim)
 {
     return (size_t)(slot / KERN_ATTN_TILE) * KERN_ATTN_TILE * head_dim;

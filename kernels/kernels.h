@@ -41,15 +41,20 @@
  *
  * Pages of 8 bits hold codes u in 0..255 and binary16 factors: keys per channel c and tile of 32
  * tokens, k = lo_c + step_c u; values per token j, v = lo_j + step_j u (KIVI, arXiv:2402.02750).
- *     lo = the smallest value, step = binary16 of (the largest - lo) / 255,
+ *     lo = the smallest value (never -0), step = (the largest - lo) / 255 rounded to binary16,
  *     u = round-to-nearest-even(min((x - lo) * (1 / step), 255))           0 if step is 0
- * A query is quantised anew for each tile, so that sums are integers, around the middle of the codes,
- * so that what it loses is lost for all tokens of the tile alike:
+ *     (a NaN among the values: lo and step are NaN, all u are 0)
+ * A query is quantised anew for each tile, so that sums are integers; around the middle of the
+ * codes, so that what it loses is lost for all tokens of the tile alike:
  *     w_c = q_c * step_c,   d = max|w| / 127,   q8_c = round-to-nearest-even(w_c * (127 / max|w|))
  *     base = sum of q_c * fma(128, step_c, lo_c)                           by 16 lanes and the tree
+ *     (max|w| at most 1e-30: all q8_c are 0; a NaN in the query or the factors, or max|w| infinite:
+ *     the scores are NaN)
  *     s_j = fma(d, float(sum over c of q8_c * (u_jc - 128)), base)
  *     o_c = fma(p_j * step_j, float(u_jc), o_c), j ascending; then + the sum of p_j * lo_j, by 16
  *     lanes (j % 16, fma) and the tree
+ * Items of sealed pages, by absolute position, are followed by the open page, still in F16, as an
+ * item that begins at its first token, and by the query's own token.
  *
  * The type numbers are those of the GGUF format.
  */
@@ -169,7 +174,8 @@ struct kern_attend {
     uint32_t n_q;             /* 1 .. KERN_ATTN_MAX_QUERIES */
     uint32_t head_dim;        /* a multiple of 16, at most KERN_MAX_HEAD_DIM */
     uint32_t page_tokens;
-    uint32_t item_first; /* a multiple of KERN_ATTN_ITEM */
+    uint32_t item_first; /* a multiple of KERN_ATTN_ITEM; of page_tokens for an open page, which
+                          * is an item of its own */
     enum kern_kv kv;     /* what the pages hold */
     float softcap;       /* 0: none; else s = softcap * tanh(s / softcap) */
     float *m;            /* [n_q] out: maximum; -INFINITY if the item holds nothing for the query */

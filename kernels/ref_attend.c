@@ -2,6 +2,7 @@
  *
  * ref_attend.c - the scalar truth of keys, values and attention (see ref.c).
  */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -131,11 +132,12 @@ static void quantise_query(const float *q, const uint16_t *factors, uint32_t hea
         max = fabsf(w[c]) > max ? fabsf(w[c]) : max;
         lane[c % 16] = fmaf(q[c], fmaf(128.0f, step, lo), lane[c % 16]);
     }
-    float inverse = max > KERN_Q8_TINY ? 127.0f / max : 0.0f;
+    bool is_finite = max <= FLT_MAX;
+    float inverse = is_finite && max > KERN_Q8_TINY ? 127.0f / max : 0.0f;
     out->d = max / 127.0f;
-    out->base = ref_tree(lane);
+    out->base = is_finite ? ref_tree(lane) : NAN;
     for (uint32_t c = 0; c < head_dim; c++)
-        out->code[c] = w[c] == w[c] ? (int8_t)rintf(w[c] * inverse) : 0; /* base is NaN then */
+        out->code[c] = is_finite && w[c] == w[c] ? (int8_t)rintf(w[c] * inverse) : 0;
 }
 
 static float q8_score(const struct q8_query *q, const uint8_t *tile, uint32_t j, uint32_t head_dim)

@@ -9,6 +9,8 @@
 #ifndef LACUNA_KERNELS_VECTOR_ATTEND_H
 #define LACUNA_KERNELS_VECTOR_ATTEND_H
 
+#include <float.h>
+
 /* ---- F16 and F32 ---- */
 
 /* Within what F16 holds; a NaN stays one, since the second operand is what a comparison with it
@@ -124,6 +126,8 @@ static inline const uint16_t *vec_f16_at(const uint8_t *p)
     return (const uint16_t *)(const void *)p;
 }
 
+_Static_assert(127 * 255 * KERN_MAX_HEAD_DIM < 1 << 24, "sums are exact as floats");
+
 /* A query as a tile of keys wants it. */
 struct vec_q8_query {
     int8_t code[KERN_MAX_HEAD_DIM];
@@ -153,7 +157,8 @@ static inline __attribute__((always_inline)) void vec_q8_queries(const float *q,
     }
     for (uint32_t i = 0; i < n; i++) {
         float most = v16_max_lane(max[i]);
-        v16 inverse = v16_set1(most > KERN_Q8_TINY ? 127.0f / most : 0.0f);
+        bool is_finite = most <= FLT_MAX;
+        v16 inverse = v16_set1(is_finite && most > KERN_Q8_TINY ? 127.0f / most : 0.0f);
         v16 sum = v16_set1(0.0f);
         for (uint32_t c = 0; c < head_dim; c += 16) {
             v16 code = v16_rint(v16_mul(v16_load(w[i] + c), inverse));
@@ -161,7 +166,7 @@ static inline __attribute__((always_inline)) void vec_q8_queries(const float *q,
             v16_store_s8(out[i].code + c, code);
         }
         out[i].d = most / 127.0f;
-        out[i].base = v16_tree(base[i]);
+        out[i].base = is_finite ? v16_tree(base[i]) : NAN;
         out[i].middle = 128.0f * v16_tree(sum);
     }
 }

@@ -13,10 +13,11 @@
  *     the tokens in it and a hash of all before them (vLLM's hash chain), and found by that for as
  *     long as nobody else needed its memory: pages that no table holds wait, least recently used
  *     first, to be taken.  Open pages are shared only by sequences forked from each other, and
- *     copied by whoever writes first; a sequence that ends leaves its open page to be copied from.
+ *     copied by whoever writes first; a sequence that ends leaves its open page to be copied from,
+ *     unless open pages have another form (see open_parts).
  *
  * The cache moves bytes; what lies in them is the business of kernels.h (struct kern_attend).
- * Scheduler thread only, except kv_page, which workers call while no table changes.
+ * Scheduler thread only, except kv_page and kv_open_part, which workers call while no table changes.
  */
 #ifndef LACUNA_KVCACHE_H
 #define LACUNA_KVCACHE_H
@@ -60,7 +61,7 @@ struct kv_group_stats {
 };
 
 /* Takes all memory (huge pages where possible) and none afterwards but the block tables of new
- * sequences.  Returns 0, -EINVAL for a zero or unaligned field, -ENOMEM.  On failure *out is NULL.
+ * sequences.  Returns 0, -EINVAL for a field that is zero, unaligned or too large, -ENOMEM.  On failure *out is NULL.
  */
 int kv_open(struct kv **out, const struct kv_options *opt);
 void kv_close(struct kv *kv); /* NULL is fine; all sequences must be closed */
@@ -90,8 +91,8 @@ int64_t kv_seq_match(struct kv_seq *seq, const int32_t *tokens, uint32_t n_token
 int kv_seq_fork(const struct kv_seq *seq, struct kv_seq **out);
 
 /* Sets pages aside, without choosing them yet: afterwards the sequence can grow to n_tokens, by up
- * to n_step positions at a time, and kv_seq_reserve cannot fail.  A windowed group needs only what
- * its window and a step hold.  0, -ENOSPC if the pools are short (then nothing changed), -EINVAL
+ * to n_step positions at a time, and kv_seq_reserve cannot fail but for want of a copy of the open
+ * page, if a fork holds that, too.  A windowed group needs only what its window and a step hold.  0, -ENOSPC if the pools are short (then nothing changed), -EINVAL
  * beyond max_tokens. */
 int kv_seq_promise(struct kv_seq *seq, uint32_t n_tokens, uint32_t n_step);
 
@@ -106,7 +107,9 @@ int kv_seq_reserve(struct kv_seq *seq, uint32_t n_tokens);
 
 /* n_new positions more are written in all layers: those of these tokens.  Pages that they complete
  * are sealed and can be found; if the cache already has the same page, that one takes its place.
- * Pages that no later position can see go back to their pool.  Never more than was reserved. */
+ * Pages that no later position can see go back to their pool.  Never more than was reserved; and
+ * where pages are open in parts, all that was written, or nothing ever again: a page that was begun
+ * has taken the place of the one before. */
 void kv_seq_commit(struct kv_seq *seq, const int32_t *tokens, uint32_t n_new);
 
 uint32_t kv_seq_n_committed(const struct kv_seq *seq);

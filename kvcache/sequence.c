@@ -8,8 +8,8 @@
  *
  * Pages come and go in three ways: reserved to be written, held together with others (fork, match,
  * seal), dropped.  Only the open page, the one that n_committed lies in, is written; if others hold
- * it, it is copied first.  In a group whose sealed pages have another form the open page lies in parts
- * beside the table, which then has entries for whole pages only; the parts stay for the next one.
+ * it, it is copied first.  In a group whose sealed pages have another form the open page lies in
+ * parts beside the table, which then has entries for whole pages only; the parts stay for the next.
  *
  * A promise is a number of pages per table.  The pool counts what is promised and not held, and
  * keeps that many pages free: who was promised can always take.
@@ -244,10 +244,12 @@ static void copy_open_pages(struct kv_seq *seq, uint32_t group, uint32_t n)
         copy_page(pool, &pages[i]);
 }
 
-/* Parts that are still missing. */
-static uint32_t n_parts_to_take(const struct kv_pool *pool, const struct kv_table *t)
+/* Parts that are still missing to go on to n_tokens. */
+static uint32_t n_parts_to_take(const struct kv_seq *seq, uint32_t group, uint32_t n_tokens)
 {
-    return kv_pool_has_parts(pool) && t->n_parts == 0 ? pool->opt.open_parts : 0;
+    const struct kv_pool *pool = &seq->kv->pool[group];
+    bool is_missing = n_tokens > seq->n_committed && seq->table[group].n_parts == 0;
+    return kv_pool_has_parts(pool) && is_missing ? pool->opt.open_parts : 0;
 }
 
 /* Could the pool give all that the table needs for n_tokens? */
@@ -256,7 +258,7 @@ static bool can_reserve(const struct kv_seq *seq, uint32_t group, uint32_t n_tok
     const struct kv_table *t = &seq->table[group];
     const struct kv_pool *pool = &seq->kv->pool[group];
     uint32_t n = kv_pool_pages_of(pool, n_tokens), n_promised = kv_table_outstanding(t);
-    uint32_t n_new = (n > t->n ? n - t->n : 0) + n_parts_to_take(pool, t);
+    uint32_t n_new = (n > t->n ? n - t->n : 0) + n_parts_to_take(seq, group, n_tokens);
     uint32_t n_more = n_new > n_promised ? n_new - n_promised : 0; /* beyond the promise */
     return n_more + n_to_copy(seq, group, n_tokens) <= pool->n_free - pool->n_promised;
 }
@@ -272,7 +274,7 @@ int kv_seq_reserve(struct kv_seq *seq, uint32_t n_tokens)
         struct kv_pool *pool = &seq->kv->pool[g];
         struct kv_table *t = &seq->table[g];
         copy_open_pages(seq, g, n_to_copy(seq, g, n_tokens));
-        for (uint32_t n = n_parts_to_take(pool, t); t->n_parts < n;) {
+        for (uint32_t n = n_parts_to_take(seq, g, n_tokens); t->n_parts < n;) {
             uint32_t page = take_page(pool, t);
             t->part[t->n_parts++] = page;
         }

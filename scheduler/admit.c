@@ -117,7 +117,8 @@ bool admit_next(struct sched *s)
         return false;
     bool was_paused = c->state == CHOICE_PAUSED;
     struct engine_err err = { .code = ENGINE_ERR_NONE };
-    /* Each of those that run may need a page before this one has ended. */
+    /* Each of those that run may need a page before this one has ended (a fork needs two at first, if
+     * pages are open in parts: should they be missing, somebody is paused). */
     if (choice_admit(c, s->engine, s->known, s->n_running, &err) == 0) {
         if (was_paused)
             memmove(s->paused, s->paused + 1, --s->n_paused * sizeof(struct choice *));

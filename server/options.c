@@ -105,8 +105,9 @@ const struct options_row options_rows[] = {
       .help = "memory for keys and values; auto: a few sequences of --ctx, if there is room",
       GROUP_MODEL, STEPPING },
     { "kv-type", 0, "TYPE", CHOICE(kv_type, "f16 q8"), .def = "f16",
-      .help = "what keys and values are stored as; q8: 8 bits, twice the tokens in --kv-bytes, not "
-              "quite the same answers: lacuna eval --kv-type q8 says how far off a model is",
+      .help = "what keys and values are stored as; f16: 16 bits, for a few models 32; q8: 8 bits, "
+              "about 1.8 times the tokens of long sequences in --kv-bytes, not quite the same "
+              "answers: lacuna eval --kv-type q8 says how far off a model is",
       GROUP_MODEL, STEPPING },
     { "threads", 't', "N", U32(threads, 1, 1024), AUTO,
       .help = "computing threads; auto: the cores this process may use", GROUP_MODEL, STEPPING },

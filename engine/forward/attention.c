@@ -9,8 +9,8 @@
  * long sequence keeps all threads busy; its partials are folded afterwards in the same order: same
  * bits.
  *
- * Where sealed pages hold 8 bits, the items end with the last sealed page, and the open one follows as
- * one more (paging.c).
+ * Where sealed pages hold 8 bits, the items end with the last sealed page, and the open one follows
+ * as one more (paging.c).
  *
  * Sequences with a common prefix hold the same pages (kvcache.h).  Of an item that several decoding
  * sequences share, their queries are one entry: its pages are read once for all of them.
@@ -71,14 +71,13 @@ static void items_of(const struct model_shape *s, uint32_t window, uint32_t pos,
 
 /* ---- runs in one piece ---- */
 
-/* How many rows from r on are one block: they read the same open page, if it is another than the
- * sealed one. */
+/* How many rows from r on are one block: of one open page, if these have a form of their own. */
 static uint32_t rows_together(const struct model_shape *s, const struct run *run, uint32_t r)
 {
     uint32_t most = KERN_ATTN_MAX_QUERIES / block_heads(s), n = 1;
     uint32_t open = paging_sealed_end(s, run->pos0 + r);
     while (n < most && r + n < run->n_rows &&
-           (s->kv != KERN_KV_Q8 || paging_sealed_end(s, run->pos0 + r + n) == open))
+           (!paging_has_open_pages(s) || paging_sealed_end(s, run->pos0 + r + n) == open))
         n++;
     return n;
 }
@@ -100,6 +99,13 @@ static void plan_whole(struct forward *f, struct attention_plan *plan, uint32_t 
 
 /* ---- runs in parts, the pages that several hold read once ---- */
 
+/* Partials of each query head of a row: its items, and its open page. */
+static uint32_t n_partials_of(const struct forward *f, const struct attention_plan *plan,
+                              uint32_t row)
+{
+    return plan->row_items[row] + paging_has_open_pages(f->shape);
+}
+
 /* Reserves the partials of a run's rows; false if there is no room, or nothing to divide. */
 static bool split(const struct forward *f, struct attention_plan *plan, uint32_t window,
                   const struct run *run, uint32_t *n_partials)
@@ -110,7 +116,9 @@ static bool split(const struct forward *f, struct attention_plan *plan, uint32_t
     for (uint32_t i = 0; i < run->n_rows; i++) {
         uint32_t row = run->row0 + i, item0, item1;
         items_of(f->shape, window, run->pos0 + i, &item0, &item1);
-        uint32_t need = (item1 - item0) * f->shape->n_heads;
+        plan->row_item0[row] = item0;
+        plan->row_items[row] = item1 - item0;
+        uint32_t need = n_partials_of(f, plan, row) * f->shape->n_heads;
         if (item1 - item0 < 2 || need > f->max_partials - *n_partials) {
             *n_partials = before;
             for (uint32_t k = 0; k <= i; k++)
@@ -118,8 +126,6 @@ static bool split(const struct forward *f, struct attention_plan *plan, uint32_t
             return false;
         }
         plan->row_partial[row] = *n_partials;
-        plan->row_item0[row] = item0;
-        plan->row_items[row] = item1 - item0;
         *n_partials += need;
     }
     return true;
@@ -168,6 +174,18 @@ static uint32_t end_item(const struct forward *f, const struct attention_plan *p
     return plan->row_item0[last] + plan->row_items[last];
 }
 
+/* The open pages of a run's rows, which nobody shares. */
+static void plan_open_pages(const struct forward *f, struct attention_plan *plan,
+                            const struct run *run)
+{
+    for (uint32_t row = run->row0; row < run->row0 + run->n_rows; row++) {
+        struct attention_work work = {
+            .first_row = row, .n_rows = 1, .is_part = true, .is_open_page = true
+        };
+        add_heads(f->shape, plan, work);
+    }
+}
+
 static void plan_parts(struct forward *f, struct attention_plan *plan, uint32_t group)
 {
     uint32_t n_items = 0;
@@ -181,6 +199,8 @@ static void plan_parts(struct forward *f, struct attention_plan *plan, uint32_t 
             plan->run_item[run] = item + 1;
             plan_part(f, plan, group, i, item);
         }
+    for (uint32_t i = 0; i < plan->n_split && paging_has_open_pages(f->shape); i++)
+        plan_open_pages(f, plan, &f->run[plan->split_run[i]]);
 }
 
 /* ---- the plan of a group ---- */
@@ -320,8 +340,8 @@ static void store_partials(const struct attention_job *job, const struct attenti
     uint32_t dim = f->shape->head_dim;
     for (uint32_t i = 0; i < b->n_q; i++) {
         uint32_t row = row_of(plan, w, i);
-        size_t at = plan->row_partial[row] + (size_t)head_of(w, i) * plan->row_items[row] +
-                    (w->item0 - plan->row_item0[row]);
+        size_t at = plan->row_partial[row] + (size_t)head_of(w, i) * n_partials_of(f, plan, row) +
+                    (w->is_open_page ? plan->row_items[row] : w->item0 - plan->row_item0[row]);
         f->partial_m[at] = b->m[i];
         f->partial_l[at] = b->l[i];
         memcpy(f->partial_o + at * dim, b->o + (size_t)i * dim, dim * sizeof(float));
@@ -351,17 +371,6 @@ struct fold {
     float m[KERN_ATTN_MAX_QUERIES], l[KERN_ATTN_MAX_QUERIES], *o[KERN_ATTN_MAX_QUERIES];
 };
 
-static void fold_begin(const struct attention_job *job, const struct attention_work *w,
-                       struct fold *fold)
-{
-    for (uint32_t i = 0; i < w->n_rows * w->n_heads; i++) {
-        fold->m[i] = -INFINITY;
-        fold->l[i] = 0.0f;
-        fold->o[i] = output_of(job->f, row_of(job->plan, w, i), head_of(w, i));
-        memset(fold->o[i], 0, job->f->shape->head_dim * sizeof(float));
-    }
-}
-
 static void fold_block(const struct forward *f, struct fold *fold, const struct block *b)
 {
     uint32_t dim = f->shape->head_dim;
@@ -370,31 +379,28 @@ static void fold_block(const struct forward *f, struct fold *fold, const struct 
                              b->o + (size_t)i * dim, dim);
 }
 
-/* What comes after the sealed pages: the open one, if that is another, and the query's own token. */
-static void fold_end(const struct attention_job *job, const struct attention_work *w,
-                     struct fold *fold, struct block *b)
-{
-    struct forward *f = job->f;
-    if (f->shape->kv == KERN_KV_Q8) {
-        attend_open_page(job, w, b);
-        fold_block(f, fold, b);
-    }
-    for (uint32_t i = 0; i < b->n_q; i++)
-        finish_query(f, row_of(job->plan, w, i), head_of(w, i), &fold->m[i], &fold->l[i],
-                     fold->o[i]);
-}
-
-/* All items of a block, folded straight into the output rows. */
+/* All that a block sees, folded straight into the output rows. */
 static void fold_items(const struct attention_job *job, const struct attention_work *w,
                        struct block *b)
 {
+    struct forward *f = job->f;
     struct fold fold;
-    fold_begin(job, w, &fold);
+    for (uint32_t i = 0; i < b->n_q; i++) {
+        fold.m[i] = -INFINITY;
+        fold.l[i] = 0.0f;
+        fold.o[i] = output_of(f, row_of(job->plan, w, i), head_of(w, i));
+        memset(fold.o[i], 0, f->shape->head_dim * sizeof(float));
+    }
     for (uint32_t item = w->item0; item < w->item1; item++) {
         attend_item(job, w, b, item);
-        fold_block(job->f, &fold, b);
+        fold_block(f, &fold, b);
     }
-    fold_end(job, w, &fold, b);
+    if (paging_has_open_pages(f->shape)) {
+        attend_open_page(job, w, b);
+        fold_block(f, &fold, b);
+    }
+    for (uint32_t i = 0; i < b->n_q; i++)
+        finish_query(f, row_of(job->plan, w, i), head_of(w, i), &fold.m[i], &fold.l[i], fold.o[i]);
 }
 
 static void work_item(void *ctx, uint32_t item)
@@ -407,47 +413,33 @@ static void work_item(void *ctx, uint32_t item)
         fold_items(job, w, &b);
         return;
     }
-    attend_item(job, w, &b, w->item0);
+    if (w->is_open_page)
+        attend_open_page(job, w, &b);
+    else
+        attend_item(job, w, &b, w->item0);
     store_partials(job, w, &b);
 }
 
-/* The partials of a row's block of heads. */
-static void fold_partials(const struct attention_job *job, const struct attention_work *w)
+static void fold_partials(const struct attention_job *job, uint32_t row)
 {
     struct forward *f = job->f;
-    uint32_t dim = f->shape->head_dim, row = row_of(job->plan, w, 0);
-    uint32_t n_items = job->plan->row_items[row];
-    struct block b;
-    struct fold fold;
-    gather_queries(job, w, &b);
-    fold_begin(job, w, &fold);
-    for (uint32_t h = 0; h < w->n_heads; h++) {
-        size_t at = job->plan->row_partial[row] + (size_t)(w->head0 + h) * n_items;
-        for (uint32_t i = 0; i < n_items; i++, at++)
-            f->kern->attend_fold(&fold.m[h], &fold.l[h], fold.o[h], f->partial_m[at],
-                                 f->partial_l[at], f->partial_o + at * dim, dim);
+    uint32_t dim = f->shape->head_dim, n = n_partials_of(f, job->plan, row);
+    for (uint32_t h = 0; h < f->shape->n_heads; h++) {
+        size_t at = job->plan->row_partial[row] + (size_t)h * n;
+        float m = -INFINITY, l = 0.0f, *o = output_of(f, row, h);
+        memset(o, 0, dim * sizeof(float));
+        for (uint32_t i = 0; i < n; i++, at++)
+            f->kern->attend_fold(&m, &l, o, f->partial_m[at], f->partial_l[at],
+                                 f->partial_o + at * dim, dim);
+        finish_query(f, row, h, &m, &l, o);
     }
-    fold_end(job, w, &fold, &b);
-}
-
-static void fold_row(const struct attention_job *job, uint32_t row)
-{
-    const struct model_shape *s = job->f->shape;
-    uint32_t group = s->n_heads / s->n_kv_heads, step = block_heads(s);
-    struct attention_work w = { .first_row = row, .n_rows = 1 };
-    for (; w.kv_head < s->n_kv_heads; w.kv_head++)
-        for (uint32_t h = 0; h < group; h += step) {
-            w.head0 = w.kv_head * group + h;
-            w.n_heads = group - h < step ? group - h : step;
-            fold_partials(job, &w);
-        }
 }
 
 static void finish_row(void *ctx, uint32_t row)
 {
     const struct attention_job *job = ctx;
     if (job->plan->row_partial[row] != NO_PARTIAL)
-        fold_row(job, row);
+        fold_partials(job, row);
     if (job->quantise)
         job->f->kern->quantise(job->f->attn.x, &job->f->attn.act, row, row + 1);
 }

@@ -4,7 +4,7 @@
  *
  *   step.c       rows -> runs, embeddings, angles; the layers; the head
  *   layer.c      one block, top to bottom
- *   paging.c      where the keys and values of a step's rows go
+ *   paging.c     where the keys and values of a step's rows go
  *   attention.c  the work list over (sequence, KV head, items of 1,024 tokens) and its execution
  *   ffn.c        the dense feed-forward
  *   moe.c        router, experts, shared expert
@@ -45,7 +45,8 @@ struct attention_work {
     uint32_t first_row, n_rows;       /* in attention_plan.rows */
     uint32_t kv_head, head0, n_heads; /* head0: first query head of the block */
     uint32_t item0, item1;
-    bool is_part; /* one item, whose result is stored and folded afterwards */
+    bool is_part;      /* one item, whose result is stored and folded afterwards */
+    bool is_open_page; /* a part: not an item, but the row's open page, after all items */
 };
 
 /* The work list of one KV group: the same for all its layers. */
@@ -57,7 +58,7 @@ struct attention_plan {
     /* [max_rows] of a row that is computed in parts: */
     uint32_t *row_partial; /* first partial of its first query head; UINT32_MAX: no parts */
     uint32_t *row_item0;   /* its first item */
-    uint32_t *row_items;   /* partials per query head */
+    uint32_t *row_items;   /* how many items */
     uint32_t *split_run;   /* [max_rows] runs that are computed in parts */
     uint32_t *run_item;    /* [max_rows] by run: items below this one have their work */
     uint32_t n_split;
@@ -162,8 +163,10 @@ void paging_store_row(struct forward *f, const struct layer_shape *layer, uint32
 void paging_seal(struct forward *f, const struct layer_shape *layer);
 /* Once nobody reads the layer's open pages any more: takes those begun in this step over. */
 void paging_carry(struct forward *f, const struct layer_shape *layer);
-/* Has the open page, which the position lies in, a form of its own?  If so, where it begins, which is
- * where the sealed ones that the position sees end; else the position. */
+/* Do sealed pages have another form than open ones? */
+bool paging_has_open_pages(const struct model_shape *shape);
+/* Where the sealed pages end that a query at `pos` sees, and its open one begins; if open pages
+ * have no form of their own, at pos. */
 uint32_t paging_sealed_end(const struct model_shape *shape, uint32_t pos);
 /* The F16 part of an open page that a KV head's tokens lie in. */
 uint8_t *paging_open_part(const struct forward *f, const struct layer_shape *layer,

@@ -4,8 +4,8 @@
  *
  * F16 and F32 are written where they stay.  Pages of 8 bits are made of whole ones of F16, and the
  * rule is one of positions: a query reads the pages before its own sealed, and its own unsealed,
- * however the prompt was cut into steps (paged-KV designs call this open and sealed pages).  So a page
- * that is completed in a step is wanted in both forms, by its own rows and by those after it:
+ * however the prompt was cut into steps.  So a page that is completed in a step is wanted in both
+ * forms, by its own rows and by those after it:
  *
  *   - the open page that a run goes on with lies in parts of the pool (kv_open_part);
  *   - pages that it begins lie, for the layer at hand, in spare ones of the step;
@@ -19,7 +19,7 @@
 
 enum { PART_TOKENS = KV_PAGE_TOKENS / CONFIG_OPEN_PARTS };
 
-static bool has_parts(const struct model_shape *s)
+bool paging_has_open_pages(const struct model_shape *s)
 {
     return s->kv == KERN_KV_Q8;
 }
@@ -36,13 +36,14 @@ static size_t part_bytes(const struct model_shape *s)
 
 size_t paging_spare_bytes(const struct model_shape *s, uint32_t max_rows)
 {
-    /* A run that begins n pages has at least 2 rows for one, and 64 more for each further. */
-    return has_parts(s) ? max_rows / 2 * CONFIG_OPEN_PARTS * part_bytes(s) : 0;
+    /* A run that begins n pages has at least 2 rows for one, and 64 more for each further.  So many
+     * are rarely touched, and memory that is not costs nothing. */
+    return paging_has_open_pages(s) ? max_rows / 2 * CONFIG_OPEN_PARTS * part_bytes(s) : 0;
 }
 
 uint32_t paging_sealed_end(const struct model_shape *s, uint32_t pos)
 {
-    return has_parts(s) ? pos - pos % KV_PAGE_TOKENS : pos;
+    return paging_has_open_pages(s) ? pos - pos % KV_PAGE_TOKENS : pos;
 }
 
 uint8_t *paging_open_part(const struct forward *f, const struct layer_shape *layer,
@@ -77,7 +78,7 @@ void paging_plan_step(struct forward *f)
 {
     uint32_t n_spare = 0;
     f->n_sealing = f->n_carried = 0;
-    for (uint32_t r = 0; r < f->n_runs && has_parts(f->shape); r++)
+    for (uint32_t r = 0; r < f->n_runs && paging_has_open_pages(f->shape); r++)
         plan_run(f, r, &n_spare);
     assert(n_spare <= f->opt.max_rows / 2);
 }
@@ -94,7 +95,7 @@ void paging_store_row(struct forward *f, const struct layer_shape *layer, uint32
     const float *v = f->v + (size_t)row * s->n_kv_heads * s->head_dim;
     uint8_t *page = kv_page(run->seq, layer->group, layer->layer_in_group, page_no);
     for (uint32_t h = 0; h < s->n_kv_heads; h++, k += s->head_dim, v += s->head_dim) {
-        if (has_parts(s))
+        if (paging_has_open_pages(s))
             f->kern->kv_store(paging_open_part(f, layer, run, page_no, slot / PART_TOKENS, h),
                               KERN_KV_F16, PART_TOKENS, slot % PART_TOKENS, s->head_dim, k, v);
         else

@@ -75,20 +75,26 @@ static void say_types(const struct writer *w, const struct gguf *g)
     }
 }
 
+/* What a token takes in the layers of a KV group. */
+static double token_kib(const struct model_shape *s, uint32_t group)
+{
+    const struct kv_group_options kv = config_kv_group(s, group);
+    return (double)kv.n_layers * (double)kv.layer_bytes / KV_PAGE_TOKENS / 1024;
+}
+
 static void say_attention(const struct writer *w, const struct model_shape *s)
 {
     say(w, "%-16s %u of %u channels, %u of keys and values\n", "heads", s->n_heads, s->head_dim,
         s->n_kv_heads);
+    struct model_shape q8 = *s;
+    q8.kv = KERN_KV_Q8;
     for (uint32_t g = 0; g < s->n_groups; g++) {
-        uint64_t per_token = (uint64_t)s->group_layers[g] * s->n_kv_heads *
-                             config_head_page_bytes(s) / KV_PAGE_TOKENS;
-        const char *type = s->kv == KERN_KV_F32 ? "F32" : "F16";
+        char seen[32] = "all";
         if (s->group_window[g])
-            say(w, "%-16s %u layers see %u tokens, %.1f KiB per token in %s\n", "KV group",
-                s->group_layers[g], s->group_window[g], (double)per_token / 1024, type);
-        else
-            say(w, "%-16s %u layers see all tokens, %.1f KiB per token in %s\n", "KV group",
-                s->group_layers[g], (double)per_token / 1024, type);
+            snprintf(seen, sizeof(seen), "%u", s->group_window[g]);
+        say(w, "%-16s %u layers see %s tokens, %.1f KiB per token in %s, %.1f in Q8\n", "KV group",
+            s->group_layers[g], seen, token_kib(s, g), s->kv == KERN_KV_F32 ? "F32" : "F16",
+            token_kib(&q8, g));
     }
 }
 

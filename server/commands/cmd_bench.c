@@ -362,8 +362,11 @@ static void print_heading(const struct bench *b)
     const struct engine_info *i = b->info;
     char size[CMD_BYTES_MAX];
     cmd_bytes_text(i->file_bytes, size);
-    fprintf(stderr, "%s: %s, %s, %.1f M parameters; %s, %u threads, context length %u\n",
-            i->file_name, i->arch, size, (double)i->n_params / 1e6, i->isa, i->n_threads, i->n_ctx);
+    fprintf(stderr,
+            "%s: %s, %s, %.1f M parameters; %s, %u threads, context length %u, keys and values "
+            "in %s\n",
+            i->file_name, i->arch, size, (double)i->n_params / 1e6, i->isa, i->n_threads, i->n_ctx,
+            i->kv);
     if (!b->o->json)
         printf("%-8s %-6s %6s %7s %8s %11s %10s\n", "phase", "mode", "batch", "prompt", "context",
                "tok/s", "ms");

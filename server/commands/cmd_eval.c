@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * cmd_eval.c - `lacuna eval`: perplexity of a text or of given tokens, how far whatever is not exact
- * is from what is, and logits as raw floats for comparison with another engine.
+ * cmd_eval.c - `lacuna eval`: perplexity of a text or of given tokens, how far whatever is not
+ * exact is from what is, and logits as raw floats for comparison with another engine.
  */
 #include "server/commands/commands.h"
 
@@ -114,6 +114,25 @@ static double perplexity(double nll, uint64_t n)
     return exp(nll / (double)n);
 }
 
+static void print_comparison(const struct eval *v, const struct engine_eval_result *r, FILE *to)
+{
+    double n = (double)r->n_compared;
+    fprintf(to, "keys and values in %s, against %s: ", engine_info(v->e)->kv,
+            engine_info(v->reference)->kv);
+    if (!r->n_compared) {
+        fprintf(to, "no position differs\n");
+        return;
+    }
+    if (r->n_tokens)
+        fprintf(to, "perplexity %+.3f %%, ",
+                100 * (exp((r->nll - r->reference_nll) / (double)r->n_tokens) - 1));
+    fprintf(
+        to,
+        "KL divergence %.2e nats per token (%.2e at most), same most likely token %.2f %%, of the "
+        "%llu positions that differ\n",
+        r->kl / n, r->kl_most, 100 * (double)r->n_same_top / n, (unsigned long long)r->n_compared);
+}
+
 static void print_text(const struct eval *v, const struct engine_eval_result *r, double seconds,
                        FILE *to)
 {
@@ -121,18 +140,11 @@ static void print_text(const struct eval *v, const struct engine_eval_result *r,
     if (r->n_tokens)
         fprintf(to, "perplexity %.4f (%.6f nats per token)\n", perplexity(r->nll, r->n_tokens),
                 r->nll / (double)r->n_tokens);
-    if (r->n_compared)
-        fprintf(
-            to,
-            "keys and values in %s, against %s: perplexity %+.3f %%, KL divergence %.2e nats per "
-            "token (%.2e at most), same most likely token %.2f %%\n",
-            info->kv, engine_info(v->reference)->kv,
-            100 * (exp((r->nll - r->reference_nll) / (double)(r->n_tokens ? r->n_tokens : 1)) - 1),
-            r->kl / (double)r->n_compared, r->kl_most,
-            100 * (double)r->n_same_top / (double)r->n_compared);
-    fprintf(to, "%zu tokens, %llu of them predicted, windows of %u, %.1f s, %.1f tok/s\n",
+    if (v->reference)
+        print_comparison(v, r, to);
+    fprintf(to, "%zu tokens, %llu of them predicted, windows of %u, %.1f s, %.1f tok/s%s\n",
             v->tokens.n, (unsigned long long)r->n_tokens, info->n_ctx, seconds,
-            (double)v->tokens.n / seconds);
+            (double)v->tokens.n / seconds, v->reference ? " through both" : "");
 }
 
 /* JSON has neither infinities nor a value for "nothing was predicted". */
@@ -152,11 +164,13 @@ static void print_json(const struct eval *v, const struct engine_eval_result *r,
             v->tokens.n, (unsigned long long)r->n_tokens, info->n_ctx, chunk, info->n_threads);
     fprintf(to, "\"kv_type\":\"%s\",", info->kv);
     print_likelihood(to, r->nll, r->n_tokens);
-    if (r->n_compared) {
+    if (v->reference) {
+        double n = r->n_compared ? (double)r->n_compared : 1;
         fprintf(to, ",\"reference\":{\"kv_type\":\"%s\",", engine_info(v->reference)->kv);
         print_likelihood(to, r->reference_nll, r->n_tokens);
-        fprintf(to, ",\"kl\":%.6g,\"kl_most\":%.6g,\"top1\":%.6f}", r->kl / (double)r->n_compared,
-                r->kl_most, (double)r->n_same_top / (double)r->n_compared);
+        fprintf(to, ",\"differ\":%llu,\"kl\":%.6g,\"kl_most\":%.6g,\"top1\":%.6f}",
+                (unsigned long long)r->n_compared, r->kl / n, r->kl_most,
+                r->n_compared ? (double)r->n_same_top / n : 1.0);
     }
     fprintf(to, ",\"seconds\":%.3f}\n", seconds);
 }
@@ -193,40 +207,59 @@ static int evaluate(const struct options *o, struct eval *v)
     return 0;
 }
 
-static int eval_with(const struct options *o, struct engine *e, struct engine *reference)
+/* ---- engines ---- */
+
+/* What the engine has taken that is its own: all but the weights. */
+static uint64_t own_bytes(const struct engine_info *info)
 {
-    struct eval v = { .e = e, .reference = reference };
+    uint64_t bytes = 0;
+    for (uint32_t i = 1; i < info->n_plan; i++)
+        bytes += info->plan[i].bytes;
+    return bytes;
+}
+
+/* What is not exact is measured against what is: the same model again, with room for a window of
+ * these tokens.  Whoever wants the logits has them to compare. */
+static int open_reference(const struct engine_options *opt, struct eval *v)
+{
+    const struct engine_info *info = engine_info(v->e);
+    struct engine_options exact = *opt;
+    struct engine_err err = { 0 }, named = { 0 };
+    if (opt->kv == ENGINE_KV_F16 || v->logits)
+        return 0;
+    exact.kv = ENGINE_KV_F16;
+    exact.kv_bytes = 0;
+    exact.n_ctx = v->tokens.n < info->n_ctx ? (uint32_t)v->tokens.n : info->n_ctx;
+    exact.http_bytes = own_bytes(info); /* pages that were not touched yet still look free */
+    if (engine_open(&v->reference, &exact, &err) == 0)
+        return 0;
+    engine_fail(&named, err.code, "no room for the exact engine to compare with: %.400s", err.text);
+    return cmd_fail_err(&named);
+}
+
+static int eval_with(const struct options *o, const struct engine_options *opt, struct engine *e)
+{
+    struct eval v = { .e = e };
     int exit_code = o->tokens.n ? take_tokens(&v, &o->tokens) : tokenize_file(&v, o->file);
     if (!exit_code && v.tokens.n == 0)
         exit_code = cmd_fail(EX_DATAERR, "%s: no tokens", o->file);
     if (!exit_code)
         exit_code = open_logits(&v, o->logits_out);
     if (!exit_code)
+        exit_code = open_reference(opt, &v);
+    if (!exit_code)
         exit_code = evaluate(o, &v);
     if (v.logits && v.logits != stdout && fclose(v.logits) && !exit_code)
         exit_code = cmd_fail(EX_IOERR, "cannot write %s: %s", o->logits_out, strerror(errno));
+    engine_close(v.reference);
     engine_tokens_fini(&v.tokens);
     return exit_code;
-}
-
-/* What is not exact is measured against what is; the same model again shares the file's pages. */
-static int open_reference(const struct engine_options *opt, const struct engine *e,
-                          struct engine **out)
-{
-    struct engine_options exact = *opt;
-    *out = NULL;
-    if (opt->kv == ENGINE_KV_F16)
-        return 0;
-    exact.kv = ENGINE_KV_F16;
-    exact.kv_bytes = 0;
-    exact.n_ctx = engine_info(e)->n_ctx;
-    return cmd_engine_open(&exact, out);
 }
 
 static int eval(const struct options *o)
 {
     struct engine_options opt;
-    struct engine *e, *reference;
+    struct engine *e;
     int exit_code;
     if (!o->file == !o->tokens.n)
         return cmd_fail(EX_USAGE, "what to measure: give either --file TEXT or --tokens ID,...");
@@ -234,6 +267,7 @@ static int eval(const struct options *o)
     if (!path)
         return exit_code;
     cmd_engine_options(o, path, &opt);
+    opt.n_sequences = 1;
     /* Every row wants logits, so a step is as long as the room for them. */
     opt.max_logit_rows = o->chunk;
     if (o->chunk > opt.max_rows)
@@ -241,10 +275,7 @@ static int eval(const struct options *o)
     exit_code = cmd_engine_open(&opt, &e);
     if (exit_code)
         return exit_code;
-    exit_code = open_reference(&opt, e, &reference);
-    if (!exit_code)
-        exit_code = eval_with(o, e, reference);
-    engine_close(reference);
+    exit_code = eval_with(o, &opt, e);
     engine_close(e);
     return exit_code;
 }
@@ -253,12 +284,13 @@ const struct cmd cmd_eval = {
     .usage = {
         .command = OPTIONS_EVAL,
         .name = "eval",
-        .summary = "measure a model's perplexity, or write its logits",
+        .summary = "measure a model's perplexity and what is not exact, or write its logits",
         .args = "",
         .about = "Runs a text or given tokens through the model, each token predicted from "
                  "the true ones before it, in windows of --ctx tokens, and prints the "
                  "perplexity.  --logits-out writes what the model said at each position.  "
-                 "With --kv-type q8 it also says how far that is from exact keys and values.  "
+                 "With --kv-type q8 it also says how far that is from exact keys and values: "
+                 "longer windows differ more.  "
                  "Neither --chunk nor --threads changes a bit of the result.",
         .example = "  lacuna eval -m model.gguf -f book.txt --ctx 2048\n"
                    "  lacuna eval -m model.gguf -f book.txt --kv-type q8\n"

@@ -48,6 +48,7 @@ def test_keys_and_values_of_8_bits_are_measured_against_exact_ones(tmp_path):
     assert (exact["kv_type"], answer["kv_type"], answer["reference"]["kv_type"]) == ("f16", "q8", "f16")
     assert "reference" not in exact
     assert answer["reference"]["nll"] == exact["nll"] != answer["nll"]
+    assert answer["reference"]["differ"] == answer["tokens"] - 64  # the first page is read as it is
     assert 0 < answer["reference"]["kl"] <= answer["reference"]["kl_most"]
     assert answer["reference"]["kl"] < 0.02
     assert 0.8 < answer["reference"]["top1"] <= 1
@@ -55,6 +56,9 @@ def test_keys_and_values_of_8_bits_are_measured_against_exact_ones(tmp_path):
     path = tmp_path / "text.txt"
     path.write_bytes(text)
     assert "KL divergence" in good("eval", "-m", model_path(), "-f", path, "--kv-type", "q8").decode()
+    short = ["eval", "-m", model_path(), "--tokens", "504,3575", "--kv-type", "q8"]
+    assert "no position differs" in good(*short).decode()
+    assert "q8" not in good(*short, "--logits-out", tmp_path / "logits.f32").decode()
 
 
 def test_logits_are_one_row_per_token(tmp_path):

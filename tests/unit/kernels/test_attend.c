@@ -236,6 +236,69 @@ Test(attend, agrees_with_the_formula)
     free(q);
 }
 
+/* As the engine reads an open page: an item of its own, in two halves. */
+Test(attend, an_item_may_begin_at_any_page)
+{
+    enum { DIM = 64, FIRST = 5 * PAGE, HALF = PAGE / 2 };
+    uint8_t *halves[2];
+    float *k = random_floats(PAGE * DIM, 1), *v = random_floats(PAGE * DIM, 2);
+    float *q = random_floats(N_Q * DIM, 3);
+    for (int i = 0; i < 2; i++)
+        halves[i] = malloc(kern_kv_bytes(KERN_KV_F16, HALF, DIM));
+    for (uint32_t t = 0; t < PAGE; t++)
+        kern_select("ref")->kv_store(halves[t / HALF], KERN_KV_F16, HALF, t % HALF, DIM,
+                                     k + t * DIM, v + t * DIM);
+    for (uint32_t n = 0; n <= PAGE; n += 7)
+        for (uint32_t u = 0; u < kern_n_usable(); u++) {
+            uint32_t first[N_Q] = { 0, 0, 0, FIRST + 3, FIRST + 40, 0, FIRST }, end[N_Q];
+            float m[2][N_Q], l[2][N_Q], o[2][N_Q * DIM];
+            for (uint32_t i = 0; i < N_Q; i++)
+                end[i] = FIRST + (n > i ? n - i : 0);
+            for (int ref = 0; ref < 2; ref++) {
+                struct kern_attend a = { .q = q,
+                                         .first = first,
+                                         .end = end,
+                                         .pages = (const void *const *)halves,
+                                         .n_q = N_Q,
+                                         .head_dim = DIM,
+                                         .page_tokens = HALF,
+                                         .item_first = FIRST,
+                                         .m = m[ref],
+                                         .l = l[ref],
+                                         .o = o[ref] };
+                (ref ? kern_select("ref") : kern_usable(u))->attend(&a);
+            }
+            cr_assert_arr_eq(m[0], m[1], sizeof(m[0]), "%s", kern_usable(u)->name);
+            cr_assert_arr_eq(l[0], l[1], sizeof(l[0]), "%s", kern_usable(u)->name);
+            cr_assert_arr_eq(o[0], o[1], sizeof(o[0]), "%s", kern_usable(u)->name);
+        }
+    free(k), free(v), free(q), free(halves[0]), free(halves[1]);
+}
+
+Test(attend, a_query_that_is_no_number_gets_none_and_harms_nobody)
+{
+    static const float bad[] = { NAN, INFINITY, -INFINITY, 3e38f };
+    struct cache c;
+    float *q = random_floats(N_Q * 64, 3), good[N_Q * 64], out[N_Q * 64];
+    cache_init(&c, 64, KERN_KV_Q8);
+    for (uint32_t u = 0; u < kern_n_usable(); u++)
+        for (int i = 0; i < 4; i++) {
+            float *mixed = random_floats(N_Q * 64, 3);
+            attend_all(kern_usable(u), &c, q, some_first, some_end, N_Q, 0.0f, good);
+            mixed[3 * 64 + 10] = bad[i];
+            attend_all(kern_usable(u), &c, mixed, some_first, some_end, N_Q, 0.0f, out);
+            for (int j = 0; j < N_Q; j++)
+                if (j != 3)
+                    cr_assert_arr_eq(out + j * 64, good + j * 64, 64 * sizeof(float));
+                else if (i < 3)
+                    cr_assert(!isfinite(out[j * 64]), "%s, query of %g", kern_usable(u)->name,
+                              (double)bad[i]);
+            free(mixed);
+        }
+    free(q);
+    cache_fini(&c);
+}
+
 /* ---- sealing ---- */
 
 /* A page of F16 of random tokens, in parts: small and large channels, one that never changes, one at
