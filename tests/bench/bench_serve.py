@@ -2,13 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users of a loaded server feel, each figure beside its baseline of the same run.
 
-usage: bench_serve.py [--rounds N] [--bin PROGRAM] [itl|prefix|choices|probes ...]     (default: all)
+usage: bench_serve.py [OPTION...] [itl|prefix|choices|probes|hostile|overload ...]     (default: the first four)
 
   itl      gaps between tokens of 4 streams while an 8K-token prompt is prefilled (gemma3-270m), against the same
            streams alone; and that prompt's time to its first token, against an idle server
   prefix   time to the first token of a prompt of about 1,000 tokens, first and second time
   choices  KV pages in use at a prompt of about 1,000 tokens, n = 8 against n = 1
   probes   latency of /health and /metrics while 16 clients keep the server busy
+  hostile  p95 latency of well-behaved clients beside dribbled headers, half-open bodies, 2,000 idle connections and
+           streams that are not read, against the same clients without; --rounds pairs, in turn (see crowd.py)
+  overload Poisson arrivals at four times the capacity for --minutes: goodput against the capacity, what the refused are
+           told, memory
 
 Needs build/venv (tests/run.sh makes it); run it with that Python, from anywhere.
 """
@@ -26,18 +30,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "api"))
 import httpx  # noqa: E402
 
 import harness  # noqa: E402
-
-WORDS = ("time year people way day man thing woman life child world school state family student group country problem "
-         "hand part place case week company system program question work number night point home water room").split()
-
-
-def words(rng, n):
-    return " ".join(rng.choice(WORDS) for _ in range(n))
-
-
-def quantile(values, p):
-    values = sorted(values)
-    return values[min(len(values) - 1, int(p * len(values)))]
+import hostile  # noqa: E402
+import overload  # noqa: E402
+from http_load import quantile, words  # noqa: E402
 
 
 class Stream:
@@ -70,12 +65,12 @@ async def first_token(http, prompt, **fields):
     return stream.ttft()
 
 
-async def bench_itl(rounds):
+async def bench_itl(options):
     rng = random.Random()
     rows = []
     with harness.Server(model=harness.gemma_path()) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=600) as http:
-            for _ in range(rounds):
+            for _ in range(options.rounds):
                 long = [words(rng, 7900) for _ in range(2)]
                 idle = await first_token(http, long[0])
                 streams = [Stream(http, words(rng, 20), 2000) for _ in range(4)]
@@ -98,13 +93,13 @@ async def bench_itl(rounds):
     print(f"TTFT of the long prompt: idle {idle:.2f} s, beside the streams {busy:.2f} s ({busy / idle:.2f}x; bar 2.5x)")
 
 
-async def bench_prefix(rounds):
+async def bench_prefix(options):
     rng = random.Random()
     firsts, seconds = [], []
     with harness.Server() as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=600) as http:
             await first_token(http, words(rng, 100))
-            for _ in range(max(rounds, 5)):
+            for _ in range(max(options.rounds, 5)):
                 prefix = words(rng, 950)
                 firsts.append(await first_token(http, prefix + " Then, in the end,"))
                 seconds.append(await first_token(http, prefix + " But on the other side"))
@@ -130,23 +125,23 @@ async def most_pages(http, n, max_tokens, prompt):
     return most
 
 
-async def bench_choices(rounds):
+async def bench_choices(options):
     rng = random.Random()
     with harness.Server() as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=600) as http:
             for max_tokens in (1, 16, 64):
-                one = [await most_pages(http, 1, max_tokens, words(rng, 995)) for _ in range(rounds)]
-                eight = [await most_pages(http, 8, max_tokens, words(rng, 995)) for _ in range(rounds)]
+                one = [await most_pages(http, 1, max_tokens, words(rng, 995)) for _ in range(options.rounds)]
+                eight = [await most_pages(http, 8, max_tokens, words(rng, 995)) for _ in range(options.rounds)]
                 one, eight = statistics.median(one), statistics.median(eight)
                 print(f"KV pages at most, {max_tokens} new tokens: n=1 {one:.0f}, n=8 {eight:.0f} ({eight / one:.2f}x; bar 1.15x)")
 
 
-async def bench_probes(rounds):
+async def bench_probes(options):
     rng = random.Random()
     latencies = {"/health": [], "/metrics": []}
     with harness.Server() as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=600, limits=httpx.Limits(max_connections=None)) as http:
-            end = time.perf_counter() + 5 * rounds
+            end = time.perf_counter() + 5 * options.rounds
 
             async def client():
                 while time.perf_counter() < end:
@@ -166,19 +161,26 @@ async def bench_probes(rounds):
               f"of {len(values)} (bar 50 ms; the client's own loop included)")
 
 
-BENCHES = {"itl": bench_itl, "prefix": bench_prefix, "choices": bench_choices, "probes": bench_probes}
+SHORT = {"itl": bench_itl, "prefix": bench_prefix, "choices": bench_choices, "probes": bench_probes}
+BENCHES = {**SHORT, "hostile": hostile.bench, "overload": overload.bench}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", nargs="*", choices=[*BENCHES, []], default=[])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--bin")
+    parser.add_argument("--rounds", type=int, default=3, help="of all but overload (default 3)")
+    parser.add_argument("--seconds", type=float, default=20, help="of each half of a pair of hostile (default 20)")
+    parser.add_argument("--clients", type=int, default=4, help="well-behaved ones of hostile (default 4)")
+    parser.add_argument("--crowd", action="append", choices=[kind for kind, *_ in hostile.CROWDS],
+                        help="of hostile; may be given again (default: each)")
+    parser.add_argument("--files", type=int, help="RLIMIT_NOFILE of the server of hostile (default: as here)")
+    parser.add_argument("--minutes", type=float, default=5, help="of overload (default 5)")
+    parser.add_argument("--bin", help="the server's program (default build/release/lacuna)")
     options = parser.parse_args()
     if options.bin:
         os.environ["LACUNA_TEST_BIN"] = options.bin
-    for name in options.bench or BENCHES:
-        asyncio.run(BENCHES[name](options.rounds))
+    for name in options.bench or SHORT:
+        asyncio.run(BENCHES[name](options))
 
 
 if __name__ == "__main__":
