@@ -6,6 +6,7 @@ A client library takes about a millisecond per request and per streamed token; t
 import asyncio
 import dataclasses
 import json
+import re
 import time
 
 WORDS = ("time year people way day man thing woman life child world school state family student group country problem "
@@ -93,8 +94,8 @@ def take_apart(answer, data):
         answer.error = "cut off"
         return
     answer.body = body
-    if answer.is_stream() and b'data: {"error"' in body:
-        answer.error = "error frame"
+    if answer.is_stream() and (frame := re.search(rb'data: {"error".*"code":"(\w+)"', body)):
+        answer.error = f"error frame {frame[1].decode()}"
     elif answer.is_stream() and not body.endswith(b"data: [DONE]\n\n"):
         answer.error = "no [DONE]"
 
