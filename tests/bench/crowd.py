@@ -11,9 +11,9 @@ usage: crowd.py PORT KIND COUNT
   running  a long stream that is not read
   reading  the same long stream, read at once: what `running` is to be compared with
 
-Says "ready" once all are connected and have said what they say first.  Whoever is hung up on comes back, but for
-`unread`, whose work would be done again.  Ends when its standard input does, and then says as JSON how often it connected
-and was hung up on, and what processor time that took.
+Says "ready" once all are connected and have said what they say first, or after a minute.  Whoever is hung up on comes
+back, but for `unread` (after 30 seconds), whose work would be done again.  Ends when its standard input does, and then
+says as JSON how many are connected, how often they connected and were hung up on, and what processor time that took.
 """
 import errno
 import json
@@ -136,7 +136,8 @@ def main():
     crowd = Crowd(int(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
     crowd.run()
     cpu_s = round(time.process_time(), 2)
-    print(json.dumps({"connects": crowd.n_connects, "hung_up": crowd.n_hung_up, "cpu_s": cpu_s}))
+    print(json.dumps({"open": len(crowd.sockets), "connects": crowd.n_connects, "hung_up": crowd.n_hung_up,
+                      "cpu_s": cpu_s}))
 
 
 if __name__ == "__main__":

@@ -117,5 +117,5 @@ def report(crowd, pairs):
     n_failed = [sum(half[1] for half in column) for column in zip(*pairs)]
     print(f"{count} {name}: p95 of the others {alone:.1f} ms -> {beside:.1f} ms, {statistics.median(ratios):.2f}x "
           f"(bar {BAR:.2f}x; pairs {' '.join(f'{r:.2f}' for r in ratios)}); failed {n_failed[0]} -> {n_failed[1]}\n"
-          f"  the crowd: {counts['connects']} connects, {counts['hung_up']} hung up on, {counts['cpu_s']:.1f} s of CPU",
-          flush=True)
+          f"  the crowd: {counts['open'] / len(pairs):.0f} open at the end, {counts['connects']} connects, "
+          f"{counts['hung_up']} hung up on, {counts['cpu_s']:.1f} s of CPU", flush=True)
