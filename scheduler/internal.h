@@ -339,7 +339,8 @@ enum { STATS_N_WORDS = sizeof(struct sched_stats) / sizeof(uint64_t) };
 
 struct stats {
     struct sched_stats live;          /* the loop's own */
-    double prefill_rate, decode_rate; /* tokens per second, moving averages; 0: not yet known */
+    double prefill_rate, decode_rate; /* rows per second, moving averages, of steps with prompt rows
+                                       * and without; 0: not yet known */
     /* published after each step; version is odd while words change */
     _Atomic uint64_t version;
     _Atomic uint64_t words[STATS_N_WORDS];

@@ -59,7 +59,8 @@ void stats_add_step(struct stats *st, const struct step_facts *facts)
     if (facts->n_prompt_rows > 0) {
         live->prefill_step[bucket]++;
         live->prefill_step_ns += facts->ns;
-        follow_rate(&st->prefill_rate, facts->n_prompt_rows, facts->ns);
+        /* With the rows that decode beside them: they are work done in that time, too. */
+        follow_rate(&st->prefill_rate, facts->n_rows, facts->ns);
     } else {
         live->decode_step[bucket]++;
         live->decode_step_ns += facts->ns;

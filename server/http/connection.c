@@ -426,11 +426,11 @@ static void on_completed(void *cls, struct MHD_Connection *mhd, void **con_cls,
 static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
                           enum MHD_ConnectionNotificationCode code)
 {
-    const struct http_listener *l = cls;
+    struct http_listener *l = cls;
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         const union MHD_ConnectionInfo *info = MHD_get_connection_info(
             mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
-        *context = info ? watch_add(l->http->watch, info->connect_fd) : NULL;
+        *context = info ? watch_add(l->http->watch, l, info->connect_fd) : NULL;
     } else if (*context) {
         watch_remove(l->http->watch, *context);
         *context = NULL;
@@ -446,8 +446,7 @@ static void on_log(void *cls, const char *fmt, va_list ap)
     log_event(LOG_DEBUG_LEVEL, "http_library", LOG_STR("message", text), LOG_END);
 }
 
-struct MHD_Daemon *http_start_daemon(struct http_listener *l, uint32_t n_threads,
-                                     uint32_t max_connections)
+struct MHD_Daemon *http_start_daemon(struct http_listener *l, uint32_t n_threads)
 {
     struct MHD_OptionItem pool[] = {
         { MHD_OPTION_THREAD_POOL_SIZE, n_threads, NULL }, /* "1" would be a warning */
@@ -462,7 +461,7 @@ struct MHD_Daemon *http_start_daemon(struct http_listener *l, uint32_t n_threads
         flags, 0, NULL, NULL, on_request, l, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
         MHD_OPTION_LISTEN_SOCKET, l->fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, l, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)IDLE_TIMEOUT_S, MHD_OPTION_CONNECTION_LIMIT, max_connections,
+        (unsigned)IDLE_TIMEOUT_S, MHD_OPTION_CONNECTION_LIMIT, l->max_connections,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1,
         MHD_OPTION_ARRAY, pool, MHD_OPTION_END);
 }

@@ -127,10 +127,23 @@ int http_open(struct http **out, struct srv *srv, struct engine_err *err)
     return 0;
 }
 
+/* As many descriptors as all connections want, if we may: a shell's soft limit of 1,024 is there for
+ * programs that use select(). */
+static void raise_file_limit(void)
+{
+    const rlim_t wanted = HTTP_MAX_CONNECTIONS + HTTP_SPARE_FILES;
+    struct rlimit limit;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = limit.rlim_max < wanted ? limit.rlim_max : wanted;
+    setrlimit(RLIMIT_NOFILE, &limit); /* if not, fewer connections are let in */
+}
+
 static uint32_t max_connections(void)
 {
     struct rlimit limit;
     uint64_t files = HTTP_MAX_CONNECTIONS;
+    raise_file_limit();
     if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
         files = limit.rlim_cur > 2 * HTTP_SPARE_FILES ? limit.rlim_cur - HTTP_SPARE_FILES
                                                       : limit.rlim_cur / 2;
@@ -142,7 +155,8 @@ int http_start(struct http *h, struct engine_err *err)
     for (uint32_t i = 0; i < h->n_listeners; i++) {
         struct http_listener *l = &h->listeners[i];
         uint32_t n_threads = l->metrics_only ? 1 : h->srv->opt.http_threads;
-        l->daemon = http_start_daemon(l, n_threads, max_connections() / h->n_listeners);
+        l->max_connections = max_connections() / h->n_listeners;
+        l->daemon = http_start_daemon(l, n_threads);
         if (!l->daemon)
             return engine_fail(err, ENGINE_ERR_INTERNAL, "cannot start the HTTP server on %s",
                                l->address);

@@ -220,6 +220,8 @@ struct http_listener {
     int fd;
     bool is_unix, is_ipv6, is_loopback;
     bool metrics_only;
+    uint32_t max_connections; /* more wait in the kernel's queue */
+    uint32_t n_connections;   /* open ones, under the watch's lock */
     char address[160];
     char host[64]; /* the address without port, as a Host header has it */
     char unix_path[108];
@@ -265,13 +267,12 @@ bool http_stream_tick(struct http_exchange *x, uint64_t now_ns);
 void http_account(struct http_exchange *x, unsigned status);
 
 /* connection.c: libmicrohttpd's callbacks, as void pointers (the types are its own). */
-struct MHD_Daemon *http_start_daemon(struct http_listener *l, uint32_t n_threads,
-                                     uint32_t max_connections);
+struct MHD_Daemon *http_start_daemon(struct http_listener *l, uint32_t n_threads);
 
 /* watch.c */
 int watch_open(struct watch **out, struct http *h, struct engine_err *err);
 void watch_close(struct watch *w);
-struct http_conn *watch_add(struct watch *w, int fd);
+struct http_conn *watch_add(struct watch *w, struct http_listener *l, int fd);
 void watch_remove(struct watch *w, struct http_conn *c);
 void watch_attach(struct watch *w, struct http_conn *c, struct http_exchange *x);
 void watch_detach(struct watch *w, struct http_conn *c);

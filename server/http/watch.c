@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * watch.c - one thread that looks at all connections: who left, who is too slow, who needs a ping.
+ * watch.c - one thread that looks at all connections: who left, who is too slow, who needs a ping,
+ * and, when they become many, who has to make room.
  *
  * libmicrohttpd does not notice that the client of a suspended connection left.  Every connection
  * is therefore also in an epoll set of our own, edge-triggered and only for "the peer closed its
@@ -34,6 +35,8 @@ static const uint64_t watch_stop_id = UINT64_MAX;
 
 struct http_conn {
     int fd;
+    struct http_listener *listener;
+    bool is_hung_up; /* by us; libmicrohttpd has yet to close it */
     uint32_t slot, generation;
     uint64_t peer_closed_ns; /* 0: not yet */
     struct http_exchange *x; /* the request in progress */
@@ -49,6 +52,7 @@ struct watch {
     pthread_mutex_t lock;
     /* Under the lock. */
     struct http_conn **slots; /* NULL: free */
+    struct http_conn **idle;  /* [slots_cap] scratch of make_room */
     uint32_t n_slots, slots_cap, generation;
 };
 
@@ -62,9 +66,11 @@ static bool find_slot(struct watch *w, uint32_t *slot)
     if (w->n_slots == w->slots_cap) {
         uint32_t cap = w->slots_cap ? w->slots_cap * 2 : 64;
         struct http_conn **slots = realloc(w->slots, cap * sizeof(struct http_conn *));
-        if (!slots)
+        w->slots = slots ? slots : w->slots;
+        struct http_conn **idle = realloc(w->idle, cap * sizeof(struct http_conn *));
+        w->idle = idle ? idle : w->idle;
+        if (!slots || !idle)
             return false;
-        w->slots = slots;
         w->slots_cap = cap;
     }
     w->slots[w->n_slots++] = NULL;
@@ -83,16 +89,18 @@ static bool add_locked(struct watch *w, struct http_conn *c)
     if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, c->fd, &ev) != 0)
         return false;
     w->slots[c->slot] = c;
+    c->listener->n_connections++;
     atomic_fetch_add(&w->n_conns, 1);
     return true;
 }
 
-struct http_conn *watch_add(struct watch *w, int fd)
+struct http_conn *watch_add(struct watch *w, struct http_listener *l, int fd)
 {
     struct http_conn *c = calloc(1, sizeof(*c));
     if (!c)
         return NULL;
     c->fd = fd;
+    c->listener = l;
     c->idle_since_ns = srv_now_ns();
     pthread_mutex_lock(&w->lock);
     bool ok = add_locked(w, c);
@@ -109,6 +117,7 @@ void watch_remove(struct watch *w, struct http_conn *c)
     pthread_mutex_lock(&w->lock);
     epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->fd, NULL);
     w->slots[c->slot] = NULL;
+    c->listener->n_connections--;
     atomic_fetch_sub(&w->n_conns, 1);
     pthread_mutex_unlock(&w->lock);
     free(c);
@@ -171,6 +180,13 @@ static bool is_abandoned(const struct http_conn *c, uint64_t now_ns)
     return is_silent || (c->peer_closed_ns && now_ns > c->peer_closed_ns + watch_closed_ns);
 }
 
+/* libmicrohttpd sees the end of the connection and closes it. */
+static void hang_up_on(struct http_conn *c)
+{
+    shutdown(c->fd, SHUT_RDWR);
+    c->is_hung_up = true;
+}
+
 static void look_at(struct http_conn *c, uint64_t now_ns)
 {
     bool hang_up;
@@ -183,8 +199,36 @@ static void look_at(struct http_conn *c, uint64_t now_ns)
     } else {
         hang_up = is_abandoned(c, now_ns);
     }
-    if (hang_up) /* libmicrohttpd sees the end of the connection and closes it */
-        shutdown(c->fd, SHUT_RDWR);
+    if (hang_up)
+        hang_up_on(c);
+}
+
+/* ---- too many; under the lock ---- */
+
+static int by_idle_time(const void *a, const void *b)
+{
+    const struct http_conn *x = *(struct http_conn *const *)a, *y = *(struct http_conn *const *)b;
+    return (x->idle_since_ns > y->idle_since_ns) - (x->idle_since_ns < y->idle_since_ns);
+}
+
+/* A listener that has reached its limit lets nobody in, and connections that ask for nothing cost
+ * their owner little.  So above three quarters of it, those that have asked for nothing longest go. */
+static void make_room(struct watch *w, const struct http_listener *l)
+{
+    uint32_t n_idle = 0, n_left = l->n_connections, enough = l->max_connections / 4 * 3;
+    if (n_left <= enough)
+        return;
+    for (uint32_t i = 0; i < w->n_slots; i++) {
+        struct http_conn *c = w->slots[i];
+        if (!c || c->listener != l)
+            continue;
+        n_left -= c->is_hung_up;
+        if (!c->x && !c->is_hung_up)
+            w->idle[n_idle++] = c;
+    }
+    qsort(w->idle, n_idle, sizeof(struct http_conn *), by_idle_time);
+    for (uint32_t i = 0; i < n_idle && n_left > enough; i++, n_left--)
+        hang_up_on(w->idle[i]);
 }
 
 static void look_at_all(struct watch *w, uint64_t now_ns)
@@ -193,6 +237,8 @@ static void look_at_all(struct watch *w, uint64_t now_ns)
     for (uint32_t i = 0; i < w->n_slots; i++)
         if (w->slots[i])
             look_at(w->slots[i], now_ns);
+    for (uint32_t i = 0; i < w->http->n_listeners; i++)
+        make_room(w, &w->http->listeners[i]);
     pthread_mutex_unlock(&w->lock);
 }
 
@@ -242,7 +288,7 @@ void watch_cancel_all(struct watch *w, enum sched_cancel_cause cause, bool hang_
             pthread_mutex_unlock(&x->lock);
         }
         if (hang_up)
-            shutdown(c->fd, SHUT_RDWR);
+            hang_up_on(c);
     }
     pthread_mutex_unlock(&w->lock);
 }
@@ -269,6 +315,7 @@ static void watch_free(struct watch *w)
         close(w->stop_fd);
     pthread_mutex_destroy(&w->lock);
     free(w->slots);
+    free(w->idle);
     free(w);
 }
 

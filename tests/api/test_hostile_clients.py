@@ -73,6 +73,23 @@ def test_many_idle_connections(server, client):
     until(lambda: client.metric("lacuna_http_connections") < 10, 10, "connections closed")
 
 
+def test_idle_connections_make_room_when_files_run_out(start):
+    """More idle ones than the server has files for: those that are idle longest are closed, everybody else is let in."""
+    client = start("--threads", "1", launcher=("prlimit", "--nofile=400:400"))
+    port = client.server.port
+    idle = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(600)]
+    try:
+        for _ in range(3):
+            with RawConnection(client.server) as connection:
+                connection.send(b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                assert connection.read_response()[0] == 200
+        assert client.metric("lacuna_http_connections") <= 272
+        assert idle[0].recv(1) == b"", "the first to come goes first"
+    finally:
+        for one in idle:
+            one.close()
+
+
 def test_declared_oversize_is_refused_before_it_is_sent(server, client):
     with RawConnection(server) as connection:
         connection.send(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
