@@ -14,8 +14,8 @@ usage() { sed -n '3,8s/^# \{0,1\}//p' "$0"; }
 # One word per package.  "package:command" is satisfied by the command, wherever it came from: a
 # newer Node from elsewhere conflicts with Debian's npm.
 build_packages=(gcc libc6-dev cmake ninja-build:ninja pkg-config git:git curl:curl ca-certificates
-    libmicrohttpd-dev libjansson-dev liburing-dev libjemalloc-dev libpcre2-dev libxxhash-dev
-    libsystemd-dev python3:python3 python3-pip)
+    libmicrohttpd-dev libgnutls28-dev libjansson-dev liburing-dev libjemalloc-dev libpcre2-dev
+    libxxhash-dev libsystemd-dev python3:python3 python3-pip)
 test_packages=(libcriterion-dev clang clang-format libclang-rt-14-dev python3-venv nodejs:node
     npm:npm chromium:chromium)
 nightly_packages=(llvm)

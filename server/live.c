@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "server/http/auth.h"
+#include "server/http/tls.h"
 
 static void free_texts(struct live_texts *t)
 {
@@ -33,6 +34,7 @@ static int copy_texts(struct live_texts *to, const char *const *from, uint32_t n
 static void destroy(struct live *l)
 {
     auth_close(l->auth);
+    tls_pair_put(l->tls);
     free_texts(&l->cors_origins);
     free_texts(&l->allowed_hosts);
     free(l);
@@ -48,6 +50,11 @@ static int open_keys(struct live *l, const char *path, const struct live *before
     if (before && before->auth)
         auth_share_seats(l->auth, before->auth);
     return 0;
+}
+
+static int open_tls(struct live *l, const struct srv_options *opt, struct engine_err *err)
+{
+    return opt->tls_cert ? tls_pair_open(&l->tls, opt->tls_cert, opt->tls_key, err) : 0;
 }
 
 int live_open(struct live **out, const struct srv_options *opt, const struct live *before,
@@ -67,7 +74,7 @@ int live_open(struct live **out, const struct srv_options *opt, const struct liv
     if (copy_texts(&l->cors_origins, opt->cors_origins, opt->n_cors_origins) != 0 ||
         copy_texts(&l->allowed_hosts, opt->allowed_hosts, opt->n_allowed_hosts) != 0)
         engine_fail(err, ENGINE_ERR_MEMORY, "no memory for the lists of hosts and origins");
-    else if (open_keys(l, opt->api_key_file, before, err) == 0) {
+    else if (open_keys(l, opt->api_key_file, before, err) == 0 && open_tls(l, opt, err) == 0) {
         *out = l;
         return 0;
     }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * live.h - what may change while the server runs: keys, origins, hosts, limits.
+ * live.h - what may change while the server runs: keys, the TLS certificate, origins, hosts, limits.
  *
  * One struct, never changed once made.  The server holds the newest; an exchange holds the one that
  * it began with, so that its key and its limits stay the same to its end, however often SIGHUP
@@ -14,6 +14,7 @@
 #include "server/server.h"
 
 struct auth;
+struct tls_pair;
 
 struct live_texts {
     char **items;
@@ -22,7 +23,8 @@ struct live_texts {
 
 struct live {
     atomic_uint refs;
-    struct auth *auth; /* NULL: no keys */
+    struct auth *auth;    /* NULL: no keys */
+    struct tls_pair *tls; /* NULL: no TLS */
     struct live_texts cors_origins, allowed_hosts;
     bool public_models;
     uint64_t max_body_bytes;
@@ -30,9 +32,9 @@ struct live {
     uint32_t request_timeout_s;
 };
 
-/* Copies what it needs of opt, whose defaults are filled in, and reads the key file.  Keys that
- * `before` (may be NULL) knows by the same name go on counting their requests there.  One reference
- * is the caller's.  ENGINE_ERR_OPTION names file and line. */
+/* Copies what it needs of opt, whose defaults are filled in, and reads the files of API keys and of
+ * TLS.  Keys that `before` (may be NULL) knows by the same name go on counting their requests there.
+ * One reference is the caller's.  ENGINE_ERR_OPTION names file and line. */
 int live_open(struct live **out, const struct srv_options *opt, const struct live *before,
               struct engine_err *err);
 struct live *live_get(struct live *l); /* another reference */

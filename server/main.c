@@ -15,8 +15,6 @@ extern const char *malloc_conf;
 const char *malloc_conf = "background_thread:true,dirty_decay_ms:5000,narenas:4,metadata_thp:auto";
 #endif
 
-static const char default_health_url[] = "http://127.0.0.1:8080/ready";
-
 static void list_commands(FILE *to)
 {
     const struct cmd *c;
@@ -39,7 +37,7 @@ static int help(void)
          "  lacuna COMMAND --help        all options of a command, with an example\n"
          "  lacuna --version             version and commit\n"
          "  lacuna --healthcheck [URL]   exit 0 if a GET there gives 200, else 1\n"
-         "                               (default http://127.0.0.1:8080/ready)\n"
+         "                               (default http://127.0.0.1:8080/ready, or https there)\n"
          "\n"
          "EXAMPLE\n"
          "  lacuna serve -m model.gguf\n"
@@ -88,7 +86,7 @@ int main(int argc, char **argv)
         return 0;
     }
     if (strcmp(name, "--healthcheck") == 0)
-        return cmd_healthcheck(argc > 2 ? argv[2] : default_health_url);
+        return cmd_healthcheck(argc > 2 ? argv[2] : NULL);
     const struct cmd *c = cmd_find(name);
     return c ? run_command(c, argc - 1, argv + 1) : unknown_command(name);
 }

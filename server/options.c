@@ -134,6 +134,13 @@ const struct options_row options_rows[] = {
       .help = "who may use the server: lines NAME:KEY[:MAX-CONCURRENT] (default: the credential "
               "api-keys of the systemd unit, if there is one)", GROUP_NETWORK, SERVE,
       .secret = true, .live = true },
+    { "tls-cert", 0, "FILE", STRING(tls_cert),
+      .help = "HTTPS (TLS 1.2 and newer) on the addresses of --listen, but for Unix sockets: the "
+              "certificate and those that signed it, PEM; --metrics-listen stays HTTP",
+      GROUP_NETWORK, SERVE, .needs = "tls-key", .live = true },
+    { "tls-key", 0, "FILE", STRING(tls_key),
+      .help = "the private key of that certificate, PEM without a pass phrase", GROUP_NETWORK,
+      SERVE, .needs = "tls-cert", .live = true },
     { "insecure-no-auth", 0, NULL, BOOL(insecure_no_auth), .def = "false",
       .help = "listen on addresses that others can reach without asking for keys", GROUP_NETWORK,
       SERVE },
@@ -528,6 +535,27 @@ static int apply(struct options *o, uint32_t command, struct options_outcome *ou
     return 0;
 }
 
+static const struct options_setting *setting_of(const struct options *o, const char *name)
+{
+    return &o->owned->settings[options_find(name) - options_rows];
+}
+
+/* Options that are nothing without another one. */
+static int check_needs(const struct options *o, struct options_outcome *outcome)
+{
+    for (size_t i = 0; i < options_n_rows; i++) {
+        const struct options_row *row = &options_rows[i];
+        const struct options_setting *s = &o->owned->settings[i];
+        if (!row->needs || !s->text || setting_of(o, row->needs)->text)
+            continue;
+        bool is_flag = strncmp(s->where, "--", 2) == 0;
+        return options_refuse(outcome, is_flag ? EX_USAGE : EX_CONFIG,
+                              "%.300s sets %s, but %s is not set: give both or neither", s->where,
+                              row->name, row->needs);
+    }
+    return 0;
+}
+
 int options_parse(struct options *out, const struct options_usage *usage, int argc, char **argv,
                   struct options_outcome *outcome)
 {
@@ -548,7 +576,7 @@ int options_parse(struct options *out, const struct options_usage *usage, int ar
     if (path && read_file(out, path, outcome))
         goto fail;
     if (read_environment(out, usage->command, outcome) || find_credentials(out, outcome) ||
-        apply(out, usage->command, outcome))
+        apply(out, usage->command, outcome) || check_needs(out, outcome))
         goto fail;
     return 0;
 fail:

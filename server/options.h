@@ -54,7 +54,7 @@ struct options {
     uint32_t max_batch_rows;
     /* network and access */
     struct options_list listen, alias, allowed_host, cors_origin;
-    const char *metrics_listen, *api_key_file;
+    const char *metrics_listen, *api_key_file, *tls_cert, *tls_key;
     uint32_t metrics_compat; /* 0: none, 1: vllm */
     bool insecure_no_auth, public_models, no_page;
     uint32_t http_threads;

@@ -45,6 +45,7 @@ struct options_row {
     const char *help;
     enum options_group group;
     uint32_t commands; /* enum options_command, or-ed */
+    const char *needs; /* the flag that must be set, too */
     bool secret;       /* not shown by --check-config */
     bool not_in_file;  /* makes no sense in a configuration file */
     bool only_flag;    /* neither in the environment */

@@ -11,6 +11,7 @@
 
 #include "server/api/api.h"
 #include "server/http/http.h"
+#include "server/http/tls.h"
 #include "server/internal.h"
 #include "server/live.h"
 #include "server/log.h"
@@ -90,6 +91,33 @@ bool srv_is_model(const struct srv *s, const char *name)
     return false;
 }
 
+/* ---- TLS ---- */
+
+int srv_check_tls(const struct srv_options *opt, char *warning, size_t cap, struct engine_err *err)
+{
+    struct tls_pair *pair = NULL;
+    snprintf(warning, cap, "%s", "");
+    if (!opt->tls_cert)
+        return 0;
+    if (tls_pair_open(&pair, opt->tls_cert, opt->tls_key, err) != 0)
+        return -1;
+    if (tls_pair_warning(pair))
+        snprintf(warning, cap, "%s", tls_pair_warning(pair));
+    tls_pair_put(pair);
+    return 0;
+}
+
+static void tell_tls(const struct tls_pair *pair)
+{
+    if (!pair)
+        return;
+    log_event(LOG_INFO_LEVEL, "tls_certificate", LOG_STR("serial", tls_pair_serial(pair)),
+              LOG_STR("expires", tls_pair_expires(pair)), LOG_END);
+    if (tls_pair_warning(pair))
+        log_event(LOG_WARN_LEVEL, "tls_warning", LOG_STR("message", tls_pair_warning(pair)),
+                  LOG_END);
+}
+
 /* ---- open ---- */
 
 static int open_parts(struct srv *s, struct engine_err *err)
@@ -98,6 +126,7 @@ static int open_parts(struct srv *s, struct engine_err *err)
         return -1;
     if (live_open(&s->live, &s->opt, NULL, err) != 0)
         return -1;
+    tell_tls(s->live->tls);
     atomic_store(&s->reloaded_ms, wall_clock_ms());
     if (prepare_open(&s->prepare, err) != 0 || http_open(&s->http, s, err) != 0)
         return -1;
@@ -196,6 +225,17 @@ static void exchange_live(struct srv *s, struct live *l)
     live_put(before);
 }
 
+/* A listener speaks TLS or does not; only the certificate may be another one. */
+static int check_tls_stays(const struct srv *s, const struct live *l, struct engine_err *err)
+{
+    if ((l->tls != NULL) == (s->live->tls != NULL))
+        return 0;
+    return engine_fail(
+        err, ENGINE_ERR_OPTION,
+        "tls-cert and tls-key %s: that takes a restart, a reload only changes the pair",
+        l->tls ? "were added" : "are gone");
+}
+
 int srv_reload(struct srv *s, const struct srv_options *opt, struct engine_err *err)
 {
     struct srv_options filled = *opt;
@@ -204,11 +244,13 @@ int srv_reload(struct srv *s, const struct srv_options *opt, struct engine_err *
     fill_defaults(&filled);
     if (check_options(&filled, err) != 0 || live_open(&l, &filled, s->live, err) != 0)
         return -1;
-    if (http_check_exposure(s->http, l->auth != NULL, err) != 0) {
+    if (http_check_exposure(s->http, l->auth != NULL, err) != 0 ||
+        check_tls_stays(s, l, err) != 0) {
         live_put(l);
         return -1;
     }
     exchange_live(s, l);
+    tell_tls(l->tls);
     queue = sched_options_of(&filled);
     if (s->sched)
         sched_set_queue_limits(s->sched, &queue);
@@ -219,6 +261,11 @@ int srv_reload(struct srv *s, const struct srv_options *opt, struct engine_err *
 const char *srv_address(const struct srv *s, uint32_t i)
 {
     return http_address(s->http, i);
+}
+
+bool srv_is_tls(const struct srv *s, uint32_t i)
+{
+    return http_is_tls(s->http, i);
 }
 
 /* ---- the engine's pulse: the watch thread ---- */

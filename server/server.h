@@ -27,6 +27,8 @@ struct srv_options { /* borrowed strings must live until srv_close; a zeroed fie
     uint32_t n_aliases;         /* 0: the file's base name without .gguf */
     const char *model_file;     /* its base name: the name of the model while it loads */
     const char *api_key_file;   /* lines name:key[:max-concurrent]; NULL: no keys */
+    const char *tls_cert;       /* PEM: HTTPS on all but Unix sockets and metrics_listen */
+    const char *tls_key;        /* PEM; both or neither */
     bool insecure_no_auth;      /* allow a non-loopback address without keys */
     bool public_models;         /* /v1/models without a key */
     bool any_model;             /* --model-policy any */
@@ -62,8 +64,12 @@ struct srv_options { /* borrowed strings must live until srv_close; a zeroed fie
     void (*on_engine_dead)(void);
 };
 
-/* Binds and starts answering.  ENGINE_ERR_OPTION names the bad address or key file line. */
+/* Binds and starts answering.  ENGINE_ERR_OPTION names the bad address, key file line or TLS file. */
 int srv_open(struct srv **out, const struct srv_options *opt, struct engine_err *err);
+
+/* Would srv_open take the TLS files of opt?  If it would with a warning, that is in warning (else ""),
+ * cut to cap. */
+int srv_check_tls(const struct srv_options *opt, char *warning, size_t cap, struct engine_err *err);
 
 /* For the progress line of 503 answers and /health while loading; any thread. */
 void srv_loading(struct srv *s, uint64_t done_bytes, uint64_t total_bytes);
@@ -72,8 +78,9 @@ void srv_loading(struct srv *s, uint64_t done_bytes, uint64_t total_bytes);
 int srv_attach(struct srv *s, struct engine *e, struct engine_err *err);
 
 /* Takes over what may change while requests run: API keys, CORS origins, allowed hosts, public_models
- * and the limits of requests, bodies and the queue; the rest of opt is not looked at.  Requests keep
- * what they began with.  On failure (a bad key file) everything stays as it was.  From the thread
+ * and the limits of requests, bodies and the queue, the TLS certificate (but not whether there is
+ * one); the rest of opt is not looked at.  Requests keep what they began with, connections their
+ * certificate.  On failure (a bad key file) everything stays as it was.  From the thread
  * that calls srv_attach. */
 int srv_reload(struct srv *s, const struct srv_options *opt, struct engine_err *err);
 
@@ -86,6 +93,7 @@ void srv_status(const struct srv *s, struct srv_status *out); /* any thread */
 
 /* The address of listener i as text ("127.0.0.1:8080"; the real port if 0 was asked for). */
 const char *srv_address(const struct srv *s, uint32_t i);
+bool srv_is_tls(const struct srv *s, uint32_t i);
 
 /* delay_s of not-ready but serving, then refuses new requests and waits up to timeout_s for the
  * running ones, then cancels them.  *hurry != 0 (a second signal) ends the wait at once. */

@@ -21,6 +21,7 @@ declare -A may_include=(
 # header (a prefix of its name) and the path under which alone it may be included
 owners=(
     "microhttpd.h server/http/"
+    "gnutls server/http/tls.c"
     "jansson server/api/"
     "liburing engine/storage/"
     "pcre2 engine/text/"
@@ -60,7 +61,7 @@ check_library_include() {
 # A library may also be owned twice by linking it twice.
 check_links() {
     local library n folders=("${!may_include[@]}")
-    for library in MICROHTTPD JANSSON URING PCRE2 XXHASH JEMALLOC SYSTEMD; do
+    for library in MICROHTTPD GNUTLS JANSSON URING PCRE2 XXHASH JEMALLOC SYSTEMD; do
         n=$(cat "${folders[@]/%//CMakeLists.txt}" 2>/dev/null | grep -c "PkgConfig::$library\b" || true)
         [[ $n -le 1 ]] || complain "PkgConfig::$library is linked in $n places"
     done

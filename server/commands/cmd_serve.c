@@ -59,6 +59,8 @@ static void server_options(const struct options *o, const char *path, struct srv
         .n_aliases = o->alias.n,
         .model_file = base_name(path),
         .api_key_file = o->api_key_file,
+        .tls_cert = o->tls_cert,
+        .tls_key = o->tls_key,
         .insecure_no_auth = o->insecure_no_auth,
         .public_models = o->public_models,
         .any_model = o->model_policy == 1,
@@ -99,11 +101,22 @@ static void print_line(void *ctx, const char *text)
     puts(text);
 }
 
+static int check_tls(const struct options *o)
+{
+    struct srv_options opt;
+    struct engine_err err = { 0 };
+    char warning[512];
+    server_options(o, "", &opt);
+    if (srv_check_tls(&opt, warning, sizeof(warning), &err) != 0)
+        return cmd_fail_err(&err);
+    return warning[0] ? cmd_fail(0, "%s", warning) : 0;
+}
+
 static int check_config(const struct options *o)
 {
     const struct options_printer to = { .line = print_line };
     options_print(o, &cmd_serve.usage, &to);
-    return fflush(stdout) ? EX_IOERR : 0;
+    return fflush(stdout) ? EX_IOERR : check_tls(o);
 }
 
 /* ---- what people and machines are told ---- */
@@ -166,15 +179,26 @@ static const char *connect_address(const char *address, char *buf, size_t cap)
     return buf;
 }
 
-static void print_curl_line(const struct serve *s)
+/* Where to connect: "https://127.0.0.1:8080", or "unix:/path". */
+static void url_text(const struct serve *s, char *out, size_t cap)
 {
     char buf[64];
     const char *address = srv_address(s->srv, 0);
-    const char *key = s->o->api_key_file ? " -H \"Authorization: Bearer $LACUNA_KEY\"" : "";
+    const char *scheme = srv_is_tls(s->srv, 0) ? "https" : "http";
     if (strncmp(address, "unix:", 5) == 0)
-        printf("curl --unix-socket '%s' http://localhost", address + 5);
+        snprintf(out, cap, "%s", address);
     else
-        printf("curl http://%s", connect_address(address, buf, sizeof(buf)));
+        snprintf(out, cap, "%s://%s", scheme, connect_address(address, buf, sizeof(buf)));
+}
+
+static void print_curl_line(const struct serve *s, const char *url)
+{
+    const char *key = s->o->api_key_file ? " -H \"Authorization: Bearer $LACUNA_KEY\"" : "";
+    /* A certificate is for a name, seldom for the address of this machine: -k. */
+    if (strncmp(url, "unix:", 5) == 0)
+        printf("curl --unix-socket '%s' http://localhost", url + 5);
+    else
+        printf("curl %s%s", srv_is_tls(s->srv, 0) ? "-k " : "", url);
     /* "model" is left out on purpose: it is optional, and names may need quoting. */
     printf("/v1/completions%s -H 'Content-Type: application/json'"
            " -d '{\"prompt\":\"The capital of France is\",\"max_tokens\":16,"
@@ -185,10 +209,12 @@ static void print_curl_line(const struct serve *s)
 
 static void tell_ready(const struct serve *s)
 {
+    char url[192];
+    url_text(s, url, sizeof(url));
     log_event(LOG_INFO_LEVEL, "ready", LOG_STR("address", srv_address(s->srv, 0)),
-              LOG_F64("seconds", cmd_now() - s->started), LOG_END);
+              LOG_STR("url", url), LOG_F64("seconds", cmd_now() - s->started), LOG_END);
     if (!s->json)
-        print_curl_line(s);
+        print_curl_line(s, url);
     notify_ready(s->notifier);
 }
 
@@ -352,7 +378,7 @@ const struct cmd cmd_serve = {
                  "clients speak.  Listens at once, answers 503 while the model loads, and "
                  "prints a command line to try once it is ready.  SIGTERM or Ctrl-C lets "
                  "running requests finish; a second one ends at once.  SIGHUP reads the "
-                 "configuration and the API keys again.",
+                 "configuration, the API keys and the TLS certificate again.",
         .example = "  lacuna serve -m model.gguf\n"
                    "  lacuna serve -m model.gguf --listen 0.0.0.0:8080 --api-key-file keys.txt\n"
                    "  LACUNA_THREADS=4 lacuna serve --config lacuna.conf --check-config\n",

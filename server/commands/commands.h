@@ -27,7 +27,8 @@ const char *cmd_nearest(const char *name);    /* for "did you mean"; or NULL */
 
 /* `lacuna --version`: version and commit. */
 void cmd_print_version(void);
-/* `lacuna --healthcheck [URL]`: 0 if a GET there answers 200, else EXIT_UNHEALTHY. */
+/* `lacuna --healthcheck [URL]`: 0 if a GET there answers 200, else EXIT_UNHEALTHY.  url NULL: the
+ * default address of serve, by HTTP or HTTPS, whichever it speaks. */
 int cmd_healthcheck(const char *url);
 
 /* ---- errors ---- */

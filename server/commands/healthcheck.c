@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * healthcheck.c - `lacuna --healthcheck`: a GET by plain sockets, for images that hold no curl.
+ * healthcheck.c - `lacuna --healthcheck`: a GET by plain sockets or TLS, for images that hold no curl.
  */
 #include "server/commands/commands.h"
+#include "server/http/tls.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -13,20 +15,23 @@
 #include <unistd.h>
 
 enum { TIMEOUT_S = 5 };
+static const char default_url[] = "http://127.0.0.1:8080/ready";
 
 struct target {
+    bool is_tls;
     char host[256];
     char port[8];
     const char *path;
 };
 
-/* "http://HOST[:PORT][/PATH]", HOST a name, an IPv4 or an [IPv6] address. */
+/* "http://HOST[:PORT][/PATH]" or https, HOST a name, an IPv4 or an [IPv6] address. */
 static bool parse_url(const char *url, struct target *out)
 {
-    static const char scheme[] = "http://";
-    if (strncmp(url, scheme, sizeof(scheme) - 1) != 0)
+    static const char http[] = "http://", https[] = "https://";
+    out->is_tls = strncmp(url, https, sizeof(https) - 1) == 0;
+    if (!out->is_tls && strncmp(url, http, sizeof(http) - 1) != 0)
         return false;
-    const char *host = url + sizeof(scheme) - 1;
+    const char *host = url + (out->is_tls ? sizeof(https) : sizeof(http)) - 1;
     bool bracket = host[0] == '[';
     host += bracket;
     size_t n = strcspn(host, bracket ? "]" : ":/");
@@ -35,7 +40,7 @@ static bool parse_url(const char *url, struct target *out)
     memcpy(out->host, host, n);
     out->host[n] = '\0';
     const char *rest = host + n + bracket;
-    strcpy(out->port, "80");
+    strcpy(out->port, out->is_tls ? "443" : "80");
     if (rest[0] == ':') {
         size_t digits = strspn(++rest, "0123456789");
         if (digits == 0 || digits > 5)
@@ -78,18 +83,70 @@ static int connect_to(const struct target *t)
     return fd;
 }
 
+/* ---- the connection ---- */
+
+struct link {
+    int fd;
+    struct tls_client *tls; /* NULL: plain */
+};
+
+static bool is_loopback(int fd)
+{
+    struct sockaddr_storage peer = { 0 };
+    socklen_t len = sizeof(peer);
+    if (getpeername(fd, (struct sockaddr *)&peer, &len) != 0)
+        return false;
+    if (peer.ss_family == AF_INET)
+        return ntohl(((struct sockaddr_in *)&peer)->sin_addr.s_addr) >> 24 == 127;
+    return IN6_IS_ADDR_LOOPBACK(&((struct sockaddr_in6 *)&peer)->sin6_addr);
+}
+
+/* On a loopback address the certificate is not verified: it is the own server that is asked, whose
+ * certificate is for the name that others call it by. */
+static bool open_link(struct link *l, const struct target *t)
+{
+    struct engine_err err = { 0 };
+    *l = (struct link){ .fd = connect_to(t) };
+    if (l->fd < 0)
+        return false;
+    if (!t->is_tls || tls_client_open(&l->tls, l->fd, t->host, !is_loopback(l->fd), &err) == 0)
+        return true;
+    cmd_fail(0, "healthcheck: %s", err.text);
+    close(l->fd);
+    return false;
+}
+
+static void close_link(struct link *l)
+{
+    tls_client_close(l->tls);
+    close(l->fd);
+}
+
+static bool send_all(const struct link *l, const char *src, size_t n)
+{
+    ssize_t sent = l->tls ? tls_client_send(l->tls, src, n) : send(l->fd, src, n, MSG_NOSIGNAL);
+    return sent == (ssize_t)n;
+}
+
+static ssize_t receive(const struct link *l, char *dst, size_t n)
+{
+    return l->tls ? tls_client_recv(l->tls, dst, n) : recv(l->fd, dst, n, 0);
+}
+
+/* ---- the question ---- */
+
 /* The status of the answer, 0 without one. */
-static int get_status(int fd, const struct target *t)
+static int get_status(const struct link *l, const struct target *t)
 {
     char text[2048];
     int n = snprintf(text, sizeof(text),
                      "GET %s HTTP/1.1\r\nHost: %s\r\nConnection: close\r\nAccept: */*\r\n\r\n",
                      t->path, strchr(t->host, ':') ? "localhost" : t->host);
-    if (n < 0 || (size_t)n >= sizeof(text) || send(fd, text, (size_t)n, MSG_NOSIGNAL) != n)
+    if (n < 0 || (size_t)n >= sizeof(text) || !send_all(l, text, (size_t)n))
         return 0;
     size_t have = 0;
     while (have < 12) { /* "HTTP/1.1 200" */
-        ssize_t got = recv(fd, text + have, sizeof(text) - 1 - have, 0);
+        ssize_t got = receive(l, text + have, sizeof(text) - 1 - have);
         if (got <= 0)
             return 0;
         have += (size_t)got;
@@ -101,16 +158,30 @@ static int get_status(int fd, const struct target *t)
     return status;
 }
 
+/* -1: no connection, which was said. */
+static int ask(const struct target *t)
+{
+    struct link l;
+    if (!open_link(&l, t))
+        return -1;
+    int status = get_status(&l, t);
+    close_link(&l);
+    return status;
+}
+
 int cmd_healthcheck(const char *url)
 {
     struct target t;
-    if (!parse_url(url, &t))
-        return cmd_fail(EX_USAGE, "--healthcheck: '%.200s' is not http://HOST[:PORT][/PATH]", url);
-    int fd = connect_to(&t);
-    if (fd < 0)
+    if (!parse_url(url ? url : default_url, &t))
+        return cmd_fail(EX_USAGE,
+                        "--healthcheck: '%.200s' is not http://HOST[:PORT][/PATH], nor https", url);
+    int status = ask(&t);
+    if (status == 0 && !url) { /* a port that speaks TLS closes such a connection */
+        t.is_tls = true;
+        status = ask(&t);
+    }
+    if (status < 0)
         return EXIT_UNHEALTHY;
-    int status = get_status(fd, &t);
-    close(fd);
     if (status == 200)
         return 0;
     if (status == 0)

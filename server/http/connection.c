@@ -22,6 +22,7 @@
 #include "server/api/api.h"
 #include "server/http/auth.h"
 #include "server/http/http.h"
+#include "server/http/tls.h"
 #include "server/live.h"
 #include "server/log.h"
 #include "server/metrics.h"
@@ -83,7 +84,7 @@ static bool has_large_body(const struct http_exchange *x)
     return length && strtoull(length, NULL, 10) > BODY_SWALLOW;
 }
 
-static struct http_conn *conn_of(struct MHD_Connection *mhd)
+struct http_conn *http_conn_of(struct MHD_Connection *mhd)
 {
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(
         mhd, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
@@ -93,7 +94,7 @@ static struct http_conn *conn_of(struct MHD_Connection *mhd)
 static struct http_exchange *begin(const struct http_listener *l, struct MHD_Connection *mhd,
                                    const char *url, const char *method)
 {
-    struct http_conn *conn = conn_of(mhd);
+    struct http_conn *conn = http_conn_of(mhd);
     struct http_exchange *x = conn ? http_exchange_new(l->http->srv, mhd) : NULL;
     if (!x)
         return NULL;
@@ -430,7 +431,9 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
         const union MHD_ConnectionInfo *info = MHD_get_connection_info(
             mhd, MHD_CONNECTION_INFO_CONNECTION_FD);
-        *context = info ? watch_add(l->http->watch, l, info->connect_fd) : NULL;
+        *context = info ? watch_add(l->http->watch, l, mhd, info->connect_fd) : NULL;
+        if (info && l->is_tls)
+            tls_begin(mhd, info->connect_fd);
     } else if (*context) {
         watch_remove(l->http->watch, *context);
         *context = NULL;
@@ -448,20 +451,24 @@ static void on_log(void *cls, const char *fmt, va_list ap)
 
 struct MHD_Daemon *http_start_daemon(struct http_listener *l, uint32_t n_threads)
 {
-    struct MHD_OptionItem pool[] = {
-        { MHD_OPTION_THREAD_POOL_SIZE, n_threads, NULL }, /* "1" would be a warning */
-        { MHD_OPTION_END, 0, NULL },
-    };
+    struct MHD_OptionItem more[2 + TLS_N_OPTIONS] = { 0 };
+    uint32_t n_more = 0;
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
-    if (n_threads < 2)
-        pool[0].option = MHD_OPTION_END;
     if (l->is_ipv6)
         flags |= MHD_USE_IPv6;
+    if (l->is_tls) {
+        flags |= MHD_USE_TLS;
+        tls_daemon_options(more);
+        n_more = TLS_N_OPTIONS;
+    }
+    if (n_threads > 1) /* "1" would be a warning */
+        more[n_more++] = (struct MHD_OptionItem){ MHD_OPTION_THREAD_POOL_SIZE, n_threads, NULL };
+    more[n_more] = (struct MHD_OptionItem){ MHD_OPTION_END, 0, NULL };
     return MHD_start_daemon(
         flags, 0, NULL, NULL, on_request, l, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
         MHD_OPTION_LISTEN_SOCKET, l->fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l,
         MHD_OPTION_NOTIFY_CONNECTION, on_connection, l, MHD_OPTION_CONNECTION_TIMEOUT,
         (unsigned)IDLE_TIMEOUT_S, MHD_OPTION_CONNECTION_LIMIT, l->max_connections,
         MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-        MHD_OPTION_ARRAY, pool, MHD_OPTION_END);
+        MHD_OPTION_ARRAY, more, MHD_OPTION_END);
 }

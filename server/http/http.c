@@ -107,8 +107,11 @@ static int open_listeners(struct http *h, struct engine_err *err)
     if (opt->metrics_listen && !has_socket(opt, true) &&
         add_address(h, opt->metrics_listen, true, err) != 0)
         return -1;
-    for (uint32_t i = 0; i < h->n_listeners; i++)
-        h->has_metrics_listener |= h->listeners[i].metrics_only;
+    for (uint32_t i = 0; i < h->n_listeners; i++) {
+        struct http_listener *l = &h->listeners[i];
+        h->has_metrics_listener |= l->metrics_only;
+        l->is_tls = h->srv->live->tls && !l->is_unix && !l->metrics_only;
+    }
     return http_check_exposure(h, h->srv->live->auth != NULL, err);
 }
 
@@ -219,6 +222,11 @@ void http_close(struct http *h)
 const char *http_address(const struct http *h, uint32_t i)
 {
     return i < h->n_listeners ? h->listeners[i].address : NULL;
+}
+
+bool http_is_tls(const struct http *h, uint32_t i)
+{
+    return i < h->n_listeners && h->listeners[i].is_tls;
 }
 
 void http_cancel_all(struct http *h, enum sched_cancel_cause cause)

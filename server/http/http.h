@@ -31,6 +31,7 @@ struct http_conn;
 struct http_listener;
 struct auth_key;
 struct live;
+struct tls_pair;
 
 /* ---- routes ---- */
 
@@ -207,6 +208,7 @@ int http_check_exposure(const struct http *h, bool has_keys, struct engine_err *
 int http_start(struct http *h, struct engine_err *err);
 void http_close(struct http *h);
 const char *http_address(const struct http *h, uint32_t i);
+bool http_is_tls(const struct http *h, uint32_t i); /* is it HTTPS? */
 /* Ends the work of every exchange, in any phase. */
 void http_cancel_all(struct http *h, enum sched_cancel_cause cause);
 uint32_t http_n_connections(const struct http *h);
@@ -219,7 +221,7 @@ struct http_listener {
     struct MHD_Daemon *daemon;
     int fd;
     bool is_unix, is_ipv6, is_loopback;
-    bool metrics_only;
+    bool metrics_only, is_tls;
     uint32_t max_connections; /* more wait in the kernel's queue */
     uint32_t n_connections;   /* open ones, under the watch's lock */
     char address[160];
@@ -228,6 +230,23 @@ struct http_listener {
 };
 
 struct watch;
+
+/* A connection, from its first byte to its last: libmicrohttpd's context of it. */
+struct http_conn {
+    struct srv *srv;
+    struct watch *watch;
+    struct http_listener *listener;
+    struct MHD_Connection *mhd;
+    int fd;
+    struct tls_pair *pair; /* of its handshake; its HTTP thread's */
+    /* Under the watch's lock. */
+    uint32_t slot, generation;
+    uint64_t peer_closed_ns; /* 0: not yet */
+    struct http_exchange *x; /* the request in progress */
+    uint64_t idle_since_ns;
+    bool is_hung_up; /* by us; libmicrohttpd has yet to close it */
+    bool is_suspended; /* by watch_suspend */
+};
 
 struct http {
     struct srv *srv;
@@ -268,14 +287,20 @@ void http_account(struct http_exchange *x, unsigned status);
 
 /* connection.c: libmicrohttpd's callbacks, as void pointers (the types are its own). */
 struct MHD_Daemon *http_start_daemon(struct http_listener *l, uint32_t n_threads);
+/* The context of a connection; NULL if there was no memory for one. */
+struct http_conn *http_conn_of(struct MHD_Connection *mhd);
 
 /* watch.c */
 int watch_open(struct watch **out, struct http *h, struct engine_err *err);
 void watch_close(struct watch *w);
-struct http_conn *watch_add(struct watch *w, struct http_listener *l, int fd);
+struct http_conn *watch_add(struct watch *w, struct http_listener *l, struct MHD_Connection *mhd,
+                            int fd);
 void watch_remove(struct watch *w, struct http_conn *c);
 void watch_attach(struct watch *w, struct http_conn *c, struct http_exchange *x);
 void watch_detach(struct watch *w, struct http_conn *c);
+/* On c's HTTP thread, before its first request: suspends the connection until there is something to
+ * read, or it ends. */
+void watch_suspend(struct http_conn *c);
 uint32_t watch_n_connections(const struct watch *w);
 /* Cancels the work of all exchanges; with hang_up also shuts the connections down. */
 void watch_cancel_all(struct watch *w, enum sched_cancel_cause cause, bool hang_up);

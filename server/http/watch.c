@@ -6,12 +6,13 @@
  * libmicrohttpd does not notice that the client of a suspended connection left.  Every connection
  * is therefore also in an epoll set of our own, edge-triggered and only for "the peer closed its
  * side".  Events carry slot and generation instead of a pointer, since a connection may end while
- * its event is on the way.
+ * its event is on the way.  TLS handshakes that wait for the client wait here, too (watch_suspend).
  *
  * A connection's entry is removed, under the lock, before libmicrohttpd closes its descriptor: what
  * is done to a descriptor under the lock never hits another connection's.
  */
 #include <errno.h>
+#include <microhttpd.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -20,6 +21,7 @@
 #include <unistd.h>
 
 #include "server/http/http.h"
+#include "server/http/tls.h"
 
 enum {
     WATCH_TICK_MS = 200,
@@ -32,16 +34,6 @@ static const uint64_t watch_closed_ns = 2ull * 1000000000;
 /* Without a byte of a body: a half-sent one holds memory that others could use. */
 static const uint64_t watch_stall_ns = 10ull * 1000000000;
 static const uint64_t watch_stop_id = UINT64_MAX;
-
-struct http_conn {
-    int fd;
-    struct http_listener *listener;
-    bool is_hung_up; /* by us; libmicrohttpd has yet to close it */
-    uint32_t slot, generation;
-    uint64_t peer_closed_ns; /* 0: not yet */
-    struct http_exchange *x; /* the request in progress */
-    uint64_t idle_since_ns;
-};
 
 struct watch {
     struct http *http;
@@ -77,16 +69,22 @@ static bool find_slot(struct watch *w, uint32_t *slot)
     return true;
 }
 
+/* What is true already when this is called is an event, too. */
+static bool want_events(const struct watch *w, const struct http_conn *c, int op, uint32_t events)
+{
+    struct epoll_event ev = {
+        .events = events | EPOLLRDHUP | EPOLLET,
+        .data.u64 = (uint64_t)c->generation << 32 | c->slot,
+    };
+    return epoll_ctl(w->epoll_fd, op, c->fd, &ev) == 0;
+}
+
 static bool add_locked(struct watch *w, struct http_conn *c)
 {
     if (!find_slot(w, &c->slot))
         return false;
     c->generation = w->generation++;
-    struct epoll_event ev = {
-        .events = EPOLLRDHUP | EPOLLET,
-        .data.u64 = (uint64_t)c->generation << 32 | c->slot,
-    };
-    if (epoll_ctl(w->epoll_fd, EPOLL_CTL_ADD, c->fd, &ev) != 0)
+    if (!want_events(w, c, EPOLL_CTL_ADD, 0))
         return false;
     w->slots[c->slot] = c;
     c->listener->n_connections++;
@@ -94,11 +92,15 @@ static bool add_locked(struct watch *w, struct http_conn *c)
     return true;
 }
 
-struct http_conn *watch_add(struct watch *w, struct http_listener *l, int fd)
+struct http_conn *watch_add(struct watch *w, struct http_listener *l, struct MHD_Connection *mhd,
+                            int fd)
 {
     struct http_conn *c = calloc(1, sizeof(*c));
     if (!c)
         return NULL;
+    c->srv = w->http->srv;
+    c->watch = w;
+    c->mhd = mhd;
     c->fd = fd;
     c->listener = l;
     c->idle_since_ns = srv_now_ns();
@@ -120,6 +122,7 @@ void watch_remove(struct watch *w, struct http_conn *c)
     c->listener->n_connections--;
     atomic_fetch_sub(&w->n_conns, 1);
     pthread_mutex_unlock(&w->lock);
+    tls_pair_put(c->pair);
     free(c);
 }
 
@@ -143,6 +146,18 @@ void watch_detach(struct watch *w, struct http_conn *c)
     pthread_mutex_unlock(&w->lock);
 }
 
+/* Not suspended if it cannot be waited for: libmicrohttpd then polls, which is slow and not wrong. */
+void watch_suspend(struct http_conn *c)
+{
+    struct watch *w = c->watch;
+    pthread_mutex_lock(&w->lock);
+    if (!c->is_suspended && want_events(w, c, EPOLL_CTL_MOD, EPOLLIN)) {
+        c->is_suspended = true;
+        MHD_suspend_connection(c->mhd);
+    }
+    pthread_mutex_unlock(&w->lock);
+}
+
 uint32_t watch_n_connections(const struct watch *w)
 {
     return atomic_load(&w->n_conns);
@@ -150,18 +165,33 @@ uint32_t watch_n_connections(const struct watch *w)
 
 /* ---- what the thread does; under the lock ---- */
 
-static void peer_closed(struct watch *w, uint64_t id)
+static void peer_closed(struct http_conn *c)
 {
-    uint32_t slot = (uint32_t)id;
-    struct http_conn *c = slot < w->n_slots ? w->slots[slot] : NULL;
-    if (!c || c->generation != id >> 32)
-        return;
     c->peer_closed_ns = srv_now_ns();
     if (!c->x)
         return;
     pthread_mutex_lock(&c->x->lock);
     http_give_up(c->x, SCHED_CANCEL_CLIENT);
     pthread_mutex_unlock(&c->x->lock);
+}
+
+static void resume(struct watch *w, struct http_conn *c)
+{
+    c->is_suspended = false;
+    want_events(w, c, EPOLL_CTL_MOD, 0);
+    MHD_resume_connection(c->mhd);
+}
+
+static void handle_event(struct watch *w, const struct epoll_event *ev)
+{
+    uint32_t slot = (uint32_t)ev->data.u64;
+    struct http_conn *c = slot < w->n_slots ? w->slots[slot] : NULL;
+    if (!c || c->generation != ev->data.u64 >> 32)
+        return;
+    if (c->is_suspended)
+        resume(w, c);
+    if (ev->events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR))
+        peer_closed(c);
 }
 
 /* A body that is too slow, or will never be whole: libmicrohttpd 0.9.75 may miss the end of a
@@ -247,7 +277,7 @@ static void handle_events(struct watch *w, const struct epoll_event *events, int
     pthread_mutex_lock(&w->lock);
     for (int i = 0; i < n; i++)
         if (events[i].data.u64 != watch_stop_id)
-            peer_closed(w, events[i].data.u64);
+            handle_event(w, &events[i]);
     pthread_mutex_unlock(&w->lock);
 }
 
