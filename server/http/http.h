@@ -238,7 +238,9 @@ struct http_conn {
     struct http_listener *listener;
     struct MHD_Connection *mhd;
     int fd;
-    struct tls_pair *pair; /* of its handshake; its HTTP thread's */
+    /* Its HTTP thread's. */
+    struct tls_pair *pair; /* of its handshake */
+    bool is_secured;       /* the handshake is over */
     /* Under the watch's lock. */
     uint32_t slot, generation;
     uint64_t peer_closed_ns; /* 0: not yet */

@@ -299,10 +299,16 @@ static int choose_pair(gnutls_session_t session, const gnutls_datum_t *authoriti
     return 0;
 }
 
-/* The last message of a handshake that a client sends is "finished", in TLS 1.2 and 1.3. */
-static bool is_shaking_hands(struct MHD_Connection *mhd)
+/* gnutls_handshake_hook_func: "finished" is the last message that a client sends, in TLS 1.2 and
+ * 1.3. */
+static int on_finished(gnutls_session_t session, unsigned type, unsigned when, unsigned incoming,
+                       const gnutls_datum_t *message)
 {
-    return gnutls_handshake_get_last_in(session_of(mhd)) != GNUTLS_HANDSHAKE_FINISHED;
+    (void)type, (void)when, (void)message;
+    struct http_conn *conn = http_conn_of(gnutls_transport_get_ptr(session));
+    if (conn && incoming)
+        conn->is_secured = true;
+    return 0;
 }
 
 /* gnutls_pull_func: recv, by the rules at the top of this file. */
@@ -313,7 +319,7 @@ static ssize_t pull(gnutls_transport_ptr_t ptr, void *dst, size_t n)
         return 0; /* there was no memory for it: as if the client had gone */
     ssize_t got = recv(conn->fd, dst, n, 0);
     int saved = errno;
-    if (got < 0 && saved == EAGAIN && is_shaking_hands(ptr))
+    if (got < 0 && saved == EAGAIN && !conn->is_secured)
         watch_suspend(conn);
     errno = saved;
     return got;
@@ -324,6 +330,8 @@ void tls_begin(struct MHD_Connection *mhd, int fd)
     gnutls_session_t session = session_of(mhd);
     if (!session)
         return;
+    gnutls_handshake_set_hook_function(session, GNUTLS_HANDSHAKE_FINISHED, GNUTLS_HOOK_POST,
+                                       on_finished);
     gnutls_transport_set_pull_function(session, pull);
     gnutls_transport_set_ptr2(session, mhd, (gnutls_transport_ptr_t)(intptr_t)fd);
 }

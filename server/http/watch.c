@@ -151,7 +151,7 @@ void watch_suspend(struct http_conn *c)
 {
     struct watch *w = c->watch;
     pthread_mutex_lock(&w->lock);
-    if (!c->is_suspended && want_events(w, c, EPOLL_CTL_MOD, EPOLLIN)) {
+    if (!c->is_suspended && !c->x && want_events(w, c, EPOLL_CTL_MOD, EPOLLIN)) {
         c->is_suspended = true;
         MHD_suspend_connection(c->mhd);
     }

@@ -10,6 +10,7 @@ import pathlib
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import tempfile
 import threading
@@ -60,14 +61,39 @@ def clean_environment():
     return {k: v for k, v in os.environ.items() if not k.startswith("LACUNA_")}
 
 
+class Certificate:
+    """A self-signed certificate and its key, as files; clients are to trust it as it is."""
+
+    SUBJECT = ("-subj", "/CN=lacuna test", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1,IP:::1")
+
+    def __init__(self, folder, name="tls", options=("-newkey", "rsa:2048", "-days", "2"), names=SUBJECT):
+        self.cert, self.key = folder / f"{name}.crt", folder / f"{name}.key"
+        subprocess.run(["openssl", "req", "-x509", "-nodes", *options, *names, "-keyout", self.key, "-out", self.cert],
+                       check=True, capture_output=True)
+
+    def options(self):
+        return "--tls-cert", str(self.cert), "--tls-key", str(self.key)
+
+    def context(self):
+        return ssl.create_default_context(cafile=self.cert)
+
+    def replace(self, other):
+        """The same files, another pair."""
+        self.cert.write_bytes(other.cert.read_bytes())
+        self.key.write_bytes(other.key.read_bytes())
+
+
 class Server:
-    """`lacuna serve` as a child process."""
+    """`lacuna serve` as a child process; over TLS if it is given a Certificate."""
 
     def __init__(self, *options, model=None, environment=None, wait=True, drain_delay="0s", port=None,
-                 launcher=(), pass_fds=(), alias="smollm2-135m"):
+                 launcher=(), pass_fds=(), alias="smollm2-135m", tls=None):
         self.port = port or free_port()
         self.address = f"127.0.0.1:{self.port}"
-        self.url = f"http://{self.address}"
+        self.url = f"https://{self.address}" if tls else f"http://{self.address}"
+        self.context = tls.context() if tls else None
+        self.verify = self.context or True
+        options = (*(tls.options() if tls else ()), *options)
         self.log_file = tempfile.NamedTemporaryFile(prefix="lacuna-log-", suffix=".txt")
         command = [*launcher, binary(), "serve", "-m", model or model_path(), "--listen", self.address,
                    "--drain-delay", drain_delay, *(["--alias", alias] if alias else []), *options]
@@ -82,7 +108,7 @@ class Server:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"the server ended:\n{self.log()}"
             try:
-                if httpx.get(self.url + "/ready", timeout=5).status_code == 200:
+                if httpx.get(self.url + "/ready", timeout=5, verify=self.verify).status_code == 200:
                     return
             except httpx.TransportError:
                 pass
@@ -95,7 +121,7 @@ class Server:
         while time.monotonic() < deadline:
             assert self.process.poll() is None, f"the server ended:\n{self.log()}"
             try:
-                return httpx.get(self.url + "/live", timeout=5)
+                return httpx.get(self.url + "/live", timeout=5, verify=self.verify)
             except httpx.TransportError:
                 time.sleep(0.005)
         raise AssertionError(f"not listening after {seconds} s:\n{self.log()}")
@@ -268,7 +294,7 @@ class Client:
     def __init__(self, server, contract, headers=None):
         self.server = server
         self.contract = contract
-        self.http = httpx.Client(base_url=server.url, timeout=120 * SLOWNESS, headers=headers)
+        self.http = httpx.Client(base_url=server.url, timeout=120 * SLOWNESS, headers=headers, verify=server.verify)
 
     def request(self, method, path, **how):
         answer = self.http.request(method, path, **how)
@@ -380,10 +406,13 @@ def until(condition, seconds=5, what="condition"):
 
 
 class RawConnection:
-    """A socket that says exactly what it is told."""
+    """A socket that says exactly what it is told; over TLS if the server speaks it."""
 
-    def __init__(self, server, timeout=30 * SLOWNESS):
+    def __init__(self, server, timeout=30 * SLOWNESS, context=None):
         self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=timeout)
+        context = context or server.context
+        if context:
+            self.socket = context.wrap_socket(self.socket, server_hostname="localhost")
         self.buffer = b""
 
     def __enter__(self):
@@ -405,7 +434,7 @@ class RawConnection:
         """b'' at the end of the connection, also if it was reset."""
         try:
             return self.socket.recv(n)
-        except ConnectionResetError:
+        except (ConnectionResetError, ssl.SSLEOFError):
             return b""
 
     def read_until(self, mark):
