@@ -107,7 +107,8 @@ static const char *key_problem(int code)
     if (code == GNUTLS_E_DECRYPTION_FAILED)
         return "asks for a pass phrase; the key must be stored without";
     if (code == GNUTLS_E_NO_CERTIFICATE_FOUND || code == GNUTLS_E_BASE64_DECODING_ERROR ||
-        code == GNUTLS_E_BASE64_UNEXPECTED_HEADER_ERROR)
+        code == GNUTLS_E_BASE64_UNEXPECTED_HEADER_ERROR ||
+        code == GNUTLS_E_REQUESTED_DATA_NOT_AVAILABLE)
         return "holds no private key in PEM";
     return gnutls_strerror(code);
 }

@@ -40,7 +40,7 @@ def test_nobody_there_is_unhealthy():
     assert "cannot connect" in refused(1, "--healthcheck", f"http://127.0.0.1:{free_port()}/ready")
 
 
-@pytest.mark.parametrize("url", ["https://localhost/", "localhost:8080", "http://", "http://:80/", "http://[::1",
-                                 "http://localhost:/", "http://localhost:123456/", "http://localhost:80x", ""])
+@pytest.mark.parametrize("url", ["ftp://localhost/", "https:/localhost", "https://", "localhost:8080", "http://",
+                                 "http://:80/", "http://[::1", "http://localhost:/", "http://localhost:123456/", "http://localhost:80x", ""])
 def test_bad_urls_are_usage_errors(url):
     assert "--healthcheck" in refused(USAGE, "--healthcheck", url)

@@ -101,6 +101,7 @@ Test(options, has_a_readable_default_in_every_row)
         const struct options_row *row = &options_rows[i];
         cr_expect(!row->def || options_check(row, row->def), "--%s: '%s'", row->name, row->def);
         cr_expect(row->commands != 0 && row->help[0] != '\0', "--%s", row->name);
+        cr_expect(!row->needs || options_find(row->needs), "--%s", row->name);
         cr_expect(row->type != OPTIONS_CHOICE || row->choices, "--%s", row->name);
     }
 }
@@ -505,6 +506,45 @@ Test(options, names_the_line_that_cannot_be_read_again)
     cr_expect_eq(options_parse_again(&again, &o, &outcome), -1);
     cr_expect(strstr(outcome.message, ":2: max-queue"), "%s", outcome.message);
     cr_expect_null(again.owned);
+    options_fini(&o);
+}
+
+/* ---- options that need each other ---- */
+
+Test(options, takes_a_certificate_and_its_key_from_any_sources)
+{
+    config("tls-cert = a.pem\n");
+    setenv("LACUNA_TLS_KEY", "b.pem", 1);
+    cr_assert_eq(parse("--config", config_path), 0, "%s", outcome.message);
+    cr_expect_str_eq(o.tls_cert, "a.pem");
+    cr_expect_str_eq(o.tls_key, "b.pem");
+    options_fini(&o);
+}
+
+Test(options, refuses_a_certificate_without_its_key)
+{
+    cr_assert_eq(parse("--tls-cert", "a.pem"), -1);
+    refused(EX_USAGE, "--tls-cert sets tls-cert, but tls-key is not set");
+}
+
+Test(options, names_the_line_of_a_key_without_its_certificate)
+{
+    config("max-n = 2\ntls-key = a.pem\n");
+    cr_assert_eq(parse("--config", config_path), -1);
+    refused(EX_CONFIG, config_path, ":2 sets tls-key, but tls-cert is not set");
+}
+
+Test(options, lets_a_running_server_take_another_pair)
+{
+    struct options again;
+    config("tls-cert = a\ntls-key = b\n");
+    cr_assert_eq(parse("--config", config_path), 0, "%s", outcome.message);
+    rewrite_config("tls-cert = c\ntls-key = d\n");
+    cr_assert_eq(options_parse_again(&again, &o, &outcome), 0, "%s", outcome.message);
+    char names[64];
+    cr_expect_eq(options_fixed_changes(&o, &again, names, sizeof(names)), 0, "%s", names);
+    cr_expect_str_eq(again.tls_cert, "c");
+    options_fini(&again);
     options_fini(&o);
 }
 
