@@ -131,6 +131,7 @@ self_test() {
     plant engine/a.c '#include "tests/support/fake_engine.h"' 'of no folder known'
     plant server/api/a.c '#include <microhttpd.h>' 'belongs to server/http/'
     plant server/http/a.c '#include <jansson.h>' 'belongs to server/api/'
+    plant server/http/a.c '#include <gnutls/gnutls.h>' 'belongs to server/http/tls.c'
     plant engine/model/a.c '#include <liburing.h>' 'belongs to engine/storage/'
     plant engine/model/a.c '#include <pcre2.h>' 'belongs to engine/text/'
     plant server/log.c '#include <jemalloc/jemalloc.h>' 'belongs to server/metrics.c'

@@ -127,9 +127,9 @@ def test_unix_sockets_and_metrics_stay_plain(pair, tmp_path):
         assert httpx.get(one.url + "/live", verify=one.verify).status_code == 200
 
 
-@pytest.mark.parametrize("kind", [("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"), ("-newkey", "ed25519")])
+@pytest.mark.parametrize("kind", [["ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"], ["ed25519"]])
 def test_other_kinds_of_keys(tmp_path, kind):
-    with Server(tls=Certificate(tmp_path, options=(*kind, "-days", "2"))) as one:
+    with Server(tls=Certificate(tmp_path, options=("-newkey", *kind, "-days", "2"))) as one:
         assert httpx.get(one.url + "/live", verify=one.verify).status_code == 200
 
 
@@ -143,8 +143,8 @@ def test_a_chain_is_sent_whole(tmp_path):
         run = ["openssl", "req", "-new", "-newkey", "rsa:2048", "-nodes", "-subj", subject, "-keyout",
                tmp_path / f"{name}.key", "-out", tmp_path / "request"]
         subprocess.run(run, check=True, capture_output=True)
-        subprocess.run(["openssl", "x509", "-req", "-in", tmp_path / "request", "-CA", issuer.cert, "-CAkey", issuer.key,
-                        "-days", "2", "-extfile", tmp_path / "ext", "-out", tmp_path / f"{name}.crt"],
+        subprocess.run(["openssl", "x509", "-req", "-in", tmp_path / "request", "-CA", issuer.cert, "-CAkey",
+                        issuer.key, "-days", "2", "-extfile", tmp_path / "ext", "-out", tmp_path / f"{name}.crt"],
                        check=True, capture_output=True)
 
     sign("between", "/CN=between", root, "basicConstraints=critical,CA:true\n")
@@ -283,9 +283,12 @@ def refused(*options):
     return checked
 
 
-@pytest.mark.parametrize("what, says", [(None, "No such file"), ("nonsense\n", "no certificate in PEM"),
-                                        ("key", "no certificate in PEM"), (b"\x30\x82\x01\x00", "no certificate in PEM"),
-                                        ("", "no certificate in PEM"), ("x" * (1 << 20), "larger than 1 MiB")])
+NO_CERTIFICATE = "no certificate in PEM"
+
+
+@pytest.mark.parametrize("what, says", [(None, "No such file"), ("nonsense\n", NO_CERTIFICATE), ("", NO_CERTIFICATE),
+                                        ("key", NO_CERTIFICATE), (b"\x30\x82\x01\x00", NO_CERTIFICATE),
+                                        ("x" * (1 << 20), "larger than 1 MiB")])
 def test_a_bad_certificate_is_named(pair, tmp_path, what, says):
     bad = tmp_path / "bad"
     if what is not None:
@@ -302,7 +305,8 @@ def test_a_bad_key_is_named(pair, tmp_path, what, says):
     if what == "folder":
         bad.mkdir()
     elif what == "locked":
-        subprocess.run(["openssl", "pkey", "-in", pair.key, "-aes256", "-passout", "pass:abcd", "-out", bad], check=True)
+        subprocess.run(["openssl", "pkey", "-in", pair.key, "-aes256", "-passout", "pass:abcd", "-out", bad],
+                       check=True)
     elif what is not None:
         bad.write_bytes(pair.cert.read_bytes() if what == "cert" else what.encode())
     done = refused("--tls-cert", pair.cert, "--tls-key", bad)

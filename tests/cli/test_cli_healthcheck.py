@@ -41,6 +41,7 @@ def test_nobody_there_is_unhealthy():
 
 
 @pytest.mark.parametrize("url", ["ftp://localhost/", "https:/localhost", "https://", "localhost:8080", "http://",
-                                 "http://:80/", "http://[::1", "http://localhost:/", "http://localhost:123456/", "http://localhost:80x", ""])
+                                 "http://:80/", "http://[::1", "http://localhost:/", "http://localhost:123456/",
+                                 "http://localhost:80x", ""])
 def test_bad_urls_are_usage_errors(url):
     assert "--healthcheck" in refused(USAGE, "--healthcheck", url)

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from harness import ROOT, binary, clean_environment
+from harness import ROOT, Certificate, binary, clean_environment
 
 UNIT = ROOT / "deploy/lacuna.service"
 SOCKET = ROOT / "deploy/lacuna.socket"
@@ -110,6 +110,8 @@ def test_every_line_of_the_example_configuration_is_valid(tmp_path):
     lines = re.sub(r"^#(?=[a-z-]+ = )", "", CONFIG.read_text(), flags=re.MULTILINE)
     keys = re.findall(r"^([a-z-]+) = ", lines, re.MULTILINE)
     assert len(keys) > 10 and len(keys) == len(set(keys))
+    pair = Certificate(tmp_path, options=("-newkey", "ed25519"))  # these files are read by the check
+    lines = lines.replace("/etc/lacuna/tls/cert.pem", str(pair.cert)).replace("/etc/lacuna/tls/key.pem", str(pair.key))
     path = tmp_path / "lacuna.conf"
     path.write_text(lines)
     status, said = run(binary(), "serve", "--config", path, "--check-config")
