@@ -38,7 +38,8 @@ def has_common(i):
 
 
 def make_requests(rng, n_requests):
-    """Prompts of 1 to about 3,000 tokens, some with a common beginning; every kind of choosing."""
+    """Prompts of 1 to about 3,000 tokens, some with a common beginning; every kind of choosing.  Some answers are long:
+    what runs leaves a page to each of the others, and only who needs several more is ever paused."""
     common = words(rng, N_COMMON)
     lengths = [1, MAX_WORDS] + [int(MAX_WORDS ** rng.random()) for _ in range(n_requests - 2)]
     requests = []
@@ -46,7 +47,8 @@ def make_requests(rng, n_requests):
         text = words(rng, length)
         if has_common(i):
             text = f"{common} {words(rng, min(length, MAX_WORDS - N_COMMON))}"
-        requests.append({"prompt": text, "max_tokens": rng.randint(1, 120), "seed": i, "n": 1 + (i % 7 == 0) * 2,
+        n_output = rng.randint(300, 600) if i % 8 == 3 else rng.randint(1, 120)
+        requests.append({"prompt": text, "max_tokens": n_output, "seed": i, "n": 1 + (i % 7 == 0) * 2,
                          "temperature": rng.choice([0, 0.7, 1.0]), "logprobs": rng.choice([None, None, 3]),
                          "ignore_eos": rng.random() < 0.7, "priority": rng.choice([0, 0, 0, 1, -1])})
     return requests

@@ -246,7 +246,7 @@ struct http_conn {
     uint64_t peer_closed_ns; /* 0: not yet */
     struct http_exchange *x; /* the request in progress */
     uint64_t idle_since_ns;
-    bool is_hung_up; /* by us; libmicrohttpd has yet to close it */
+    bool is_hung_up;   /* by us; libmicrohttpd has yet to close it */
     bool is_suspended; /* by watch_suspend */
 };
 
