@@ -64,6 +64,7 @@ class Proxy:
     def __init__(self, kind, servers, folder):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.verify, self.context = True, None  # no TLS
         files = {"nginx": nginx_files, "haproxy": haproxy_files}[kind]
         command = files(self.port, [server.port for server in servers], folder)
         self.log = open(folder / "log", "wb")
