@@ -98,7 +98,7 @@ static const char *check_pool(const struct kv *kv, uint32_t g)
 static const char *check_open_page(const struct kv_pool *pool, const struct kv_table *t,
                                    uint32_t at)
 {
-    if (kv_pool_has_parts(pool)) {
+    if (kv_has_parts(&pool->opt)) {
         if (t->n_parts != pool->opt.open_parts)
             return "an open page lacks its parts";
         for (uint32_t i = 0; i < t->n_parts; i++)
@@ -115,7 +115,7 @@ static const char *check_table(const struct kv_seq *s, uint32_t g)
     const struct kv_pool *pool = &s->kv->pool[g];
     if (t->first > t->n || t->n > s->cap)
         return "a block table is longer than its sequence may be";
-    if (t->n < kv_pool_pages_of(pool, s->n_committed))
+    if (t->n < kv_pages_of(&pool->opt, s->n_committed))
         return "committed positions have no page";
     if (s->n_committed % KV_PAGE_TOKENS == 0)
         return NULL;

@@ -121,9 +121,9 @@ uint32_t kv_index_find_part(const struct kv_pool *pool, struct kv_hash parent,
 /* ---- sequence.c ---- */
 
 /* Is a page of the group open in parts, beside the one that it is sealed in? */
-bool kv_pool_has_parts(const struct kv_pool *pool);
+bool kv_has_parts(const struct kv_group_options *group);
 /* Entries of a table once n_tokens are written. */
-uint32_t kv_pool_pages_of(const struct kv_pool *pool, uint32_t n_tokens);
+uint32_t kv_pages_of(const struct kv_group_options *group, uint32_t n_tokens);
 
 /* What a table was promised beyond what it holds. */
 uint32_t kv_table_outstanding(const struct kv_table *t);

@@ -97,7 +97,7 @@ static uint32_t find_part(const struct kv_seq *seq, const int32_t *tokens, uint3
     for (uint32_t g = 0; n > 0 && g < seq->kv->n_groups; g++) {
         const struct kv_pool *pool = &seq->kv->pool[g];
         uint32_t n_same = 0;
-        if (!kv_pool_has_parts(pool))
+        if (!kv_has_parts(&pool->opt))
             source[g] = kv_index_find_part(pool, seq->chain, tokens, n, &n_same);
         n = n_same;
     }

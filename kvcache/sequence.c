@@ -26,14 +26,14 @@ static uint32_t pages_of(uint32_t n_tokens)
     return n_tokens / KV_PAGE_TOKENS + (n_tokens % KV_PAGE_TOKENS != 0);
 }
 
-bool kv_pool_has_parts(const struct kv_pool *pool)
+bool kv_has_parts(const struct kv_group_options *group)
 {
-    return pool->opt.open_parts > 1;
+    return group->open_parts > 1;
 }
 
-uint32_t kv_pool_pages_of(const struct kv_pool *pool, uint32_t n_tokens)
+uint32_t kv_pages_of(const struct kv_group_options *group, uint32_t n_tokens)
 {
-    return kv_pool_has_parts(pool) ? n_tokens / KV_PAGE_TOKENS : pages_of(n_tokens);
+    return kv_has_parts(group) ? n_tokens / KV_PAGE_TOKENS : pages_of(n_tokens);
 }
 
 uint32_t kv_first_visible(uint32_t window, uint32_t pos)
@@ -93,7 +93,7 @@ int kv_seq_open(struct kv *kv, const struct kv_seq_options *opt, struct kv_seq *
 static void fork_table(struct kv_pool *pool, const struct kv_table *from, struct kv_table *to,
                        uint32_t n_committed)
 {
-    uint32_t n = kv_pool_pages_of(pool, n_committed);
+    uint32_t n = kv_pages_of(&pool->opt, n_committed);
     to->first = from->first;
     to->n = n > from->first ? n : from->first;
     for (uint32_t i = to->first; i < to->n; i++) {
@@ -146,7 +146,7 @@ static void publish_open_page(struct kv_seq *seq, uint32_t group)
     const struct kv_table *t = &seq->table[group];
     uint32_t n_open = seq->n_committed % KV_PAGE_TOKENS, at = seq->n_committed / KV_PAGE_TOKENS;
     uint32_t n_same;
-    if (seq->is_private || kv_pool_has_parts(pool) || n_open == 0 || at < t->first || at >= t->n)
+    if (seq->is_private || kv_has_parts(&pool->opt) || n_open == 0 || at < t->first || at >= t->n)
         return;
     kv_index_find_part(pool, seq->chain, seq->open_tokens, n_open, &n_same);
     if (n_same < n_open && pool->page[t->page[at]].refs == 1)
@@ -205,11 +205,11 @@ int kv_seq_promise(struct kv_seq *seq, uint32_t n_tokens, uint32_t n_step)
 }
 
 /* The pages that the open page lies in; 0 if there is none. */
-static uint32_t open_pages(const struct kv_seq *seq, uint32_t group, const uint32_t **pages)
+static uint32_t open_pages(struct kv_seq *seq, uint32_t group, uint32_t **pages)
 {
-    const struct kv_table *t = &seq->table[group];
+    struct kv_table *t = &seq->table[group];
     uint32_t at = seq->n_committed / KV_PAGE_TOKENS;
-    if (kv_pool_has_parts(&seq->kv->pool[group])) {
+    if (kv_has_parts(&seq->kv->pool[group].opt)) {
         *pages = t->part;
         return t->n_parts;
     }
@@ -218,9 +218,9 @@ static uint32_t open_pages(const struct kv_seq *seq, uint32_t group, const uint3
 }
 
 /* How many pages that this sequence is about to write on do others hold, too? */
-static uint32_t n_to_copy(const struct kv_seq *seq, uint32_t group, uint32_t n_tokens)
+static uint32_t n_to_copy(struct kv_seq *seq, uint32_t group, uint32_t n_tokens)
 {
-    const uint32_t *pages;
+    uint32_t *pages;
     uint32_t n = open_pages(seq, group, &pages);
     bool is_open = seq->n_committed % KV_PAGE_TOKENS != 0 && n_tokens > seq->n_committed;
     return n > 0 && is_open && seq->kv->pool[group].page[pages[0]].refs > 1 ? n : 0;
@@ -236,12 +236,10 @@ static void copy_page(struct kv_pool *pool, uint32_t *entry)
 
 static void copy_open_pages(struct kv_seq *seq, uint32_t group, uint32_t n)
 {
-    struct kv_pool *pool = &seq->kv->pool[group];
-    struct kv_table *t = &seq->table[group];
-    uint32_t *pages = kv_pool_has_parts(pool) ? t->part
-                                              : t->page + seq->n_committed / KV_PAGE_TOKENS;
+    uint32_t *pages;
+    open_pages(seq, group, &pages);
     for (uint32_t i = 0; i < n; i++)
-        copy_page(pool, &pages[i]);
+        copy_page(&seq->kv->pool[group], &pages[i]);
 }
 
 /* Parts that are still missing to go on to n_tokens. */
@@ -249,15 +247,15 @@ static uint32_t n_parts_to_take(const struct kv_seq *seq, uint32_t group, uint32
 {
     const struct kv_pool *pool = &seq->kv->pool[group];
     bool is_missing = n_tokens > seq->n_committed && seq->table[group].n_parts == 0;
-    return kv_pool_has_parts(pool) && is_missing ? pool->opt.open_parts : 0;
+    return kv_has_parts(&pool->opt) && is_missing ? pool->opt.open_parts : 0;
 }
 
 /* Could the pool give all that the table needs for n_tokens? */
-static bool can_reserve(const struct kv_seq *seq, uint32_t group, uint32_t n_tokens)
+static bool can_reserve(struct kv_seq *seq, uint32_t group, uint32_t n_tokens)
 {
     const struct kv_table *t = &seq->table[group];
     const struct kv_pool *pool = &seq->kv->pool[group];
-    uint32_t n = kv_pool_pages_of(pool, n_tokens), n_promised = kv_table_outstanding(t);
+    uint32_t n = kv_pages_of(&pool->opt, n_tokens), n_promised = kv_table_outstanding(t);
     uint32_t n_new = (n > t->n ? n - t->n : 0) + n_parts_to_take(seq, group, n_tokens);
     uint32_t n_more = n_new > n_promised ? n_new - n_promised : 0; /* beyond the promise */
     return n_more + n_to_copy(seq, group, n_tokens) <= pool->n_free - pool->n_promised;
@@ -278,7 +276,7 @@ int kv_seq_reserve(struct kv_seq *seq, uint32_t n_tokens)
             uint32_t page = take_page(pool, t);
             t->part[t->n_parts++] = page;
         }
-        while (t->n < kv_pool_pages_of(pool, n_tokens)) {
+        while (t->n < kv_pages_of(&pool->opt, n_tokens)) {
             uint32_t page = take_page(pool, t);
             t->page[t->n++] = page;
         }
@@ -348,7 +346,7 @@ void kv_seq_commit(struct kv_seq *seq, const int32_t *tokens, uint32_t n_new)
         seq->n_committed++;
     }
     for (uint32_t g = 0; g < seq->kv->n_groups; g++) {
-        assert(kv_pool_pages_of(&seq->kv->pool[g], seq->n_committed) <= seq->table[g].n);
+        assert(kv_pages_of(&seq->kv->pool[g].opt, seq->n_committed) <= seq->table[g].n);
         drop_unseen(seq, g);
     }
 }
@@ -397,8 +395,8 @@ bool kv_seq_shares(const struct kv_seq *a, const struct kv_seq *b, uint32_t grou
 
 uint32_t kv_pages_needed(const struct kv_group_options *group, uint32_t n_tokens, uint32_t n_step)
 {
-    uint32_t n_parts = group->open_parts > 1 ? group->open_parts : 0;
-    uint32_t all = n_parts ? n_tokens / KV_PAGE_TOKENS : pages_of(n_tokens);
+    uint32_t n_parts = kv_has_parts(group) ? group->open_parts : 0;
+    uint32_t all = kv_pages_of(group, n_tokens);
     if (group->window == 0)
         return all + n_parts;
     /* The window and a step's new positions, wherever they begin within a page. */

@@ -74,12 +74,10 @@ static void items_of(const struct model_shape *s, uint32_t window, uint32_t pos,
 /* How many rows from r on are one block: of one open page, if these have a form of their own. */
 static uint32_t rows_together(const struct model_shape *s, const struct run *run, uint32_t r)
 {
-    uint32_t most = KERN_ATTN_MAX_QUERIES / block_heads(s), n = 1;
-    uint32_t open = paging_sealed_end(s, run->pos0 + r);
-    while (n < most && r + n < run->n_rows &&
-           (!paging_has_open_pages(s) || paging_sealed_end(s, run->pos0 + r + n) == open))
-        n++;
-    return n;
+    uint32_t most = KERN_ATTN_MAX_QUERIES / block_heads(s), n = run->n_rows - r;
+    uint32_t n_page = KV_PAGE_TOKENS - (run->pos0 + r) % KV_PAGE_TOKENS;
+    n = n < most ? n : most;
+    return paging_has_open_pages(s) && n_page < n ? n_page : n;
 }
 
 static void plan_whole(struct forward *f, struct attention_plan *plan, uint32_t window,
