@@ -38,13 +38,6 @@ static double log_total(const struct engine *e, const float *logits)
     return (double)max + log((double)sum);
 }
 
-/* The loss of predicting tokens[i + 1] from the logits after token i, if both are in the window. */
-static void add_loss(const struct eval *v, const struct side *side, size_t i, const float *logits)
-{
-    if (i + 1 < v->window_end)
-        *side->nll += log_total(side->e, logits) - (double)logits[v->opt->tokens[i + 1]];
-}
-
 static uint32_t top_of(const float *logits, uint32_t n)
 {
     uint32_t top = 0;
@@ -53,30 +46,51 @@ static uint32_t top_of(const float *logits, uint32_t n)
     return top;
 }
 
+/* What a side says after a token. */
+struct said {
+    const float *logits;
+    double total; /* see log_total */
+};
+
 /* Sum of p log(p / q), p the reference's distribution. */
-static double divergence(const struct eval *v, const float *p, const float *q)
+static double divergence(const struct said *p, const struct said *q, uint32_t n)
 {
-    const struct engine *e = v->side[MEASURED].e;
-    double total_p = log_total(e, p), total_q = log_total(e, q), kl = 0;
-    for (uint32_t i = 0; i < e->info.n_vocab; i++) {
-        double log_p = (double)p[i] - total_p;
-        kl += (double)kern_exp((float)log_p) * (log_p - ((double)q[i] - total_q));
+    double kl = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        double log_p = (double)p->logits[i] - p->total;
+        kl += (double)kern_exp((float)log_p) * (log_p - ((double)q->logits[i] - q->total));
     }
     return kl > 0 ? kl : 0; /* rounding */
 }
 
 /* Where nothing was approximated the bits are the same, and say nothing about what was. */
-static void compare(const struct eval *v, const float *p, const float *q)
+static void compare(struct engine_eval_result *out, const struct said *p, const struct said *q,
+                    uint32_t n)
 {
-    struct engine_eval_result *out = v->out;
-    uint32_t n = v->side[MEASURED].e->info.n_vocab;
-    if (memcmp(p, q, n * sizeof(*p)) == 0)
+    if (memcmp(p->logits, q->logits, n * sizeof(*p->logits)) == 0)
         return;
-    double kl = divergence(v, p, q);
+    double kl = divergence(p, q, n);
     out->kl += kl;
     out->kl_most = kl > out->kl_most ? kl : out->kl_most;
-    out->n_same_top += top_of(p, n) == top_of(q, n);
+    out->n_same_top += top_of(p->logits, n) == top_of(q->logits, n);
     out->n_compared++;
+}
+
+/* What all sides say after token i, which was that row of the step: how well they predict the next
+ * one, if it is in the window, and how far they are apart. */
+static void judge(const struct eval *v, size_t i, size_t row)
+{
+    struct said said[MAX_SIDES];
+    bool has_next = i + 1 < v->window_end;
+    for (uint32_t s = 0; s < v->n_sides; s++) {
+        const float *logits = v->side[s].rows[row].logits;
+        said[s] = (struct said){ logits, log_total(v->side[s].e, logits) };
+        if (has_next)
+            *v->side[s].nll += said[s].total - (double)logits[v->opt->tokens[i + 1]];
+    }
+    v->out->n_tokens += has_next;
+    if (v->n_sides > 1)
+        compare(v->out, &said[REFERENCE], &said[MEASURED], v->side[MEASURED].e->info.n_vocab);
 }
 
 /* ---- a chunk ---- */
@@ -93,12 +107,10 @@ static int step(const struct eval *v, const struct side *side, size_t begin, siz
                                              .pos = pos + i,
                                              .want_logits = true };
     engine_step(side->e, side->rows, n);
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n; i++)
         if (side->rows[i].status != ENGINE_ROW_DONE)
             return engine_fail(err, ENGINE_ERR_INTERNAL, "token %zu: %s", begin + i,
                                engine_row_error(side->e));
-        add_loss(v, side, begin + i, side->rows[i].logits);
-    }
     return 0;
 }
 
@@ -108,11 +120,9 @@ static int eval_chunk(const struct eval *v, size_t begin, size_t end, struct eng
         if (step(v, &v->side[s], begin, end, err) != 0)
             return -1;
     for (size_t i = begin; i < end; i++) {
-        const float *logits = v->side[MEASURED].rows[i - begin].logits;
-        v->out->n_tokens += i + 1 < v->window_end;
-        if (v->n_sides > 1)
-            compare(v, v->side[REFERENCE].rows[i - begin].logits, logits);
-        if (v->opt->row && v->opt->row(v->opt->ctx, i, logits) != 0)
+        judge(v, i, i - begin);
+        if (v->opt->row &&
+            v->opt->row(v->opt->ctx, i, v->side[MEASURED].rows[i - begin].logits) != 0)
             return engine_fail(err, ENGINE_ERR_CANCELLED, "stopped at token %zu", i);
     }
     return 0;
