@@ -155,10 +155,11 @@ static uint32_t max_connections(void)
 
 int http_start(struct http *h, struct engine_err *err)
 {
+    uint32_t n_each = max_connections() / h->n_listeners;
     for (uint32_t i = 0; i < h->n_listeners; i++) {
         struct http_listener *l = &h->listeners[i];
         uint32_t n_threads = l->metrics_only ? 1 : h->srv->opt.http_threads;
-        l->max_connections = max_connections() / h->n_listeners;
+        l->max_connections = n_each;
         l->daemon = http_start_daemon(l, n_threads);
         if (!l->daemon)
             return engine_fail(err, ENGINE_ERR_INTERNAL, "cannot start the HTTP server on %s",

@@ -233,8 +233,6 @@ struct watch;
 
 /* A connection, from its first byte to its last: libmicrohttpd's context of it. */
 struct http_conn {
-    struct srv *srv;
-    struct watch *watch;
     struct http_listener *listener;
     struct MHD_Connection *mhd;
     int fd;

@@ -289,7 +289,7 @@ static int choose_pair(gnutls_session_t session, const gnutls_datum_t *authoriti
     struct http_conn *conn = http_conn_of(gnutls_transport_get_ptr(session));
     if (!conn)
         return -1;
-    struct live *live = srv_live(conn->srv);
+    struct live *live = srv_live(conn->listener->http->srv);
     tls_pair_put(conn->pair); /* of a first attempt at the same handshake */
     conn->pair = live->tls ? tls_pair_get(live->tls) : NULL;
     live_put(live);

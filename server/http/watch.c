@@ -98,8 +98,6 @@ struct http_conn *watch_add(struct watch *w, struct http_listener *l, struct MHD
     struct http_conn *c = calloc(1, sizeof(*c));
     if (!c)
         return NULL;
-    c->srv = w->http->srv;
-    c->watch = w;
     c->mhd = mhd;
     c->fd = fd;
     c->listener = l;
@@ -149,7 +147,7 @@ void watch_detach(struct watch *w, struct http_conn *c)
 /* Not suspended if it cannot be waited for: libmicrohttpd then polls, which is slow and not wrong. */
 void watch_suspend(struct http_conn *c)
 {
-    struct watch *w = c->watch;
+    struct watch *w = c->listener->http->watch;
     pthread_mutex_lock(&w->lock);
     if (!c->is_suspended && !c->x && want_events(w, c, EPOLL_CTL_MOD, EPOLLIN)) {
         c->is_suspended = true;
