@@ -16,21 +16,16 @@ import time
 import httpx
 
 import harness
+from http_load import words
 
-WORDS = ("time year people way day man thing woman life child world school state family student group country problem "
-         "hand part place case week company system program question work number night point home water room").split()
 MAX_WORDS = 3000  # mostly a token each
 N_COMMON = 700  # words that every third prompt begins with
-CTX = 3328  # the longest prompt and 120 tokens, with some room
+CTX = 3840  # the longest prompt and 600 tokens, with some room
 KV_SHARE = 0.25  # of what the clients want
 KEY = "sk-soak"
 GAUGES = ("lacuna_requests_running", "lacuna_requests_waiting", "lacuna_waiting_prompt_tokens", "lacuna_batch_size",
           "lacuna_kv_cache_usage_ratio", "lacuna_sse_streams")
 PHASES = ("queued", "prefill", "decode")  # in which the server saw a client leave
-
-
-def words(rng, n):
-    return " ".join(rng.choice(WORDS) for _ in range(n))
 
 
 def has_common(i):

@@ -19,4 +19,4 @@ if [[ ! -x $python || ! -x $root/build/release/lacuna ]]; then
     echo "soak.sh: run tests/run.sh first: it makes build/venv and build/release" >&2
     exit 1
 fi
-PYTHONPATH=$root/tests/api exec "$python" -B "$root/tests/soak.py" "$@"
+PYTHONPATH=$root/tests/api:$root/tests/bench exec "$python" -B "$root/tests/soak.py" "$@"
