@@ -3,9 +3,9 @@
  * healthcheck.c - `lacuna --healthcheck`: a GET by plain sockets or TLS, for images that hold no curl.
  */
 #include "server/commands/commands.h"
+#include "server/http/http.h"
 #include "server/http/tls.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <netdb.h>
 #include <stdio.h>
@@ -94,11 +94,8 @@ static bool is_loopback(int fd)
 {
     struct sockaddr_storage peer = { 0 };
     socklen_t len = sizeof(peer);
-    if (getpeername(fd, (struct sockaddr *)&peer, &len) != 0)
-        return false;
-    if (peer.ss_family == AF_INET)
-        return ntohl(((struct sockaddr_in *)&peer)->sin_addr.s_addr) >> 24 == 127;
-    return IN6_IS_ADDR_LOOPBACK(&((struct sockaddr_in6 *)&peer)->sin6_addr);
+    return getpeername(fd, (struct sockaddr *)&peer, &len) == 0 &&
+           http_is_loopback((const struct sockaddr *)&peer);
 }
 
 /* On a loopback address the certificate is not verified: it is the own server that is asked, whose

@@ -29,6 +29,7 @@ struct MHD_Connection;
 struct http_exchange;
 struct http_conn;
 struct http_listener;
+struct sockaddr;
 struct auth_key;
 struct live;
 struct tls_pair;
@@ -258,6 +259,7 @@ struct http {
 };
 
 /* listen.c */
+bool http_is_loopback(const struct sockaddr *sa); /* IPv4 or IPv6 */
 int http_listen(struct http_listener *l, const char *address, struct engine_err *err);
 /* The same on a socket that is listening already; takes fd over. */
 int http_listen_on(struct http_listener *l, int fd, struct engine_err *err);

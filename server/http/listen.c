@@ -101,7 +101,7 @@ static int split_address(const char *address, char *host, size_t host_cap, char 
     return 0;
 }
 
-static bool is_loopback(const struct sockaddr *sa)
+bool http_is_loopback(const struct sockaddr *sa)
 {
     if (sa->sa_family == AF_INET)
         return (ntohl(((const struct sockaddr_in *)(const void *)sa)->sin_addr.s_addr) >> 24) ==
@@ -137,7 +137,7 @@ static void note_address(struct http_listener *l)
     snprintf(l->address, sizeof(l->address), sa.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s",
              l->host, port);
     l->is_ipv6 = sa.ss_family == AF_INET6;
-    l->is_loopback = is_loopback((const struct sockaddr *)&sa);
+    l->is_loopback = http_is_loopback((const struct sockaddr *)&sa);
 }
 
 static int listen_ip(struct http_listener *l, const char *address, struct engine_err *err)
