@@ -144,7 +144,7 @@ static void plan_line(struct engine *e, const char *what, uint64_t bytes)
 static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_err *err)
 {
     struct memory_plan_input in = { .shape = &e->shape,
-                                    .weight_bytes = gguf_data_bytes(e->gguf),
+                                    .weight_bytes = repack_weight_bytes(e->gguf),
                                     .available = machine_memory_available(),
                                     .n_ctx = e->opt.n_ctx,
                                     .kv_bytes = e->opt.kv_bytes,
@@ -199,13 +199,18 @@ static int load(struct engine *e, const struct memory_plan *plan, struct engine_
                                      .io = e->opt.io,
                                      .progress = e->opt.progress,
                                      .progress_ctx = e->opt.progress_ctx,
-                                     .cancel = e->opt.cancel };
+                                     .cancel = e->opt.cancel,
+                                     .take = repack_take };
+    if (workers_open(&e->workers, e->opt.n_threads, err) != 0 ||
+        repack_open(&e->packed, e->gguf, e->workers, err) != 0)
+        return -1;
+    opt.take_ctx = e->packed;
     if (gguf_load(e->gguf, &opt, err) != 0)
         return -1;
     e->info.io = gguf_io_name(e->gguf);
     if (rope_read(&e->shape, e->gguf, plan->n_ctx, err) != 0)
         return -1;
-    return weights_find(&e->weights, e->gguf, &e->shape, err);
+    return weights_find(&e->weights, e->gguf, e->packed, &e->shape, err);
 }
 
 static int open_parts(struct engine *e, const struct memory_plan *plan, struct engine_err *err)
@@ -221,8 +226,6 @@ static int open_parts(struct engine *e, const struct memory_plan *plan, struct e
     if (rc != 0)
         return engine_fail(err, ENGINE_ERR_MEMORY, "KV pages of %" PRIu64 " MiB: %s",
                            plan->kv_bytes >> 20, strerror(-rc));
-    if (workers_open(&e->workers, e->opt.n_threads, err) != 0)
-        return -1;
     if (forward_open(&e->forward, &e->shape, &e->weights, e->kern, e->workers, &e->stats_heartbeat,
                      &f, err) != 0)
         return -1;
@@ -290,6 +293,7 @@ void engine_close(struct engine *e)
     workers_close(e->workers);
     kv_close(e->kv);
     weights_fini(&e->weights);
+    repack_close(e->packed);
     config_fini(&e->shape);
     chat_template_close(e->chat);
     tokenizer_close(e->tokenizer);

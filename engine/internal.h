@@ -12,6 +12,7 @@
 #include "engine/forward/sampler.h"
 #include "engine/model/config.h"
 #include "engine/model/gguf.h"
+#include "engine/model/repack.h"
 #include "engine/model/weights.h"
 #include "engine/text/chat_template.h"
 #include "engine/text/tokenizer.h"
@@ -35,6 +36,7 @@ struct engine {
     struct tokenizer *tokenizer;
     struct chat_template *chat;
     struct model_shape shape;
+    struct repack *packed;
     struct weights weights;
     struct kv *kv;
     struct workers *workers;

@@ -33,6 +33,14 @@ extern const struct kern_table kern_avx512vnni;
 
 float kern_bf16_to_f32(uint16_t h);
 
+/* ---- pack.c ---- */
+
+struct unpacked;
+/* Columns [col, col + n) of a row of a packed matrix, as unpack() has them of one in rows; n at most
+ * 256, both multiples of the type's block. */
+void packed_unpack(const struct kern_matrix *w, size_t row, uint32_t col, uint32_t n,
+                   const struct unpacked *out);
+
 /* Scalar kernels that a variant may take over as they are: nothing to gain from vectors. */
 void ref_dequantise(enum kern_type type, const void *src, float *dst, size_t n);
 void ref_rope(float *head, const float *cos_sin, uint32_t n_pairs, bool interleaved);

@@ -103,18 +103,38 @@ const struct kern_type_info *kern_type_info(uint32_t type);
 /* Does the type read quantised activations?  F32, F16 and BF16 do not. */
 bool kern_type_is_quantised(uint32_t type);
 
-/* A matrix as it lies in memory: n_rows outputs of n_cols inputs, rows contiguous. */
-struct kern_matrix {
-    const void *data;
-    enum kern_type type;
-    uint32_t n_rows;
-    uint32_t n_cols; /* a multiple of the type's block_values */
-    size_t row_bytes;
+/* How a matrix lies in memory. */
+enum kern_layout {
+    KERN_LAYOUT_ROWS,   /* row after row of the type's blocks, as files have it */
+    KERN_LAYOUT_PANELS, /* quantised types: 16 rows side by side, as kern_pack makes it */
 };
+
+/* A matrix: n_rows outputs of n_cols inputs. */
+struct kern_matrix {
+    const void *data; /* panels: aligned to 64 bytes */
+    enum kern_type type;
+    enum kern_layout layout;
+    uint32_t n_rows;
+    uint32_t n_cols;  /* a multiple of the type's block_values */
+    size_t row_bytes; /* of a matrix in rows */
+};
+
+/* Bytes of a quantised matrix in panels: those of its rows, but for padding to whole panels and lines
+ * of 64 bytes. */
+size_t kern_packed_bytes(enum kern_type type, uint32_t n_rows, uint32_t n_cols);
+
+/* Bytes of a matrix in its layout; of its first n rows, if n_rows is set to n. */
+size_t kern_matrix_bytes(const struct kern_matrix *w);
+
+/* Writes the panels [panel0, panel1) (of KERN_PANEL_ROWS rows) of a matrix in rows into the packed
+ * matrix that begins at dst. */
+void kern_pack(const struct kern_matrix *rows, uint32_t panel0, uint32_t panel1, void *dst);
+
+/* dst[0 .. n_cols) = the values of a row, of any supported type and layout. */
+void kern_row(const struct kern_matrix *w, uint32_t row, float *dst);
 
 enum {
     KERN_BLOCK = 32,       /* activations that share one scale */
-    KERN_SUM = 16,         /* activations per stored sum */
     KERN_PANEL_ROWS = 16,  /* outputs computed together; row ranges start at a multiple of it */
     KERN_ATTN_ITEM = 1024, /* tokens per attention item */
     KERN_ATTN_TILE = 32,   /* tokens per tile of the K layout */
@@ -125,11 +145,13 @@ enum {
 /* n_rows quantised activation rows of n_cols (a multiple of KERN_BLOCK); see "canonical order".
  * The caller owns the arrays; strides are implied: row r starts at r * (count per row). */
 struct kern_act {
-    int8_t *q;    /* [n_rows][n_cols] */
-    float *d;     /* [n_rows][n_cols / 32] */
-    int32_t *sum; /* [n_rows][n_cols / 16]  sum of q */
-    float *xs32;  /* [n_rows][n_cols / 32]  xs_g of types with groups of 32 */
-    float *xs16;  /* [n_rows][n_cols / 16]  xs_g of types with groups of 16 */
+    int8_t *q; /* [n_rows][n_cols] */
+    float *d;  /* [n_rows][n_cols / 32] */
+    /* By groups of 32 and of 16: the sum of q, and xs_g. */
+    int32_t *sum32; /* [n_rows][n_cols / 32] */
+    int32_t *sum16; /* [n_rows][n_cols / 16] */
+    float *xs32;    /* [n_rows][n_cols / 32] */
+    float *xs16;    /* [n_rows][n_cols / 16] */
     uint32_t n_cols;
 };
 

@@ -1,70 +1,294 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * panel.h - products with quantised weights, shared by the vector variants.
+ * panel.h - products with quantised weights, written once in the vocabulary of v16_*.h.
  *
- * Sixteen rows are unpacked once, side by side, and then multiplied with all tokens: a panel is
- *     u [n_cols / 4][16 rows][4]   four weights of a row in one dword, as the dot products want it
- *     s [n_groups][16], m [n_groups][16]
- * so that a register holds the same columns of all rows and each row's sum stays in its lane: the
- * canonical order's single accumulator per output.  A panel covers PANEL_COLS columns at a time (so
- * that it stays in the L1 cache); between them the accumulators wait in y.
+ * A vector holds the same columns of 16 rows, so that each row's sum stays in its lane: the canonical
+ * order's single accumulator per output.  Two ways to the same bits:
+ *  - few tokens: a packed panel (packed.h) is multiplied as it streams by, bound by memory;
+ *  - many: pieces of it are unpacked once into the first-level cache,
+ *        u [n_cols / 4][16 rows][4]   what the dot products want
+ *        s [n_groups][16], m [n_groups][16]
+ *    and multiplied with all tokens there, several panels and tokens at a time so that what is loaded
+ *    is used several times; between the pieces the accumulators wait in y.
+ * A matrix in rows goes the second way, however few the tokens are.
  *
- * A variant defines panel_transpose() and panel_product(), then includes this file.
+ * A variant defines panel_transpose(), PANEL_TILE_PANELS and PANEL_TILE_TOKENS, then includes this file.
  */
 #ifndef LACUNA_KERNELS_PANEL_H
 #define LACUNA_KERNELS_PANEL_H
 
+#include "kernels/packed.h"
 #include "kernels/unpack.h"
 
+#define PANEL_INLINE static inline __attribute__((always_inline))
+
 enum {
-    PANEL_COLS = 1024,
+    PANEL_COLS = 768, /* of a piece: two panels of it leave room for activations in 48 KiB */
     PANEL_GROUPS = PANEL_COLS / 16,
+    PANEL_FEW_TOKENS = 4,
+    PANEL_AHEAD = 2048, /* bytes of prefetching */
 };
+
+_Static_assert(PANEL_TILE_TOKENS <= 6 && PANEL_TILE_PANELS <= 2, "see tile_tokens");
+
+/* 256 columns of 16 rows, [16][256], to [64][16][4]. */
+static void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u);
+
+/* ---- a packed block ---- */
+
+/* Bits [from, from + n) of each byte, at bit `to`. */
+PANEL_INLINE w16 plane_bits(w16 v, uint32_t from, uint32_t to, uint32_t n)
+{
+    if (from > to)
+        v = w16_shift_right(v, from - to);
+    else if (from < to)
+        v = w16_shift_left(v, to - from);
+    return w16_and_bytes(v, (uint8_t)(((1u << n) - 1) << to));
+}
+
+/* Columns 4k .. 4k + 3 of a plane of n bits, at bit `to`. */
+PANEL_INLINE w16 plane_columns(const uint8_t *plane, uint32_t n, uint32_t k, uint32_t to)
+{
+    switch (n) {
+    case 8:
+        return w16_load(plane + (size_t)64 * k);
+    case 4:
+        return plane_bits(w16_load(plane + (size_t)64 * (k % 4)), k / 4 * 4, to, 4);
+    case 2:
+        return plane_bits(w16_load(plane + (size_t)64 * (k / 4)), k % 4 * 2, to, 2);
+    default:
+        return plane_bits(w16_load(plane), k, to, 1);
+    }
+}
+
+/* Columns 4k .. 4k + 3 of a block. */
+PANEL_INLINE w16 packed_columns(enum kern_type type, const uint8_t *codes, uint32_t k)
+{
+    uint32_t low = packed_low_bits(type), high = packed_bits(type) - low;
+    w16 u = plane_columns(codes, low, k, 0);
+    if (high)
+        u = w16_or(u, plane_columns(codes + (size_t)64 * low, high, k, low));
+    if (unpack_table_of(type))
+        u = w16_look_up(w16_load_table(unpack_table_of(type)), u);
+    return u;
+}
+
+/* Number v of n six-bit ones. */
+PANEL_INLINE w16 packed_six(const uint8_t *p, uint32_t n, uint32_t v)
+{
+    w16 low = w16_shift_right(w16_load_u8(p + (size_t)KERN_PANEL_ROWS * (v / 2)), 4 * (v % 2));
+    w16 top = w16_shift_right(w16_load_u8(p + (size_t)8 * n + (size_t)KERN_PANEL_ROWS * (v / 4)),
+                              2 * (v % 4));
+    return w16_or(w16_and_dwords(low, 15), w16_shift_left(w16_and_dwords(top, 3), 4));
+}
+
+/* See unpack_e8m0_half. */
+PANEL_INLINE v16 packed_e8m0_half(const uint8_t *p)
+{
+    w16 e = w16_load_u8(p);
+    w16 normal = w16_shift_left(w16_add(e, w16_set1(-1)), 23);
+    w16 tiny = w16_shift_left(w16_add(w16_min(e, w16_set1(1)), w16_set1(1)), 21);
+    return v16_from_bits(w16_max(normal, tiny));
+}
+
+PANEL_INLINE v16 packed_d(const uint8_t *head)
+{
+    return v16_load_f16((const uint16_t *)(const void *)head);
+}
+
+/* Scales and minima of group g of a chunk, as unpack() makes them. */
+PANEL_INLINE void packed_group(enum kern_type type, const uint8_t *head, uint32_t g, v16 *s, v16 *m)
+{
+    const uint8_t *numbers = head + PACKED_D, *pairs = head + 2 * PACKED_D;
+    switch (type) {
+    case KERN_TYPE_MXFP4:
+        *s = packed_e8m0_half(head);
+        break;
+    case KERN_TYPE_Q4_1:
+    case KERN_TYPE_Q5_1:
+        *s = packed_d(head);
+        *m = packed_d(numbers);
+        break;
+    case KERN_TYPE_Q8_K:
+        *s = v16_load((const float *)(const void *)head);
+        break;
+    case KERN_TYPE_Q6_K:
+        *s = v16_mul(packed_d(head),
+                     v16_from_w16(w16_load_s8(numbers + (size_t)KERN_PANEL_ROWS * g)));
+        break;
+    case KERN_TYPE_Q2_K: {
+        w16 pair = w16_load_u8(pairs + (size_t)KERN_PANEL_ROWS * g);
+        *s = v16_mul(packed_d(head), v16_from_w16(w16_and_dwords(pair, 15)));
+        *m = v16_mul(v16_neg(packed_d(numbers)), v16_from_w16(w16_shift_right(pair, 4)));
+        break;
+    }
+    case KERN_TYPE_Q3_K:
+    case KERN_TYPE_IQ4_XS:
+        *s = v16_mul(
+            packed_d(head),
+            v16_from_w16(w16_add(packed_six(numbers, packed_n_six(type), g), w16_set1(-32))));
+        break;
+    case KERN_TYPE_Q4_K:
+    case KERN_TYPE_Q5_K:
+        *s = v16_mul(packed_d(head), v16_from_w16(packed_six(pairs, 16, g)));
+        *m = v16_mul(v16_neg(packed_d(numbers)), v16_from_w16(packed_six(pairs, 16, 8 + g)));
+        break;
+    default:
+        *s = packed_d(head);
+    }
+}
+
+/* ---- activations ---- */
+
+/* Those of adjacent tokens, from some column on. */
+struct tokens {
+    const int8_t *q;
+    const float *d, *xs;
+    const int32_t *sum;
+    size_t q_step, d_step, group_step; /* from one token to the next */
+};
+
+PANEL_INLINE struct tokens tokens_at(const struct kern_act *act, uint32_t group, size_t t,
+                                     size_t col)
+{
+    size_t k = act->n_cols;
+    const float *xs = group == 32 ? act->xs32 : act->xs16;
+    const int32_t *sum = group == 32 ? act->sum32 : act->sum16;
+    return (struct tokens){ .q = act->q + t * k + col,
+                            .d = act->d + (t * k + col) / KERN_BLOCK,
+                            .sum = sum + (t * k + col) / group,
+                            .xs = xs + (t * k + col) / group,
+                            .q_step = k,
+                            .d_step = k / KERN_BLOCK,
+                            .group_step = k / group };
+}
+
+PANEL_INLINE v16 rows_load(const float *y, uint32_t n_rows)
+{
+    return n_rows == KERN_PANEL_ROWS ? v16_load(y) : v16_load_part(y, n_rows);
+}
+
+PANEL_INLINE void rows_store(float *y, v16 v, uint32_t n_rows)
+{
+    if (n_rows == KERN_PANEL_ROWS)
+        v16_store(y, v);
+    else
+        v16_store_part(y, v, n_rows);
+}
+
+/* ---- few tokens ---- */
+
+/* The group of columns [col, col + 16 or 32) for n_t tokens: exact integer sums, then the canonical
+ * fma's. */
+PANEL_INLINE void few_group(enum kern_type type, const uint8_t *head, const uint8_t *codes,
+                            const struct tokens *x, uint32_t g, uint32_t g_in_chunk, uint32_t k0,
+                            uint32_t n_t, v16 *acc)
+{
+    uint32_t group = unpack_group(type), per_block = KERN_BLOCK / group;
+    bool has_min = unpack_has_min(type);
+    w16 sum[PANEL_FEW_TOKENS];
+    v16 s, m = v16_set1(0.0f);
+    for (uint32_t t = 0; t < n_t; t++)
+        sum[t] = unpack_zero(type) ? w16_set1(-unpack_zero(type) * x->sum[t * x->group_step + g])
+                                   : w16_zero();
+    for (uint32_t k = 0; k < group / 4; k++) {
+        w16 u = packed_columns(type, codes, k0 + k);
+        for (uint32_t t = 0; t < n_t; t++)
+            sum[t] = w16_dot(sum[t], u, x->q + t * x->q_step + (size_t)g * group + 4 * k,
+                             unpack_max(type) > 127);
+    }
+    packed_group(type, head, g_in_chunk, &s, &m);
+    for (uint32_t t = 0; t < n_t; t++) {
+        v16 d = v16_set1(x->d[t * x->d_step + g / per_block]);
+        acc[t] = v16_fma(v16_mul(s, d), v16_from_w16(sum[t]), acc[t]);
+        if (has_min)
+            acc[t] = v16_fma(m, v16_set1(x->xs[t * x->group_step + g]), acc[t]);
+    }
+}
+
+PANEL_INLINE void few_tokens(enum kern_type type, const uint8_t *panel, uint32_t n_cols,
+                             const struct kern_act *act, size_t t0, uint32_t n_t, float *y,
+                             size_t ldy, uint32_t n_rows)
+{
+    uint32_t group = unpack_group(type), per_block = KERN_BLOCK / group;
+    uint32_t chunk = packed_chunk_blocks(type);
+    const uint8_t *codes = panel + packed_codes_at(type, n_cols);
+    struct tokens x = tokens_at(act, group, t0, 0);
+    v16 acc[PANEL_FEW_TOKENS];
+    for (uint32_t t = 0; t < n_t; t++)
+        acc[t] = v16_set1(0.0f);
+    for (uint32_t b = 0; b < n_cols / KERN_BLOCK; b++, codes += packed_code_bytes(type)) {
+        const uint8_t *head = panel + (size_t)(b / chunk) * packed_head_bytes(type);
+        for (uint32_t i = 0; i < packed_code_bytes(type); i += 64)
+            __builtin_prefetch(codes + PANEL_AHEAD + i);
+        for (uint32_t h = 0; h < per_block; h++)
+            few_group(type, head, codes, &x, b * per_block + h, b % chunk * per_block + h,
+                      h * group / 4, n_t, acc);
+    }
+    for (uint32_t t = 0; t < n_t; t++)
+        rows_store(y + t * ldy, acc[t], n_rows);
+}
+
+PANEL_INLINE void few_rows(enum kern_type type, const struct kern_matrix *w, uint32_t row0,
+                           uint32_t row1, const struct kern_act *act, size_t t0, uint32_t n_t,
+                           float *y, size_t ldy)
+{
+    size_t bytes = packed_panel_bytes(type, w->n_cols);
+    const uint8_t *panel = (const uint8_t *)w->data + row0 / KERN_PANEL_ROWS * bytes;
+    for (uint32_t r = row0; r < row1; r += KERN_PANEL_ROWS, panel += bytes) {
+        uint32_t n_rows = row1 - r < KERN_PANEL_ROWS ? row1 - r : KERN_PANEL_ROWS;
+        float *out = y + t0 * ldy + r;
+        if (n_t == 1)
+            few_tokens(type, panel, w->n_cols, act, t0, 1, out, ldy, n_rows);
+        else if (n_t == 2)
+            few_tokens(type, panel, w->n_cols, act, t0, 2, out, ldy, n_rows);
+        else if (n_t == 3)
+            few_tokens(type, panel, w->n_cols, act, t0, 3, out, ldy, n_rows);
+        else
+            few_tokens(type, panel, w->n_cols, act, t0, 4, out, ldy, n_rows);
+    }
+}
+
+/* ---- many tokens: filling a piece ---- */
 
 struct panel {
     uint8_t u[PANEL_COLS * KERN_PANEL_ROWS] __attribute__((aligned(64)));
     float s[PANEL_GROUPS * KERN_PANEL_ROWS] __attribute__((aligned(64)));
     float m[PANEL_GROUPS * KERN_PANEL_ROWS] __attribute__((aligned(64)));
-    enum kern_type type;
-    const struct kern_type_info *info;
-    uint32_t n_cols; /* of this piece */
-    uint32_t col;    /* its first column */
-    bool first;      /* accumulators start at 0, else in y */
 };
 
-/* 256 columns of 16 rows, [16][256], to [64][16][4]. */
-static void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u);
-
-/* y[t][0 .. n_rows) of tokens [t0, t1), n_rows <= 16; y points at the panel's first row. */
-static void panel_product(const struct panel *p, const struct kern_act *act, size_t t0, size_t t1,
-                          float *y, size_t ldy, uint32_t n_rows);
+/* Adjacent panels, of which n_cols columns from col on are unpacked. */
+struct piece {
+    struct panel panel[PANEL_TILE_PANELS];
+    uint32_t col, n_cols;
+};
 
 /* Sixteen rows are sixteen short streams, which the processor's own prefetching does not follow:
  * ask for the same piece of the next panel.  Asking beyond the matrix does no harm. */
-static inline void prefetch_piece(const uint8_t *p, size_t bytes)
+static inline void prefetch_bytes(const uint8_t *p, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += 64)
         __builtin_prefetch(p + i);
 }
 
-/* Columns [p->col, p->col + p->n_cols) of the 16 rows from row0; rows beyond the last repeat it. */
-static inline __attribute__((always_inline)) void
-panel_fill_type(enum kern_type type, struct panel *p, const struct kern_matrix *w, size_t row0)
+/* The 16 rows from row0 of a matrix in rows; rows beyond the last repeat it. */
+PANEL_INLINE void fill_from_rows(enum kern_type type, struct panel *p, const struct kern_matrix *w,
+                                 size_t row0, uint32_t col, uint32_t n_cols)
 {
     uint8_t rows[KERN_PANEL_ROWS][UNPACK_VALUES] __attribute__((aligned(64)));
-    const struct kern_type_info *info = p->info;
-    for (uint32_t c = 0; c < p->n_cols; c += UNPACK_VALUES) {
-        uint32_t n = p->n_cols - c < UNPACK_VALUES ? p->n_cols - c : UNPACK_VALUES;
-        size_t group = c / info->group_values;
+    const struct kern_type_info *info = kern_type_info(type);
+    for (uint32_t c = 0; c < n_cols; c += UNPACK_VALUES) {
+        uint32_t n = n_cols - c < UNPACK_VALUES ? n_cols - c : UNPACK_VALUES;
+        size_t group = c / unpack_group(type);
         for (size_t i = 0; i < KERN_PANEL_ROWS; i++) {
             size_t r = row0 + i < w->n_rows ? row0 + i : w->n_rows - 1;
             const uint8_t *src = (const uint8_t *)w->data + r * w->row_bytes +
-                                 (size_t)((p->col + c) / info->block_values) * info->block_bytes;
+                                 (size_t)((col + c) / info->block_values) * info->block_bytes;
             struct unpacked out = { .u = rows[i],
                                     .s = p->s + group * KERN_PANEL_ROWS + i,
                                     .m = p->m + group * KERN_PANEL_ROWS + i,
                                     .stride = KERN_PANEL_ROWS };
-            prefetch_piece(src + KERN_PANEL_ROWS * w->row_bytes,
+            prefetch_bytes(src + KERN_PANEL_ROWS * w->row_bytes,
                            n / info->block_values * (size_t)info->block_bytes);
             unpack(type, src, n, &out);
         }
@@ -72,13 +296,182 @@ panel_fill_type(enum kern_type type, struct panel *p, const struct kern_matrix *
     }
 }
 
-/* One instance per type, so that unpack() is inlined as that type's function alone. */
-#define PANEL_CASE(t)                                                                              \
-    case t:                                                                                        \
-        panel_fill_type(t, p, w, row0);                                                            \
+PANEL_INLINE void fill_from_packed(enum kern_type type, struct panel *p,
+                                   const struct kern_matrix *w, size_t row0, uint32_t col,
+                                   uint32_t n_cols)
+{
+    uint32_t group = unpack_group(type), per_block = KERN_BLOCK / group;
+    uint32_t chunk = packed_chunk_blocks(type), code_bytes = packed_code_bytes(type);
+    const uint8_t *panel = (const uint8_t *)w->data +
+                           row0 / KERN_PANEL_ROWS * packed_panel_bytes(type, w->n_cols);
+    const uint8_t *codes = panel + packed_codes_at(type, w->n_cols);
+    for (uint32_t i = 0; i < n_cols / KERN_BLOCK; i++) {
+        uint32_t b = col / KERN_BLOCK + i;
+        const uint8_t *head = panel + (size_t)(b / chunk) * packed_head_bytes(type);
+        prefetch_bytes(codes + (size_t)b * code_bytes + PANEL_AHEAD, code_bytes);
+        for (uint32_t k = 0; k < 8; k++)
+            w16_store(p->u + ((size_t)8 * i + k) * 64,
+                      packed_columns(type, codes + (size_t)b * code_bytes, k));
+        for (uint32_t h = 0; h < per_block; h++) {
+            size_t at = (size_t)(i * per_block + h) * KERN_PANEL_ROWS;
+            v16 s, m = v16_set1(0.0f);
+            packed_group(type, head, b % chunk * per_block + h, &s, &m);
+            v16_store(p->s + at, s);
+            if (unpack_has_min(type))
+                v16_store(p->m + at, m);
+        }
+    }
+}
+
+/* ---- many tokens: multiplying it ---- */
+
+PANEL_INLINE void tile_tokens(const struct piece *p, const struct kern_act *act, uint32_t group,
+                              int zero, bool has_min, bool is_wide, size_t t0, uint32_t n_p,
+                              uint32_t n_t, float *y, size_t ldy, uint32_t n_rows)
+{
+    struct tokens x = tokens_at(act, group, t0, p->col);
+    uint32_t n_groups = p->n_cols / group;
+    int32_t start[PANEL_TILE_TOKENS][PANEL_GROUPS]; /* of the integer sums: - zero * the sum of q */
+    v16 acc[PANEL_TILE_PANELS][PANEL_TILE_TOKENS];
+    for (uint32_t t = 0; t < n_t; t++) {
+        for (uint32_t g = 0; g < n_groups && !has_min; g++)
+            start[t][g] = -zero * x.sum[t * x.group_step + g];
+        for (uint32_t i = 0; i < n_p; i++)
+            acc[i][t] = p->col == 0 ? v16_set1(0.0f)
+                                    : rows_load(y + t * ldy + (size_t)i * KERN_PANEL_ROWS,
+                                                i + 1 < n_p ? KERN_PANEL_ROWS : n_rows);
+    }
+    for (uint32_t g = 0; g < n_groups; g++) {
+        w16 sum[PANEL_TILE_PANELS][PANEL_TILE_TOKENS];
+        size_t at = (size_t)g * KERN_PANEL_ROWS;
+        for (uint32_t t = 0; t < n_t; t++)
+            for (uint32_t i = 0; i < n_p; i++)
+                sum[i][t] = has_min ? w16_zero() : w16_set1(start[t][g]);
+        for (uint32_t k = 0; k < group / 4; k++) {
+            w16 u[PANEL_TILE_PANELS];
+            for (uint32_t i = 0; i < n_p; i++)
+                u[i] = w16_load(p->panel[i].u + (g * (size_t)(group / 4) + k) * 64);
+            for (uint32_t t = 0; t < n_t; t++)
+                for (uint32_t i = 0; i < n_p; i++)
+                    sum[i][t] = w16_dot(sum[i][t], u[i],
+                                        x.q + t * x.q_step + (size_t)g * group + 4 * k, is_wide);
+        }
+        for (uint32_t i = 0; i < n_p; i++) {
+            v16 s = v16_load(p->panel[i].s + at);
+            v16 m = has_min ? v16_load(p->panel[i].m + at) : s;
+            for (uint32_t t = 0; t < n_t; t++) {
+                v16 d = v16_set1(x.d[t * x.d_step + g * group / KERN_BLOCK]);
+                acc[i][t] = v16_fma(v16_mul(s, d), v16_from_w16(sum[i][t]), acc[i][t]);
+                if (has_min)
+                    acc[i][t] = v16_fma(m, v16_set1(x.xs[t * x.group_step + g]), acc[i][t]);
+            }
+        }
+    }
+    for (uint32_t t = 0; t < n_t; t++)
+        for (uint32_t i = 0; i < n_p; i++)
+            rows_store(y + t * ldy + (size_t)i * KERN_PANEL_ROWS, acc[i][t],
+                       i + 1 < n_p ? KERN_PANEL_ROWS : n_rows);
+}
+
+PANEL_INLINE void tile_panels(const struct piece *p, const struct kern_act *act, uint32_t group,
+                              int zero, bool has_min, bool is_wide, size_t t0, uint32_t n_p,
+                              uint32_t n_t, float *y, size_t ldy, uint32_t n_rows)
+{
+    if (n_p == 1)
+        tile_tokens(p, act, group, zero, has_min, is_wide, t0, 1, n_t, y, ldy, n_rows);
+    else
+        tile_tokens(p, act, group, zero, has_min, is_wide, t0, PANEL_TILE_PANELS, n_t, y, ldy,
+                    n_rows);
+}
+
+/* All tokens, in tiles of about the same size: 7 are 4 and 3, not 6 and 1. */
+PANEL_INLINE void product_tokens(const struct piece *p, const struct kern_act *act, uint32_t group,
+                                 int zero, bool has_min, bool is_wide, size_t t0, size_t t1,
+                                 uint32_t n_p, float *y, size_t ldy, uint32_t n_rows)
+{
+    size_t n_tiles = (t1 - t0 + PANEL_TILE_TOKENS - 1) / PANEL_TILE_TOKENS;
+    for (size_t t = t0; t < t1; n_tiles--) {
+        uint32_t n_t = (uint32_t)((t1 - t + n_tiles - 1) / n_tiles);
+        float *out = y + t * ldy;
+        if (n_t == 1)
+            tile_panels(p, act, group, zero, has_min, is_wide, t, n_p, 1, out, ldy, n_rows);
+        else if (n_t == 2)
+            tile_panels(p, act, group, zero, has_min, is_wide, t, n_p, 2, out, ldy, n_rows);
+        else if (n_t == 3)
+            tile_panels(p, act, group, zero, has_min, is_wide, t, n_p, 3, out, ldy, n_rows);
+        else if (PANEL_TILE_TOKENS > 3 && n_t == 4)
+            tile_panels(p, act, group, zero, has_min, is_wide, t, n_p, 4, out, ldy, n_rows);
+        else if (PANEL_TILE_TOKENS > 4 && n_t == 5)
+            tile_panels(p, act, group, zero, has_min, is_wide, t, n_p, 5, out, ldy, n_rows);
+        else if (PANEL_TILE_TOKENS > 5)
+            tile_panels(p, act, group, zero, has_min, is_wide, t, n_p, 6, out, ldy, n_rows);
+        t += n_t;
+    }
+}
+
+/* The panels of a piece, the last of which has n_rows rows; y points at the first row. */
+static void piece_product(const struct piece *p, enum kern_type type, const struct kern_act *act,
+                          size_t t0, size_t t1, uint32_t n_p, float *y, size_t ldy, uint32_t n_rows)
+{
+    int zero = unpack_zero(type);
+    if (unpack_group(type) == 16 && unpack_has_min(type))
+        product_tokens(p, act, 16, 0, true, false, t0, t1, n_p, y, ldy, n_rows);
+    else if (unpack_group(type) == 16)
+        product_tokens(p, act, 16, zero, false, false, t0, t1, n_p, y, ldy, n_rows);
+    else if (unpack_has_min(type))
+        product_tokens(p, act, 32, 0, true, false, t0, t1, n_p, y, ldy, n_rows);
+    else if (unpack_max(type) > 127)
+        product_tokens(p, act, 32, zero, false, true, t0, t1, n_p, y, ldy, n_rows);
+    else
+        product_tokens(p, act, 32, zero, false, false, t0, t1, n_p, y, ldy, n_rows);
+}
+
+/* Columns of the next piece, of all that are left: pieces of about the same size, whole super-blocks. */
+static inline uint32_t piece_cols(uint32_t n_left)
+{
+    uint32_t n_pieces = (n_left + PANEL_COLS - 1) / PANEL_COLS;
+    uint32_t n = ((n_left + n_pieces - 1) / n_pieces + UNPACK_VALUES - 1) / UNPACK_VALUES *
+                 UNPACK_VALUES;
+    return n < n_left ? n : n_left;
+}
+
+PANEL_INLINE void many_rows(enum kern_type type, const struct kern_matrix *w, uint32_t row0,
+                            uint32_t row1, const struct kern_act *act, size_t t0, size_t t1,
+                            float *y, size_t ldy)
+{
+    struct piece piece;
+    for (uint32_t r = row0, n_p; r < row1; r += n_p * KERN_PANEL_ROWS) {
+        uint32_t n_panels = (row1 - r + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS;
+        n_p = n_panels < PANEL_TILE_PANELS ? n_panels : PANEL_TILE_PANELS;
+        uint32_t last = r + (n_p - 1) * KERN_PANEL_ROWS;
+        uint32_t n_rows = row1 - last < KERN_PANEL_ROWS ? row1 - last : KERN_PANEL_ROWS;
+        for (piece.col = 0; piece.col < w->n_cols; piece.col += piece.n_cols) {
+            piece.n_cols = piece_cols(w->n_cols - piece.col);
+            for (uint32_t i = 0; i < n_p; i++) {
+                if (w->layout == KERN_LAYOUT_PANELS)
+                    fill_from_packed(type, &piece.panel[i], w, r + i * KERN_PANEL_ROWS, piece.col,
+                                     piece.n_cols);
+                else
+                    fill_from_rows(type, &piece.panel[i], w, r + i * KERN_PANEL_ROWS, piece.col,
+                                   piece.n_cols);
+            }
+            piece_product(&piece, type, act, t0, t1, n_p, y + r, ldy, n_rows);
+        }
+    }
+}
+
+/* One instance per type, so that what depends on it is settled before the loops. */
+#define PANEL_CASE(type)                                                                           \
+    case type:                                                                                     \
+        if (w->layout == KERN_LAYOUT_PANELS && t1 - t0 <= PANEL_FEW_TOKENS)                        \
+            few_rows(type, w, row0, row1, act, t0, t1 - t0, y, ldy);                               \
+        else                                                                                       \
+            many_rows(type, w, row0, row1, act, t0, t1, y, ldy);                                   \
         break
 
-static void panel_fill(struct panel *p, const struct kern_matrix *w, size_t row0)
+static void panel_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
+                          const struct kern_act *act, uint32_t t0, uint32_t t1, float *y,
+                          size_t ldy)
 {
     switch (w->type) {
         PANEL_CASE(KERN_TYPE_Q4_0);
@@ -97,24 +490,6 @@ static void panel_fill(struct panel *p, const struct kern_matrix *w, size_t row0
         PANEL_CASE(KERN_TYPE_MXFP4);
     default:
         break;
-    }
-}
-
-static void panel_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
-                          const struct kern_act *act, uint32_t t0, uint32_t t1, float *y,
-                          size_t ldy)
-{
-    struct panel p;
-    p.type = w->type;
-    p.info = kern_type_info(w->type);
-    for (uint32_t r = row0; r < row1; r += KERN_PANEL_ROWS) {
-        uint32_t n_rows = row1 - r < KERN_PANEL_ROWS ? row1 - r : KERN_PANEL_ROWS;
-        for (p.col = 0; p.col < w->n_cols; p.col += PANEL_COLS) {
-            p.n_cols = w->n_cols - p.col < PANEL_COLS ? w->n_cols - p.col : PANEL_COLS;
-            p.first = p.col == 0;
-            panel_fill(&p, w, r);
-            panel_product(&p, act, t0, t1, y + r, ldy, n_rows);
-        }
     }
 }
 

@@ -29,24 +29,54 @@ static float load_float(enum kern_type type, const void *src, size_t i)
     return type == KERN_TYPE_F16 ? kern_f16_to_f32(h) : kern_bf16_to_f32(h);
 }
 
+/* The values of n unpacked weights, at most UNPACK_VALUES. */
+static void values_of(enum kern_type type, const struct unpacked *w, uint32_t n, float *dst)
+{
+    float zero = (float)unpack_zero(type);
+    for (uint32_t j = 0; j < n; j++) {
+        uint32_t g = j / unpack_group(type);
+        dst[j] = w->s[g] * ((float)w->u[j] - zero);
+        if (unpack_has_min(type))
+            dst[j] += w->m[g];
+    }
+}
+
+static uint32_t min_u32(size_t a, uint32_t b)
+{
+    return a < b ? (uint32_t)a : b;
+}
+
 static void dequantise_blocks(enum kern_type type, const uint8_t *src, float *dst, size_t n)
 {
     const struct kern_type_info *info = kern_type_info(type);
     uint8_t u[UNPACK_VALUES];
     float s[UNPACK_GROUPS], m[UNPACK_GROUPS];
     struct unpacked out = { .u = u, .s = s, .m = m, .stride = 1 };
-    float zero = (float)unpack_zero(type);
-
     for (size_t i = 0; i < n; i += UNPACK_VALUES) {
-        uint32_t here = n - i < UNPACK_VALUES ? (uint32_t)(n - i) : UNPACK_VALUES;
+        uint32_t here = min_u32(n - i, UNPACK_VALUES);
         unpack(type, src + i / info->block_values * info->block_bytes, here, &out);
-        for (uint32_t j = 0; j < here; j++) {
-            uint32_t g = j / info->group_values;
-            dst[i + j] = s[g] * ((float)u[j] - zero);
-            if (info->has_min)
-                dst[i + j] += m[g];
-        }
+        values_of(type, &out, here, dst + i);
     }
+}
+
+static void dequantise_packed(const struct kern_matrix *w, uint32_t row, float *dst)
+{
+    uint8_t u[UNPACK_VALUES];
+    float s[UNPACK_GROUPS], m[UNPACK_GROUPS];
+    struct unpacked out = { .u = u, .s = s, .m = m, .stride = 1 };
+    for (uint32_t i = 0; i < w->n_cols; i += UNPACK_VALUES) {
+        uint32_t here = min_u32(w->n_cols - i, UNPACK_VALUES);
+        packed_unpack(w, row, i, here, &out);
+        values_of(w->type, &out, here, dst + i);
+    }
+}
+
+void kern_row(const struct kern_matrix *w, uint32_t row, float *dst)
+{
+    if (w->layout == KERN_LAYOUT_PANELS)
+        dequantise_packed(w, row, dst);
+    else
+        ref_dequantise(w->type, (const uint8_t *)w->data + row * w->row_bytes, dst, w->n_cols);
 }
 
 void ref_dequantise(enum kern_type type, const void *src, float *dst, size_t n)
@@ -84,12 +114,13 @@ static void quantise_row(const float *x, const struct kern_act *act, size_t row)
         quantise_block(x + (size_t)b * KERN_BLOCK, q, &act->d[at]);
         int32_t sum[2] = { 0, 0 };
         for (int i = 0; i < KERN_BLOCK; i++)
-            sum[i / KERN_SUM] += q[i];
+            sum[i / 16] += q[i];
         for (size_t h = 0; h < 2; h++) {
-            act->sum[2 * at + h] = sum[h];
+            act->sum16[2 * at + h] = sum[h];
             act->xs16[2 * at + h] = act->d[at] * (float)sum[h];
         }
-        act->xs32[at] = act->d[at] * (float)(sum[0] + sum[1]);
+        act->sum32[at] = sum[0] + sum[1];
+        act->xs32[at] = act->d[at] * (float)act->sum32[at];
     }
 }
 
@@ -128,17 +159,21 @@ static float dot_unpacked(const struct kern_type_info *info, int zero, const str
     return acc;
 }
 
-static float dot_quantised(const struct kern_matrix *w, const uint8_t *row,
-                           const struct kern_act *act, size_t t)
+static float dot_quantised(const struct kern_matrix *w, size_t r, const struct kern_act *act,
+                           size_t t)
 {
+    const uint8_t *row = (const uint8_t *)w->data + r * w->row_bytes;
     const struct kern_type_info *info = kern_type_info(w->type);
     uint8_t u[UNPACK_VALUES];
     float s[UNPACK_GROUPS], m[UNPACK_GROUPS];
     struct unpacked out = { .u = u, .s = s, .m = m, .stride = 1 };
     float acc = 0.0f;
     for (uint32_t col = 0; col < w->n_cols; col += UNPACK_VALUES) {
-        uint32_t n = w->n_cols - col < UNPACK_VALUES ? w->n_cols - col : UNPACK_VALUES;
-        unpack(w->type, row + col / info->block_values * (size_t)info->block_bytes, n, &out);
+        uint32_t n = min_u32(w->n_cols - col, UNPACK_VALUES);
+        if (w->layout == KERN_LAYOUT_PANELS)
+            packed_unpack(w, r, col, n, &out);
+        else
+            unpack(w->type, row + col / info->block_values * (size_t)info->block_bytes, n, &out);
         acc = dot_unpacked(info, unpack_zero(w->type), &out, act, t, col, n, acc);
     }
     return acc;
@@ -151,7 +186,7 @@ static void ref_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row
     for (size_t r = row0; r < row1; r++) {
         const uint8_t *row = (const uint8_t *)w->data + r * w->row_bytes;
         for (size_t t = t0; t < t1; t++)
-            y[t * ldy + r] = quantised ? dot_quantised(w, row, x->act, t)
+            y[t * ldy + r] = quantised ? dot_quantised(w, r, x->act, t)
                                        : dot_float(w, row, x->x + t * w->n_cols);
     }
 }

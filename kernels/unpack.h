@@ -57,6 +57,34 @@ static inline float unpack_f16(const uint8_t *p)
 #endif
 }
 
+/* Weights of a stored block, and of a group, as in kern_type_info, but known to the compiler. */
+static inline uint32_t unpack_block(enum kern_type type)
+{
+    switch (type) {
+    case KERN_TYPE_Q2_K:
+    case KERN_TYPE_Q3_K:
+    case KERN_TYPE_Q4_K:
+    case KERN_TYPE_Q5_K:
+    case KERN_TYPE_Q6_K:
+    case KERN_TYPE_Q8_K:
+    case KERN_TYPE_IQ4_XS:
+        return 256;
+    default:
+        return 32;
+    }
+}
+
+static inline uint32_t unpack_group(enum kern_type type)
+{
+    return type == KERN_TYPE_Q2_K || type == KERN_TYPE_Q3_K || type == KERN_TYPE_Q6_K ? 16 : 32;
+}
+
+static inline bool unpack_has_min(enum kern_type type)
+{
+    return type == KERN_TYPE_Q4_1 || type == KERN_TYPE_Q5_1 || type == KERN_TYPE_Q2_K ||
+           type == KERN_TYPE_Q4_K || type == KERN_TYPE_Q5_K;
+}
+
 /* The zero point: what is subtracted from u. */
 static inline int unpack_zero(enum kern_type type)
 {
@@ -77,6 +105,20 @@ static inline int unpack_zero(enum kern_type type)
         return 128;
     default:
         return 0;
+    }
+}
+
+/* What stored integers stand for; NULL: themselves. */
+static inline const uint8_t *unpack_table_of(enum kern_type type)
+{
+    switch (type) {
+    case KERN_TYPE_IQ4_NL:
+    case KERN_TYPE_IQ4_XS:
+        return unpack_iq4_table;
+    case KERN_TYPE_MXFP4:
+        return unpack_fp4_table;
+    default:
+        return NULL;
     }
 }
 
@@ -322,13 +364,18 @@ static inline void unpack_q8_k(const uint8_t *src, const struct unpacked *out)
         unpack_store(out->u + j, unpack_load(src + 4 + j) ^ 0x80);
 }
 
+static inline int unpack_iq4_xs_scale(const uint8_t *src, int g)
+{
+    int low = src[4 + g / 2] >> (4 * (g % 2)) & 15;
+    int high = (src[2 + g / 4] >> (2 * (g % 4))) & 3;
+    return (low | high << 4) - 32;
+}
+
 static inline void unpack_iq4_xs(const uint8_t *src, const struct unpacked *out)
 {
     float d = unpack_f16(src);
     for (int g = 0; g < 8; g++) {
-        int low = src[4 + g / 2] >> (4 * (g % 2)) & 15;
-        int high = (src[2 + g / 4] >> (2 * (g % 4))) & 3;
-        out->s[(size_t)g * out->stride] = d * (float)((low | high << 4) - 32);
+        out->s[(size_t)g * out->stride] = d * (float)unpack_iq4_xs_scale(src, g);
         unpack_table(src + 8 + 16 * g, unpack_iq4_table, out->u + 32 * g);
     }
 }

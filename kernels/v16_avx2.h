@@ -8,6 +8,7 @@
 
 #include <immintrin.h>
 #include <math.h>
+#include <string.h>
 
 #include "kernels/internal.h"
 
@@ -123,10 +124,45 @@ static inline v16 v16_max(v16 a, v16 b)
     return v16_make(_mm256_max_ps(a.lo, b.lo), _mm256_max_ps(a.hi, b.hi));
 }
 
+static inline v16 v16_neg(v16 a)
+{
+    __m256 sign = _mm256_set1_ps(-0.0f);
+    return v16_make(_mm256_xor_ps(a.lo, sign), _mm256_xor_ps(a.hi, sign));
+}
+
 static inline v16 v16_abs(v16 a)
 {
     __m256 sign = _mm256_set1_ps(-0.0f);
     return v16_make(_mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi));
+}
+
+static inline bool v16_all_finite(v16 a)
+{
+    __m256 zero = _mm256_add_ps(_mm256_sub_ps(a.lo, a.lo), _mm256_sub_ps(a.hi, a.hi)); /* or NaN */
+    return _mm256_movemask_ps(_mm256_cmp_ps(zero, zero, _CMP_UNORD_Q)) == 0;
+}
+
+static inline __m256 v8_load_twice(const float *p)
+{
+    __m256i lane = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+    return _mm256_permutevar8x32_ps(_mm256_castps128_ps256(_mm_loadu_ps(p)), lane);
+}
+
+/* 8 floats, each in two adjacent lanes. */
+static inline v16 v16_load_twice(const float *p)
+{
+    return v16_make(v8_load_twice(p), v8_load_twice(p + 4));
+}
+
+static inline v16 v16_swap_pairs(v16 a)
+{
+    return v16_make(_mm256_permute_ps(a.lo, 0xb1), _mm256_permute_ps(a.hi, 0xb1));
+}
+
+static inline v16 v16_neg_even(v16 a)
+{
+    __m256 sign = _mm256_setr_ps(-0.0f, 0, -0.0f, 0, -0.0f, 0, -0.0f, 0);
+    return v16_make(_mm256_xor_ps(a.lo, sign), _mm256_xor_ps(a.hi, sign));
 }
 
 static inline v16 v16_rint(v16 a)
@@ -215,6 +251,146 @@ static inline void v16_store_quads(uint8_t *p, v16 a, v16 b, v16 c, v16 d)
 {
     v8_store_quads(p, a.lo, b.lo, c.lo, d.lo);
     v8_store_quads(p + 32, a.hi, b.hi, c.hi, d.hi);
+}
+
+/* ---- sixteen dwords, or 64 bytes ---- */
+
+typedef struct {
+    __m256i lo, hi;
+} w16;
+
+static inline w16 w16_make(__m256i lo, __m256i hi)
+{
+    return (w16){ lo, hi };
+}
+
+static inline w16 w16_zero(void)
+{
+    return w16_make(_mm256_setzero_si256(), _mm256_setzero_si256());
+}
+
+static inline w16 w16_load(const void *p)
+{
+    const __m256i *half = p;
+    return w16_make(_mm256_loadu_si256(half), _mm256_loadu_si256(half + 1));
+}
+
+static inline void w16_store(void *p, w16 v)
+{
+    __m256i *half = p;
+    _mm256_storeu_si256(half, v.lo);
+    _mm256_storeu_si256(half + 1, v.hi);
+}
+
+static inline w16 w16_set1(int32_t x)
+{
+    return w16_make(_mm256_set1_epi32(x), _mm256_set1_epi32(x));
+}
+
+/* 16 bytes to dwords. */
+static inline w16 w16_load_u8(const uint8_t *p)
+{
+    return w16_make(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)),
+                    _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8))));
+}
+
+static inline w16 w16_load_s8(const uint8_t *p)
+{
+    return w16_make(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p)),
+                    _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)(p + 8))));
+}
+
+/* The 16 bytes in every 128 bits. */
+static inline w16 w16_load_table(const uint8_t *p)
+{
+    __m256i t = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)p));
+    return w16_make(t, t);
+}
+
+/* Of each byte, the 16-byte table's entry of that number; bytes are below 16. */
+static inline w16 w16_look_up(w16 table, w16 v)
+{
+    return w16_make(_mm256_shuffle_epi8(table.lo, v.lo), _mm256_shuffle_epi8(table.hi, v.hi));
+}
+
+static inline w16 w16_or(w16 a, w16 b)
+{
+    return w16_make(_mm256_or_si256(a.lo, b.lo), _mm256_or_si256(a.hi, b.hi));
+}
+
+static inline w16 w16_and(w16 a, __m256i mask)
+{
+    return w16_make(_mm256_and_si256(a.lo, mask), _mm256_and_si256(a.hi, mask));
+}
+
+static inline w16 w16_and_bytes(w16 a, uint8_t mask)
+{
+    return w16_and(a, _mm256_set1_epi8((char)mask));
+}
+
+static inline w16 w16_and_dwords(w16 a, int32_t mask)
+{
+    return w16_and(a, _mm256_set1_epi32(mask));
+}
+
+static inline w16 w16_shift_right(w16 a, uint32_t n)
+{
+    return w16_make(_mm256_srli_epi32(a.lo, (int)n), _mm256_srli_epi32(a.hi, (int)n));
+}
+
+static inline w16 w16_shift_left(w16 a, uint32_t n)
+{
+    return w16_make(_mm256_slli_epi32(a.lo, (int)n), _mm256_slli_epi32(a.hi, (int)n));
+}
+
+static inline w16 w16_add(w16 a, w16 b)
+{
+    return w16_make(_mm256_add_epi32(a.lo, b.lo), _mm256_add_epi32(a.hi, b.hi));
+}
+
+static inline w16 w16_max(w16 a, w16 b)
+{
+    return w16_make(_mm256_max_epi32(a.lo, b.lo), _mm256_max_epi32(a.hi, b.hi));
+}
+
+static inline w16 w16_min(w16 a, w16 b)
+{
+    return w16_make(_mm256_min_epi32(a.lo, b.lo), _mm256_min_epi32(a.hi, b.hi));
+}
+
+static inline v16 v16_from_w16(w16 a)
+{
+    return v16_make(_mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi));
+}
+
+static inline v16 v16_from_bits(w16 a)
+{
+    return v16_make(_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi));
+}
+
+/* vpmaddubsw adds two products u * q in 16 bits, saturating: exact while u <= 127, since
+ * 2 * 127 * 127 = 32258 (activations are in -127 .. 127).  Types whose u takes all eight bits are
+ * multiplied in two parts, u = (u & 127) + 128 * (u >> 7). */
+static inline __m256i v8_dot(__m256i u, __m256i q, bool is_wide)
+{
+    __m256i ones = _mm256_set1_epi16(1);
+    if (!is_wide)
+        return _mm256_madd_epi16(_mm256_maddubs_epi16(u, q), ones);
+    __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(u, _mm256_set1_epi8(127)), q);
+    __m256i top = _mm256_and_si256(_mm256_srli_epi16(u, 7), _mm256_set1_epi8(1));
+    return _mm256_add_epi32(
+        _mm256_madd_epi16(low, ones),
+        _mm256_madd_epi16(_mm256_maddubs_epi16(top, q), _mm256_set1_epi16(128)));
+}
+
+/* acc + the products of each dword's four bytes, u unsigned, with the four signed ones at q. */
+static inline w16 w16_dot(w16 acc, w16 u, const int8_t *q, bool is_wide)
+{
+    int32_t word;
+    memcpy(&word, q, sizeof(word));
+    __m256i four = _mm256_set1_epi32(word);
+    return w16_make(_mm256_add_epi32(acc.lo, v8_dot(u.lo, four, is_wide)),
+                    _mm256_add_epi32(acc.hi, v8_dot(u.hi, four, is_wide)));
 }
 
 /* The tree of kernels.h. */

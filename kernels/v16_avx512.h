@@ -8,6 +8,7 @@
 
 #include <immintrin.h>
 #include <math.h>
+#include <string.h>
 
 #include "kernels/internal.h"
 
@@ -103,9 +104,37 @@ static inline v16 v16_max(v16 a, v16 b)
     return _mm512_max_ps(a, b);
 }
 
+static inline v16 v16_neg(v16 a)
+{
+    return _mm512_xor_ps(a, _mm512_set1_ps(-0.0f));
+}
+
 static inline v16 v16_abs(v16 a)
 {
     return _mm512_abs_ps(a);
+}
+
+static inline bool v16_all_finite(v16 a)
+{
+    enum { NOT_FINITE = 0x99 }; /* either NaN, either infinity */
+    return _mm512_fpclass_ps_mask(a, NOT_FINITE) == 0;
+}
+
+/* 8 floats, each in two adjacent lanes. */
+static inline v16 v16_load_twice(const float *p)
+{
+    __m512i lane = _mm512_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7);
+    return _mm512_permutexvar_ps(lane, _mm512_castps256_ps512(_mm256_loadu_ps(p)));
+}
+
+static inline v16 v16_swap_pairs(v16 a)
+{
+    return _mm512_permute_ps(a, 0xb1);
+}
+
+static inline v16 v16_neg_even(v16 a)
+{
+    return _mm512_mask_xor_ps(a, 0x5555, a, _mm512_set1_ps(-0.0f));
 }
 
 static inline v16 v16_rint(v16 a)
@@ -161,6 +190,112 @@ static inline void v16_store_quads(uint8_t *p, v16 a, v16 b, v16 c, v16 d)
     __m512i high = _mm512_or_si512(_mm512_slli_epi32(_mm512_cvtps_epi32(c), 16),
                                    _mm512_slli_epi32(_mm512_cvtps_epi32(d), 24));
     _mm512_storeu_si512(p, _mm512_or_si512(low, high));
+}
+
+/* ---- sixteen dwords, or 64 bytes ---- */
+
+typedef __m512i w16;
+
+static inline w16 w16_zero(void)
+{
+    return _mm512_setzero_si512();
+}
+
+static inline w16 w16_load(const void *p)
+{
+    return _mm512_loadu_si512(p);
+}
+
+static inline void w16_store(void *p, w16 v)
+{
+    _mm512_storeu_si512(p, v);
+}
+
+static inline w16 w16_set1(int32_t x)
+{
+    return _mm512_set1_epi32(x);
+}
+
+/* 16 bytes to dwords. */
+static inline w16 w16_load_u8(const uint8_t *p)
+{
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+static inline w16 w16_load_s8(const uint8_t *p)
+{
+    return _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+/* The 16 bytes in every 128 bits. */
+static inline w16 w16_load_table(const uint8_t *p)
+{
+    return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)(const void *)p));
+}
+
+/* Of each byte, the 16-byte table's entry of that number; bytes are below 16. */
+static inline w16 w16_look_up(w16 table, w16 v)
+{
+    return _mm512_shuffle_epi8(table, v);
+}
+
+static inline w16 w16_or(w16 a, w16 b)
+{
+    return _mm512_or_si512(a, b);
+}
+
+static inline w16 w16_and_bytes(w16 a, uint8_t mask)
+{
+    return _mm512_and_si512(a, _mm512_set1_epi8((char)mask));
+}
+
+static inline w16 w16_and_dwords(w16 a, int32_t mask)
+{
+    return _mm512_and_si512(a, _mm512_set1_epi32(mask));
+}
+
+static inline w16 w16_shift_right(w16 a, uint32_t n)
+{
+    return _mm512_srli_epi32(a, n);
+}
+
+static inline w16 w16_shift_left(w16 a, uint32_t n)
+{
+    return _mm512_slli_epi32(a, n);
+}
+
+static inline w16 w16_add(w16 a, w16 b)
+{
+    return _mm512_add_epi32(a, b);
+}
+
+static inline w16 w16_max(w16 a, w16 b)
+{
+    return _mm512_max_epi32(a, b);
+}
+
+static inline w16 w16_min(w16 a, w16 b)
+{
+    return _mm512_min_epi32(a, b);
+}
+
+static inline v16 v16_from_w16(w16 a)
+{
+    return _mm512_cvtepi32_ps(a);
+}
+
+static inline v16 v16_from_bits(w16 a)
+{
+    return _mm512_castsi512_ps(a);
+}
+
+/* acc + the products of each dword's four bytes, u unsigned, with the four signed ones at q. */
+static inline w16 w16_dot(w16 acc, w16 u, const int8_t *q, bool is_wide)
+{
+    int32_t word;
+    (void)is_wide;
+    memcpy(&word, q, sizeof(word));
+    return _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(word));
 }
 
 /* The tree of kernels.h. */

@@ -28,13 +28,20 @@ GAUGES = ("lacuna_requests_running", "lacuna_requests_waiting", "lacuna_waiting_
 PHASES = ("queued", "prefill", "decode")  # in which the server saw a client leave
 
 
+LONG_ANSWERS = range(300, 601)  # tokens, after short prompts
+
+
 def has_common(i):
     return i % 3 == 2
 
 
+def is_long(i):
+    return i % 3 == 1
+
+
 def make_requests(rng, n_requests):
-    """Prompts of 1 to about 3,000 tokens, some with a common beginning; every kind of choosing.  Some answers are long:
-    what runs leaves a page to each of the others, and only who needs several more is ever paused."""
+    """Prompts of 1 to about 3,000 tokens, some with a common beginning; every kind of choosing.  Many answers are longer
+    than their prompts: what is admitted leaves a page to each that runs, so only who needs several more is ever paused."""
     common = words(rng, N_COMMON)
     lengths = [1, MAX_WORDS] + [int(MAX_WORDS ** rng.random()) for _ in range(n_requests - 2)]
     requests = []
@@ -42,7 +49,9 @@ def make_requests(rng, n_requests):
         text = words(rng, length)
         if has_common(i):
             text = f"{common} {words(rng, min(length, MAX_WORDS - N_COMMON))}"
-        n_output = rng.randint(300, 600) if i % 8 == 3 else rng.randint(1, 120)
+        if is_long(i):
+            text = words(rng, min(length, 60))
+        n_output = rng.choice(LONG_ANSWERS) if is_long(i) else rng.randint(1, 120)
         requests.append({"prompt": text, "max_tokens": n_output, "seed": i, "n": 1 + (i % 7 == 0) * 2,
                          "temperature": rng.choice([0, 0.7, 1.0]), "logprobs": rng.choice([None, None, 3]),
                          "ignore_eos": rng.random() < 0.7, "priority": rng.choice([0, 0, 0, 1, -1])})

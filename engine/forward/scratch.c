@@ -8,9 +8,9 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 #include "engine/forward/forward.h"
+#include "engine/huge.h"
 
 enum {
     ALIGN = 64,
@@ -37,9 +37,10 @@ static void take_act(struct arena *a, struct activations *out, uint64_t rows, ui
     out->act.n_cols = n;
     out->act.q = take(a, rows * n, 1);
     out->act.d = take(a, rows * n / KERN_BLOCK + 1, sizeof(float));
-    out->act.sum = take(a, rows * n / KERN_SUM + 1, sizeof(int32_t));
-    out->act.xs32 = take(a, rows * n / KERN_BLOCK + 1, sizeof(float));
-    out->act.xs16 = take(a, rows * n / KERN_SUM + 1, sizeof(float));
+    out->act.sum32 = take(a, rows * n / 32 + 1, sizeof(int32_t));
+    out->act.sum16 = take(a, rows * n / 16 + 1, sizeof(int32_t));
+    out->act.xs32 = take(a, rows * n / 32 + 1, sizeof(float));
+    out->act.xs16 = take(a, rows * n / 16 + 1, sizeof(float));
 }
 
 static void take_step(struct arena *a, struct forward *f)
@@ -137,13 +138,11 @@ int forward_open(struct forward **out, const struct model_shape *shape,
                  const struct forward_options *opt, struct engine_err *err)
 {
     uint64_t bytes = forward_bytes(shape, opt);
-    uint8_t *mem = mmap(NULL, bytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    uint8_t *mem = huge_alloc(bytes);
     *out = NULL;
-    if (mem == MAP_FAILED)
+    if (!mem)
         return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for %llu bytes of activations",
                            (unsigned long long)bytes);
-    madvise(mem, bytes, MADV_HUGEPAGE);
     struct forward *f = (struct forward *)mem;
     *f = (struct forward){ .shape = shape,
                            .weights = weights,
@@ -160,5 +159,5 @@ int forward_open(struct forward **out, const struct model_shape *shape,
 void forward_close(struct forward *f)
 {
     if (f)
-        munmap(f, forward_bytes(f->shape, &f->opt));
+        huge_free(f, forward_bytes(f->shape, &f->opt));
 }

@@ -78,10 +78,8 @@ void forward_products(struct forward *f, const struct product *p, uint32_t n)
 static void embed_row(struct forward *f, uint32_t row)
 {
     const struct model_shape *s = f->shape;
-    const struct kern_matrix *e = &f->weights->embed;
     float *x = f->x + (size_t)row * s->n_embd;
-    f->kern->dequantise(e->type, (const char *)e->data + (size_t)f->token[row] * e->row_bytes, x,
-                        s->n_embd);
+    kern_row(&f->weights->embed, (uint32_t)f->token[row], x);
     if (s->embed_scale != 1.0f)
         for (uint32_t i = 0; i < s->n_embd; i++)
             x[i] *= s->embed_scale;

@@ -45,8 +45,8 @@ struct gguf_tensor {
     uint64_t bytes; /* 0 if nobody knows the type: accepted here, refused when weights are loaded */
     uint64_t offset; /* in its part's file */
     uint32_t part;
-    const void *data; /* NULL before gguf_load, and if bytes is 0; aligned as the offset is, so
-                       * perhaps not at all (general.alignment 1) */
+    const void *data; /* NULL before gguf_load, if bytes is 0, and if it was taken; aligned as the
+                       * offset is, so perhaps not at all (general.alignment 1) */
 };
 
 /* Opens path and, if it is one part of a split model, all other parts beside it.
@@ -65,6 +65,10 @@ struct gguf_load_options {
     engine_progress_fn *progress;
     void *progress_ctx;
     const volatile int *cancel;
+    /* Called for each tensor that has data once it is there, in the order of the file, on the calling
+     * thread.  true: the data is not needed any more: its memory is given back, its pointer NULL. */
+    bool (*take)(void *ctx, const struct gguf_tensor *t);
+    void *take_ctx;
 };
 /* Makes every tensor's data pointer valid.  With a map, the pages are also touched once, so that
  * the first step does not wait for the disk.  Once only; after a failure only gguf_close is left.

@@ -4,9 +4,10 @@
  *
  * Two ways, chosen by the caller:
  *   map:  the part's data is mapped shared and read-only, then touched once in pieces, so that the
- * first step does not wait for the disk; memory is the page cache's. read: into anonymous memory
- * that asks for 2 MiB pages (fewer TLB misses, never dropped under pressure), through io.c with
- * several reads in flight.
+ *         first step does not wait for the disk; memory is the page cache's.
+ *   read: into anonymous memory that asks for 2 MiB pages, through io.c with several reads in flight.
+ * Tensors are offered to opt->take as they come, while the next are on their way from the disk; what
+ * it took goes back at once.
  *
  * Either way byte 0 of a part's region is a page boundary of the file, so a tensor's address has
  * the file's alignment, no more: with general.alignment 1 it may have none.
@@ -18,6 +19,7 @@
  */
 #include "engine/model/gguf_internal.h"
 
+#include "engine/huge.h"
 #include "engine/storage/io.h"
 
 #include <assert.h>
@@ -31,7 +33,6 @@
 #include <unistd.h>
 
 enum {
-    HUGE_PAGE_BYTES = 2 << 20,
     TOUCH_BYTES = 16 << 20, /* between two looks at cancel */
     READ_BYTES = 1 << 20,   /* large enough for full disk speed, small enough to cancel at once */
     READS_IN_FLIGHT = 16,
@@ -52,7 +53,9 @@ struct load {
     struct range *ranges; /* by part and place */
     uint64_t n_ranges;
     uint64_t total_bytes, done_bytes;
-    uint64_t told_ns; /* when progress was called last */
+    uint64_t told_ns;  /* when progress was called last */
+    uint64_t n_handed; /* tensors of g->order that were offered to opt->take */
+    char *given_back;  /* where the last that it took ended */
 };
 
 /* ---- ranges ---- */
@@ -158,6 +161,49 @@ static int check_not_shrunk(const struct load *l, uint32_t part, uint64_t end)
     return (uint64_t)st.st_size < end ? refuse_shrunk(l, part, (uint64_t)st.st_size) : 0;
 }
 
+/* ---- handing out ---- */
+
+static void point_tensors(struct gguf *g)
+{
+    for (uint64_t i = 0; i < g->n_tensors; i++) {
+        struct gguf_tensor *t = &g->tensors[i];
+        if (t->bytes > 0)
+            t->data = address_of(&g->parts[t->part], t->offset);
+    }
+}
+
+/* After a failure nobody reads what may not be there. */
+static void forget_tensors(struct gguf *g)
+{
+    for (uint64_t i = 0; i < g->n_tensors; i++)
+        g->tensors[i].data = NULL;
+}
+
+/* With the gap to its neighbour, if that one's memory went back, too. */
+static void give_back(struct load *l, struct gguf_tensor *t)
+{
+    const struct gguf_part *p = &l->g->parts[t->part];
+    char *begin = address_of(p, t->offset), *end = begin + t->bytes;
+    if (l->given_back && begin >= l->given_back && begin - l->given_back <= GAP_BYTES)
+        begin = (char *)((uintptr_t)l->given_back & ~(uintptr_t)(l->page_bytes - 1));
+    huge_drop(begin, (size_t)(end - begin));
+    l->given_back = end;
+    t->data = NULL;
+}
+
+/* Offers what lies before byte `end` of the part, and in the parts before it. */
+static void hand_out(struct load *l, uint32_t part, uint64_t end)
+{
+    struct gguf *g = l->g;
+    for (; l->opt->take && l->n_handed < g->n_tensors; l->n_handed++) {
+        struct gguf_tensor *t = &g->tensors[g->order[l->n_handed]];
+        if (t->part > part || (t->part == part && t->offset + t->bytes > end))
+            return;
+        if (t->bytes > 0 && l->opt->take(l->opt->take_ctx, t))
+            give_back(l, t);
+    }
+}
+
 /* ---- map ---- */
 
 static int map_parts(struct load *l)
@@ -202,6 +248,14 @@ static int populate(const struct load *l, uint32_t part, uint64_t begin, uint64_
     return check_not_shrunk(l, part, end) < 0 ? -1 : refuse_read(l, part, begin, end, error);
 }
 
+/* The kernel reads on while tensors are handed out.  A wish. */
+static void expect(const struct load *l, const struct range *r, uint64_t at)
+{
+    uint64_t page = at & ~(l->page_bytes - 1), left = r->end - page;
+    madvise(address_of(&l->g->parts[r->part], page), left < TOUCH_BYTES ? left : TOUCH_BYTES,
+            MADV_WILLNEED);
+}
+
 static int touch_range(struct load *l, const struct range *r)
 {
     for (uint64_t at = r->begin; at < r->end;) {
@@ -209,6 +263,8 @@ static int touch_range(struct load *l, const struct range *r)
         uint64_t end = r->end - page > TOUCH_BYTES ? page + TOUCH_BYTES : r->end;
         if (check_cancel(l) < 0 || populate(l, r->part, page, end) < 0)
             return -1;
+        expect(l, r, end);
+        hand_out(l, r->part, end);
         advance(l, end - at);
         at = end;
     }
@@ -219,6 +275,7 @@ static int load_by_map(struct load *l)
 {
     if (map_parts(l) < 0)
         return -1;
+    point_tensors(l->g);
     for (uint64_t i = 0; i < l->n_ranges; i++)
         if (touch_range(l, &l->ranges[i]) < 0)
             return -1;
@@ -228,23 +285,6 @@ static int load_by_map(struct load *l)
 
 /* ---- read ---- */
 
-/* Anonymous memory from a 2 MiB boundary on. */
-static void *alloc_region(size_t bytes)
-{
-    size_t padded;
-    if (__builtin_add_overflow(bytes, (size_t)HUGE_PAGE_BYTES, &padded))
-        return NULL;
-    char *mem = mmap(NULL, padded, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mem == MAP_FAILED)
-        return NULL;
-    size_t before = (size_t)(-(uintptr_t)mem) % HUGE_PAGE_BYTES;
-    if (before > 0)
-        munmap(mem, before);
-    munmap(mem + before + bytes, padded - before - bytes);
-    madvise(mem + before, bytes, MADV_HUGEPAGE); /* a wish */
-    return mem + before;
-}
-
 static int alloc_regions(struct load *l)
 {
     for (uint32_t i = 0; i < l->g->n_parts; i++) {
@@ -253,7 +293,7 @@ static int alloc_regions(struct load *l)
             continue;
         /* Whole pages, so that what lies behind can be given back. */
         p->data_bytes = (p->data_bytes + l->page_bytes - 1) & ~(size_t)(l->page_bytes - 1);
-        p->data = alloc_region(p->data_bytes);
+        p->data = huge_alloc(p->data_bytes);
         if (!p->data)
             return engine_fail(l->err, ENGINE_ERR_MEMORY, "%sno memory for %zu bytes of weights",
                                p->label, p->data_bytes);
@@ -267,6 +307,7 @@ struct reader {
     struct io_read reads[READS_IN_FLIGHT];
     uint64_t range; /* what to ask for next */
     uint64_t at;    /* in it */
+    bool busy[READS_IN_FLIGHT];
 };
 
 /* Puts the next piece into r; false if there is none. */
@@ -310,6 +351,25 @@ static void submit_next(struct reader *reader, struct io_read *r)
         return;
     int rc = io_submit(reader->io, r);
     assert(rc == 0); /* READS_IN_FLIGHT is the depth */
+    reader->busy[r - reader->reads] = true;
+}
+
+/* Hands out what lies before every piece that is still on its way. */
+static void hand_out_read(struct reader *reader)
+{
+    const struct gguf_part *parts = reader->l->g->parts;
+    uint32_t part = UINT32_MAX;
+    uint64_t end = 0;
+    for (uint32_t i = 0; i < READS_IN_FLIGHT; i++) {
+        const struct io_read *r = &reader->reads[i];
+        uint32_t of = reader->busy[i] ? (uint32_t)((const struct gguf_part *)r->user - parts)
+                                      : UINT32_MAX;
+        if (of < part || (of == part && of != UINT32_MAX && r->offset < end)) {
+            part = of;
+            end = r->offset;
+        }
+    }
+    hand_out(reader->l, part, end);
 }
 
 /* Keeps all reads busy until the last range is there or something fails. */
@@ -322,11 +382,13 @@ static int read_ranges(struct reader *reader)
         struct io_read *done[READS_IN_FLIGHT];
         uint32_t n = io_reap(reader->io, done, READS_IN_FLIGHT, true);
         for (uint32_t i = 0; i < n; i++) {
+            reader->busy[done[i] - reader->reads] = false;
             if (check_piece(reader, done[i]) < 0 || check_cancel(l) < 0)
                 return -1; /* io_close waits for the others */
             advance(l, done[i]->bytes);
             submit_next(reader, done[i]);
         }
+        hand_out_read(reader);
     }
     return 0;
 }
@@ -335,6 +397,7 @@ static int load_by_reading(struct load *l)
 {
     if (alloc_regions(l) < 0)
         return -1;
+    point_tensors(l->g);
     struct reader reader = { .l = l };
     const struct io_options opt = { .backend = l->opt->io, .depth = READS_IN_FLIGHT };
     if (io_open(&reader.io, &opt, l->err) < 0)
@@ -350,6 +413,7 @@ static int load_by_reading(struct load *l)
 /* From memory: the data must be there too, behind the header. */
 static int use_buffer(struct load *l)
 {
+    assert(!l->opt->take);
     struct gguf_part *p = &l->g->parts[0];
     if (p->head_cap < p->file_bytes)
         return engine_fail(l->err, ENGINE_ERR_FILE,
@@ -359,15 +423,6 @@ static int use_buffer(struct load *l)
         if (l->g->tensors[i].bytes > 0)
             l->g->tensors[i].data = p->head + l->g->tensors[i].offset;
     return 0;
-}
-
-static void point_tensors(struct gguf *g)
-{
-    for (uint64_t i = 0; i < g->n_tensors; i++) {
-        struct gguf_tensor *t = &g->tensors[i];
-        if (t->bytes > 0)
-            t->data = address_of(&g->parts[t->part], t->offset);
-    }
 }
 
 /* Nothing reads the files any more: a map keeps its file open by itself. */
@@ -389,7 +444,6 @@ static int load_files(struct load *l)
     advance(l, 0);
     if ((l->opt->read_file ? load_by_reading(l) : load_by_map(l)) < 0)
         return -1;
-    point_tensors(l->g);
     close_files(l->g);
     return 0;
 }
@@ -403,6 +457,8 @@ int gguf_load(struct gguf *g, const struct gguf_load_options *opt, struct engine
         return use_buffer(&l);
     assert(g->parts[0].fd >= 0); /* once only */
     int rc = load_files(&l);
+    if (rc < 0)
+        forget_tensors(g);
     free(l.ranges);
     return rc;
 }

@@ -9,9 +9,11 @@
 #include <string.h>
 
 #include "engine/model/gguf_internal.h"
+#include "engine/model/repack.h"
 
 struct finder {
     const struct gguf *g;
+    const struct repack *packed;
     const struct model_shape *shape;
     struct weights *w;
     struct engine_err *err;
@@ -116,11 +118,14 @@ static int view(struct finder *f, const struct gguf_tensor *t, uint32_t n_rows, 
                 struct kern_matrix *out)
 {
     const struct kern_type_info *info = kern_type_info(t->type);
-    out->data = aligned_data(f, t);
-    out->type = (enum kern_type)t->type;
-    out->n_rows = n_rows;
-    out->n_cols = n_cols;
-    out->row_bytes = (size_t)(n_cols / info->block_values) * info->block_bytes;
+    const void *panels = repack_find(f->packed, t);
+    *out = (struct kern_matrix){ .type = (enum kern_type)t->type,
+                                 .layout = panels ? KERN_LAYOUT_PANELS : KERN_LAYOUT_ROWS,
+                                 .n_rows = n_rows,
+                                 .n_cols = n_cols,
+                                 .row_bytes = (size_t)(n_cols / info->block_values) *
+                                              info->block_bytes };
+    out->data = panels ? panels : aligned_data(f, t);
     return out->data ? 0 : -1;
 }
 
@@ -142,7 +147,7 @@ static int find_experts(struct finder *f, const char *role, uint32_t n_rows, uin
     if (check_shape(f, t, n_cols, n_rows, f->shape->n_experts) != 0 ||
         view(f, t, n_rows, n_cols, &out->first) != 0)
         return -1;
-    out->stride = n_rows * out->first.row_bytes;
+    out->stride = kern_matrix_bytes(&out->first);
     return 0;
 }
 
@@ -170,12 +175,26 @@ static int find_norms(struct finder *f, struct layer_weights *l)
                : 0;
 }
 
+/* A matrix that was stored as one is read as several: its rows are counted in panels, perhaps. */
+static int check_split(struct finder *f, const struct kern_matrix *m, uint32_t row)
+{
+    if (m->layout == KERN_LAYOUT_ROWS || row % KERN_PANEL_ROWS == 0)
+        return 0;
+    return engine_fail(
+        f->err, ENGINE_ERR_UNSUPPORTED,
+        "tensor \"%s\" holds several matrices, and one begins at row %u, which is not a "
+        "multiple of %u",
+        f->name, row, KERN_PANEL_ROWS);
+}
+
 static int find_fused_qkv(struct finder *f, struct layer_weights *l, uint32_t q, uint32_t kv)
 {
     struct kern_matrix all;
     const float *bias = NULL;
     if (find_matrix(f, "attn_qkv.weight", q + 2 * kv, f->shape->n_embd, true, &all) != 0 ||
         find_vector(f, "attn_qkv.bias", q + 2 * kv, false, &bias) != 0)
+        return -1;
+    if (check_split(f, &all, q) != 0 || check_split(f, &all, q + kv) != 0)
         return -1;
     l->q = weights_rows(&all, 0, q);
     l->k = weights_rows(&all, q, kv);
@@ -221,6 +240,8 @@ static int find_dense(struct finder *f, struct layer_weights *l)
     if (s->arch->fused_gate_up && !look_up(f, "ffn_gate.weight")) {
         struct kern_matrix both;
         if (find_matrix(f, "ffn_up.weight", 2 * s->n_ff, s->n_embd, true, &both) != 0)
+            return -1;
+        if (check_split(f, &both, s->n_ff) != 0)
             return -1;
         l->gate = weights_rows(&both, 0, s->n_ff);
         l->up = weights_rows(&both, s->n_ff, s->n_ff);
@@ -319,10 +340,12 @@ static int find_all(struct finder *f)
     return check_all_used(f);
 }
 
-int weights_find(struct weights *w, const struct gguf *g, const struct model_shape *shape,
-                 struct engine_err *err)
+int weights_find(struct weights *w, const struct gguf *g, const struct repack *packed,
+                 const struct model_shape *shape, struct engine_err *err)
 {
-    struct finder f = { .g = g, .shape = shape, .w = w, .err = err, .kern = kern_select("ref") };
+    struct finder f = {
+        .g = g, .packed = packed, .shape = shape, .w = w, .err = err, .kern = kern_select("ref")
+    };
     memset(w, 0, sizeof(*w));
     w->layer = calloc(shape->n_layers, sizeof(*w->layer));
     f.used = calloc(gguf_n_tensors(g) + 1, 1);
@@ -345,7 +368,8 @@ void weights_fini(struct weights *w)
 struct kern_matrix weights_rows(const struct kern_matrix *m, uint32_t row0, uint32_t n)
 {
     struct kern_matrix part = *m;
-    part.data = (const char *)m->data + row0 * m->row_bytes;
+    part.n_rows = row0;
+    part.data = (const char *)m->data + kern_matrix_bytes(&part);
     part.n_rows = n;
     return part;
 }

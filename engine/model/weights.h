@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * weights.h - the tensors of a model by their role.  Views into the loaded file, but for vectors
- * and unaligned tensors, which are copied.
+ * weights.h - the tensors of a model by their role.  Views into the loaded file or its panels
+ * (repack.h), but for vectors and unaligned tensors, which are copied.
  *
  * Every tensor of the file must have a role and the shape that the hyper-parameters say: a file
  * with a tensor that nobody reads would be computed wrongly.
@@ -40,12 +40,15 @@ struct weights {
     size_t n_owned, cap_owned;
 };
 
-/* The file must be loaded.  On failure *w is to be given to weights_fini all the same. */
-int weights_find(struct weights *w, const struct gguf *g, const struct model_shape *shape,
-                 struct engine_err *err);
+struct repack;
+
+/* The file must be loaded, and `packed` have taken what it wants (NULL: nothing).  On failure *w is to
+ * be given to weights_fini all the same. */
+int weights_find(struct weights *w, const struct gguf *g, const struct repack *packed,
+                 const struct model_shape *shape, struct engine_err *err);
 void weights_fini(struct weights *w);
 
-/* The view of rows [row0, row0 + n) of a matrix. */
+/* The view of rows [row0, row0 + n) of a matrix; in panels, row0 is a multiple of KERN_PANEL_ROWS. */
 struct kern_matrix weights_rows(const struct kern_matrix *m, uint32_t row0, uint32_t n);
 struct kern_matrix weights_expert(const struct expert_matrix *m, uint32_t e);
 

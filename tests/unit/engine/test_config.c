@@ -293,7 +293,7 @@ static int find_weights(struct model *m)
     cr_assert_eq(gguf_load(m->g, &(struct gguf_load_options){ 0 }, &m->err), 0);
     unlink(path);
     cr_assert_eq(config_read(&m->shape, m->g, &opt, &m->err), 0, "%s", m->err.text);
-    return weights_find(&m->w, m->g, &m->shape, &m->err);
+    return weights_find(&m->w, m->g, NULL, &m->shape, &m->err);
 }
 
 Test(weights, every_tensor_gets_its_role)

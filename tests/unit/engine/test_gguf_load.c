@@ -232,6 +232,45 @@ Test(gguf_load, what_no_tensor_claims_is_not_read)
     }
 }
 
+/* Takes every tensor but "large"; `n` counts all. */
+struct taker {
+    uint32_t n;
+    bool all_there;
+};
+
+static bool take_some(void *ctx, const struct gguf_tensor *t)
+{
+    static const char *const order[] = { "small", "large", "last" };
+    struct taker *taker = ctx;
+    uint64_t which = taker->n + 1;
+    cr_assert(taker->n < 3 && strcmp(t->name, order[taker->n]) == 0, "%s", t->name);
+    for (uint64_t i = 0; i < t->ne[0]; i += t->ne[0] / 1000 + 1) {
+        float x;
+        memcpy(&x, (const char *)t->data + i * sizeof(x), sizeof(x));
+        taker->all_there = taker->all_there && x == value_of(which, i);
+    }
+    taker->n++;
+    return strcmp(t->name, "large") != 0;
+}
+
+Test(gguf_load, tensors_are_offered_once_they_are_there_and_go_if_taken)
+{
+    const char *path = write_model(8);
+    for (int w = 0; w < N_WAYS; w++) {
+        struct gguf *g = open_good(path);
+        struct taker taker = { .all_there = true };
+        struct gguf_load_options opt = ways[w];
+        opt.take = take_some;
+        opt.take_ctx = &taker;
+        cr_assert(gguf_load(g, &opt, NULL) == 0);
+        cr_expect(taker.n == 3 && taker.all_there);
+        cr_expect(gguf_find_tensor(g, "small")->data == NULL);
+        cr_expect(gguf_find_tensor(g, "last")->data == NULL);
+        expect_tensor(g, "large", 2, LARGE);
+        gguf_close(g);
+    }
+}
+
 Test(gguf_load, cancel_stops_it)
 {
     const char *path = write_model(32);

@@ -20,11 +20,27 @@ enum { N_TYPES = sizeof(types) / sizeof(types[0]), MAX_TOKENS = 21 };
 /* A random matrix and random quantised inputs. */
 struct problem {
     struct kern_matrix w;
+    struct kern_matrix packed; /* the same in panels; of quantised types */
     float *x;
     struct kern_act act;
     struct kern_input in;
     float *expected; /* by ref, [MAX_TOKENS][n_rows] */
 };
+
+static void pack(struct problem *p)
+{
+    const struct kern_matrix *w = &p->w;
+    size_t bytes = kern_packed_bytes(w->type, w->n_rows, w->n_cols);
+    uint32_t n_panels = (w->n_rows + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS;
+    void *data = aligned_alloc(64, bytes);
+    memset(data, 0xff, bytes);
+    kern_pack(w, 0, n_panels / 2, data);
+    kern_pack(w, n_panels / 2, n_panels, data);
+    p->packed = *w;
+    p->packed.layout = KERN_LAYOUT_PANELS;
+    p->packed.data = data;
+    p->packed.row_bytes = 0;
+}
 
 static void problem_init(struct problem *p, enum kern_type type, uint32_t rows, uint32_t cols,
                          uint64_t seed)
@@ -36,8 +52,10 @@ static void problem_init(struct problem *p, enum kern_type type, uint32_t rows, 
     p->x = random_floats((size_t)MAX_TOKENS * cols, seed + 1);
     p->x[cols / 2] = 40.0f; /* an outlier, as real activations have */
     random_act_init(&p->act, MAX_TOKENS, cols);
-    if (kern_type_info(type)->group_values)
+    if (kern_type_info(type)->group_values) {
         kern_select("ref")->quantise(p->x, &p->act, 0, MAX_TOKENS);
+        pack(p);
+    }
     p->in = (struct kern_input){ .x = p->x, .act = &p->act };
     p->expected = malloc((size_t)MAX_TOKENS * rows * sizeof(float));
     kern_select("ref")->mul_mat(&p->w, 0, rows, &p->in, 0, MAX_TOKENS, p->expected, rows);
@@ -46,47 +64,59 @@ static void problem_init(struct problem *p, enum kern_type type, uint32_t rows, 
 static void problem_fini(struct problem *p)
 {
     free((void *)(uintptr_t)p->w.data);
+    free((void *)(uintptr_t)p->packed.data);
     free(p->x);
     random_act_fini(&p->act);
     free(p->expected);
 }
 
 /* Rows in two cuts, tokens in pieces of `step`. */
-static void check_variant(const struct kern_table *k, const struct problem *p, uint32_t step)
+static void check_layout(const struct kern_table *k, const struct problem *p,
+                         const struct kern_matrix *w, uint32_t step)
 {
-    uint32_t rows = p->w.n_rows;
+    uint32_t rows = w->n_rows;
     float *y = malloc((size_t)MAX_TOKENS * rows * sizeof(float));
     uint32_t cut = rows > KERN_PANEL_ROWS ? KERN_PANEL_ROWS : rows;
     memset(y, 0xff, (size_t)MAX_TOKENS * rows * sizeof(float));
     for (uint32_t t = 0; t < MAX_TOKENS; t += step) {
         uint32_t t1 = t + step < MAX_TOKENS ? t + step : MAX_TOKENS;
-        k->mul_mat(&p->w, 0, cut, &p->in, t, t1, y, rows);
+        k->mul_mat(w, 0, cut, &p->in, t, t1, y, rows);
         if (cut < rows)
-            k->mul_mat(&p->w, cut, rows, &p->in, t, t1, y, rows);
+            k->mul_mat(w, cut, rows, &p->in, t, t1, y, rows);
     }
     for (size_t i = 0; i < (size_t)MAX_TOKENS * rows; i++)
         cr_assert(memcmp(&y[i], &p->expected[i], 4) == 0,
-                  "%s %s rows %u cols %u step %u: element %zu is %.9g, ref has %.9g", k->name,
-                  kern_type_info(p->w.type)->name, rows, p->w.n_cols, step, i, (double)y[i],
-                  (double)p->expected[i]);
+                  "%s %s %s, %u x %u, step %u: element %zu is %.9g, ref has %.9g", k->name,
+                  kern_type_info(w->type)->name, w->layout ? "panels" : "rows", rows, w->n_cols,
+                  step, i, (double)y[i], (double)p->expected[i]);
     free(y);
+}
+
+static void check_variant(const struct kern_table *k, const struct problem *p, uint32_t step)
+{
+    check_layout(k, p, &p->w, step);
+    if (p->packed.data)
+        check_layout(k, p, &p->packed, step);
 }
 
 Test(mul_mat, every_variant_gives_the_bits_of_ref)
 {
     static const uint32_t rows[] = { 1, 15, 16, 17, 40 };
-    static const uint32_t blocks[] = { 1, 2, 3, 9 }; /* the last crosses a panel for 256 */
+    static const uint32_t blocks[] = { 1, 2, 3, 9,
+                                       53 }; /* several pieces of columns, of both blocks */
     for (size_t t = 0; t < N_TYPES; t++)
         for (size_t r = 0; r < 5; r++)
-            for (size_t b = 0; b < 4; b++) {
+            for (size_t b = 0; b < 5; b++) {
                 uint32_t unit = kern_type_info(types[t])->block_values;
+                if (unit == 256 && blocks[b] > 9)
+                    continue;
                 struct problem p;
                 problem_init(&p, types[t], rows[r], unit == 1 ? blocks[b] * 37 : blocks[b] * unit,
                              t * 100 + r * 10 + b);
                 for (uint32_t v = 0; v < kern_n_usable(); v++) {
                     check_variant(kern_usable(v), &p, MAX_TOKENS);
-                    check_variant(kern_usable(v), &p, 1);
-                    check_variant(kern_usable(v), &p, 5);
+                    for (uint32_t step = 1; step <= 8; step++) /* each size of a tile */
+                        check_variant(kern_usable(v), &p, step);
                 }
                 problem_fini(&p);
             }
@@ -128,12 +158,43 @@ Test(mul_mat, extreme_bytes_do_not_saturate)
         struct problem p;
         problem_init(&p, types[t], 16, 256, 3);
         random_fill_bytes((uint8_t *)(uintptr_t)p.w.data, types[t], 16, 256, t % 2 ? 0xff : 0x80);
+        kern_pack(&p.w, 0, 1, (void *)(uintptr_t)p.packed.data);
         for (size_t i = 0; i < (size_t)MAX_TOKENS * 256; i++)
             p.x[i] = i % 3 ? 1.0f : -1.0f;
         kern_select("ref")->quantise(p.x, &p.act, 0, MAX_TOKENS);
         kern_select("ref")->mul_mat(&p.w, 0, 16, &p.in, 0, MAX_TOKENS, p.expected, 16);
         for (uint32_t v = 0; v < kern_n_usable(); v++)
             check_variant(kern_usable(v), &p, MAX_TOKENS);
+        problem_fini(&p);
+    }
+}
+
+Test(pack, panels_take_no_more_than_the_rows_but_for_padding)
+{
+    for (size_t t = 0; t < N_TYPES; t++) {
+        if (!kern_type_info(types[t])->group_values)
+            continue;
+        size_t rows = (size_t)64 * random_row_bytes(types[t], 4096);
+        cr_assert_leq(kern_packed_bytes(types[t], 64, 4096), rows, "%s",
+                      kern_type_info(types[t])->name);
+        cr_assert_eq(kern_packed_bytes(types[t], 49, 4096), kern_packed_bytes(types[t], 64, 4096));
+    }
+}
+
+Test(pack, a_row_has_the_same_values_in_every_layout)
+{
+    for (size_t t = 0; t < N_TYPES; t++) {
+        struct problem p;
+        problem_init(&p, types[t], 17, 768, 11 + t);
+        float *rows = malloc(768 * sizeof(float)), *panels = malloc(768 * sizeof(float));
+        for (uint32_t r = 0; r < 17 && p.packed.data; r++) {
+            kern_row(&p.w, r, rows);
+            kern_row(&p.packed, r, panels);
+            cr_assert(memcmp(rows, panels, 768 * sizeof(float)) == 0, "%s row %u",
+                      kern_type_info(types[t])->name, r);
+        }
+        free(rows);
+        free(panels);
         problem_fini(&p);
     }
 }

@@ -160,6 +160,10 @@ Test(quantise, every_variant_gives_the_bits_of_ref)
     x[3 * COLS] = 1e-43f; /* subnormal beside ordinary values */
     memset(x + 4 * COLS, 0, 32 * sizeof(float));
     x[4 * COLS] = 1e-43f; /* and alone: its scale is subnormal too */
+    for (int i = 0; i < 32; i++)
+        x[4 * COLS + 32 + i] = ((float)i + 0.5f) * 127.0f / 31.5f; /* ties, about */
+    for (int i = 0; i < 32; i++)
+        x[4 * COLS + 64 + i] = i == 31 ? 127.0f : (float)i + 0.5f; /* and exactly */
     struct kern_act a, b;
     random_act_init(&a, ROWS, COLS);
     random_act_init(&b, ROWS, COLS);
@@ -168,10 +172,27 @@ Test(quantise, every_variant_gives_the_bits_of_ref)
         kern_usable(v)->quantise(x, &b, 0, 2);
         kern_usable(v)->quantise(x, &b, 2, ROWS);
         cr_assert_arr_eq(a.q, b.q, ROWS * COLS);
-        cr_assert_arr_eq(a.sum, b.sum, ROWS * COLS / 16 * sizeof(int32_t));
+        cr_assert_arr_eq(a.sum32, b.sum32, ROWS * COLS / 32 * sizeof(int32_t));
+        cr_assert_arr_eq(a.sum16, b.sum16, ROWS * COLS / 16 * sizeof(int32_t));
         expect_bits("d", kern_usable(v), b.d, a.d, ROWS * COLS / 32);
         expect_bits("xs16", kern_usable(v), b.xs16, a.xs16, ROWS * COLS / 16);
         expect_bits("xs32", kern_usable(v), b.xs32, a.xs32, ROWS * COLS / 32);
+    }
+    random_act_fini(&a), random_act_fini(&b), free(x);
+}
+
+/* So many that some quotients lie next to the middle of two whole numbers. */
+Test(quantise, no_quotient_is_rounded_to_the_wrong_side)
+{
+    enum { ROWS = 64, COLS = 4096 };
+    float *x = random_floats(ROWS * COLS, 17);
+    struct kern_act a, b;
+    random_act_init(&a, ROWS, COLS);
+    random_act_init(&b, ROWS, COLS);
+    ref()->quantise(x, &a, 0, ROWS);
+    for (uint32_t v = 0; v < kern_n_usable(); v++) {
+        kern_usable(v)->quantise(x, &b, 0, ROWS);
+        cr_assert_arr_eq(a.q, b.q, ROWS * COLS, "%s", kern_usable(v)->name);
     }
     random_act_fini(&a), random_act_fini(&b), free(x);
 }
@@ -193,6 +214,24 @@ Test(quantise, what_is_not_finite_stays_visible)
                     cr_assert_eq(a.q[i], 0);
                 random_act_fini(&a);
             }
+}
+
+Test(rope, every_variant_gives_the_bits_of_ref)
+{
+    enum { MOST = 64 };
+    static const uint32_t pairs[] = { 1, 7, 8, 9, 15, 16, 17, 32, 48, MOST };
+    float *x = random_floats(2 * MOST, 5), *angles = random_floats(2 * MOST, 6);
+    for (uint32_t v = 0; v < kern_n_usable(); v++)
+        for (size_t i = 0; i < sizeof(pairs) / sizeof(*pairs); i++)
+            for (int interleaved = 0; interleaved < 2; interleaved++) {
+                float a[2 * MOST], b[2 * MOST];
+                memcpy(a, x, sizeof(a));
+                memcpy(b, x, sizeof(b));
+                ref()->rope(a, angles, pairs[i], interleaved);
+                kern_usable(v)->rope(b, angles, pairs[i], interleaved);
+                expect_bits("rope", kern_usable(v), b, a, 2 * MOST); /* nothing beyond its pairs */
+            }
+    free(x), free(angles);
 }
 
 Test(rope, turns_by_the_angle)

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * repack.c - one region of 2 MiB pages for the panels of all tensors, in the order of the file.
+ */
+#include "engine/model/repack.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "engine/huge.h"
+#include "kernels/kernels.h"
+
+enum {
+    PANELS_PER_ITEM = 8, /* a few hundred KB: claiming costs nothing, threads end together */
+};
+#define NO_PANELS UINT64_MAX
+
+struct repack {
+    const struct gguf *g;
+    struct workers *workers;
+    uint64_t *at; /* by tensor: where its panels begin; NO_PANELS */
+    uint8_t *mem;
+    size_t bytes;
+};
+
+/* An embedding that is not the output as well is only looked up, a row at a time. */
+static bool is_only_looked_up(const struct gguf *g, const struct gguf_tensor *t)
+{
+    return strcmp(t->name, "token_embd.weight") == 0 && gguf_find_tensor(g, "output.weight");
+}
+
+static bool wants_panels(const struct gguf *g, const struct gguf_tensor *t)
+{
+    const struct kern_type_info *info = kern_type_info(t->type);
+    return info->supported && info->group_values && t->bytes > 0 && t->ne[0] <= UINT32_MAX &&
+           t->ne[1] >= KERN_PANEL_ROWS && t->ne[1] <= UINT32_MAX && t->ne[3] == 1 &&
+           !is_only_looked_up(g, t);
+}
+
+static size_t matrix_bytes(const struct gguf_tensor *t)
+{
+    return kern_packed_bytes((enum kern_type)t->type, (uint32_t)t->ne[1], (uint32_t)t->ne[0]);
+}
+
+uint64_t repack_weight_bytes(const struct gguf *g)
+{
+    uint64_t sum = 0;
+    for (uint64_t i = 0; i < gguf_n_tensors(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        sum += wants_panels(g, t) ? matrix_bytes(t) * t->ne[2] : t->bytes;
+    }
+    return sum;
+}
+
+static uint64_t index_of(const struct repack *r, const struct gguf_tensor *t)
+{
+    return (uint64_t)(t - gguf_tensor_at(r->g, 0));
+}
+
+/* Where each tensor's panels will be. */
+static void place(struct repack *r)
+{
+    for (uint64_t i = 0; i < gguf_n_tensors(r->g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(r->g, i);
+        r->at[i] = wants_panels(r->g, t) ? r->bytes : NO_PANELS;
+        r->bytes += wants_panels(r->g, t) ? matrix_bytes(t) * t->ne[2] : 0;
+    }
+}
+
+int repack_open(struct repack **out, const struct gguf *g, struct workers *workers,
+                struct engine_err *err)
+{
+    struct repack *r = calloc(1, sizeof(*r));
+    *out = NULL;
+    if (!r || !(r->at = calloc(gguf_n_tensors(g) + 1, sizeof(*r->at)))) {
+        free(r);
+        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for the list of weights");
+    }
+    r->g = g;
+    r->workers = workers;
+    place(r);
+    if (r->bytes > 0 && !(r->mem = huge_alloc(r->bytes))) {
+        engine_fail(err, ENGINE_ERR_MEMORY, "no memory for %zu bytes of weights", r->bytes);
+        repack_close(r);
+        return -1;
+    }
+    *out = r;
+    return 0;
+}
+
+void repack_close(struct repack *r)
+{
+    if (!r)
+        return;
+    huge_free(r->mem, r->bytes);
+    free(r->at);
+    free(r);
+}
+
+const void *repack_find(const struct repack *r, const struct gguf_tensor *t)
+{
+    uint64_t at = r ? r->at[index_of(r, t)] : NO_PANELS;
+    return at == NO_PANELS ? NULL : r->mem + at;
+}
+
+struct pack_job {
+    struct kern_matrix rows;
+    uint8_t *dst;
+    uint32_t n_panels;
+};
+
+static void pack_item(void *ctx, uint32_t item)
+{
+    const struct pack_job *job = ctx;
+    uint32_t first = item * PANELS_PER_ITEM, end = first + PANELS_PER_ITEM;
+    kern_pack(&job->rows, first, end < job->n_panels ? end : job->n_panels, job->dst);
+}
+
+bool repack_take(void *ctx, const struct gguf_tensor *t)
+{
+    struct repack *r = ctx;
+    uint64_t at = r->at[index_of(r, t)];
+    if (at == NO_PANELS)
+        return false;
+    size_t row_bytes = t->bytes / t->ne[1] / t->ne[2];
+    for (uint64_t i = 0; i < t->ne[2]; i++) {
+        struct pack_job job = {
+            .rows = { .data = (const uint8_t *)t->data + i * t->ne[1] * row_bytes,
+                      .type = (enum kern_type)t->type,
+                      .n_rows = (uint32_t)t->ne[1],
+                      .n_cols = (uint32_t)t->ne[0],
+                      .row_bytes = row_bytes },
+            .dst = r->mem + at + i * matrix_bytes(t),
+            .n_panels = (uint32_t)((t->ne[1] + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS),
+        };
+        workers_run(r->workers, pack_item, &job,
+                    (job.n_panels + PANELS_PER_ITEM - 1) / PANELS_PER_ITEM);
+    }
+    return true;
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * repack.h - quantised tensors into the panels that the kernels like best (kernels/packed.h), while the
+ * file is being read: each tensor's pages of the file go back as soon as its panels are made, so that
+ * there is one copy of a model in memory.  Bits of a result do not depend on it.
+ *
+ * Left as they are: vectors, F32, F16 and BF16, and an embedding that is only looked up.
+ */
+#ifndef LACUNA_ENGINE_REPACK_H
+#define LACUNA_ENGINE_REPACK_H
+
+#include "engine/model/gguf.h"
+#include "engine/workers.h"
+
+struct repack;
+
+/* Bytes that a model's tensors will take, in panels or not. */
+uint64_t repack_weight_bytes(const struct gguf *g);
+
+/* Takes the memory of all panels.  g and workers must outlive the loading. */
+int repack_open(struct repack **out, const struct gguf *g, struct workers *workers,
+                struct engine_err *err);
+void repack_close(struct repack *r); /* NULL is fine; frees the panels */
+
+/* For gguf_load_options.take: makes the tensor's panels if it is to have them; true: its rows are not
+ * needed any more.  ctx is the struct repack. */
+bool repack_take(void *ctx, const struct gguf_tensor *t);
+
+/* The panels of a tensor, those of its ne[2] matrices one after the other; NULL: it has none, as no
+ * tensor has if r is NULL. */
+const void *repack_find(const struct repack *r, const struct gguf_tensor *t);
+
+#endif
