@@ -7,6 +7,10 @@
  * back, its tokens stay, and it is admitted again before anything of the same priority from the
  * queue.  While the next to be admitted waits for pages, so does everything behind it.
  *
+ * A seat is for work, not for waiting: whoever would find the next steps full of prompts that are no
+ * longer and no less important than its own stays in the queue, where limits of time hold and where
+ * others can still be told that it is full.
+ *
  * Scheduler thread only.
  */
 #include <assert.h>
@@ -14,6 +18,9 @@
 #include <string.h>
 
 #include "scheduler/internal.h"
+
+/* Steps that are full of prompts: fewer would leave the next step short when several end at once. */
+enum { PROMPT_STEPS = 2 };
 
 /* ---- admit ---- */
 
@@ -108,12 +115,34 @@ static struct choice *next_choice(struct sched *s)
     return is_before(best, queued) ? best : queued;
 }
 
+static uint32_t n_prefill(const struct sched *s, const struct choice *c)
+{
+    struct batch_item item;
+    choice_describe(c, s->step, &item);
+    return item.n_prefill;
+}
+
+/* Would its prompt wait behind others for several steps?  Half of each goes to the shortest, so longer
+ * ones are not in its way. */
+static bool would_wait(const struct sched *s, const struct choice *c)
+{
+    uint64_t n_before = 0;
+    uint32_t own = n_prefill(s, c);
+    for (uint32_t i = 0; i < s->n_running; i++) {
+        const struct choice *r = s->running[i];
+        uint32_t n = n_prefill(s, r);
+        if (n <= own && r->req->opt.priority <= c->req->opt.priority)
+            n_before += n;
+    }
+    return n_before >= (uint64_t)PROMPT_STEPS * s->limits.max_rows;
+}
+
 bool admit_next(struct sched *s)
 {
     if (s->n_running == s->max_seqs || s->blocked)
         return false;
     struct choice *c = next_choice(s);
-    if (!c)
+    if (!c || would_wait(s, c))
         return false;
     bool was_paused = c->state == CHOICE_PAUSED;
     struct engine_err err = { .code = ENGINE_ERR_NONE };

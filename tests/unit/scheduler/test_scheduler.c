@@ -150,6 +150,31 @@ Test(scheduler, more_choices_than_seats_still_finish)
     sched_fixture_close(&fx);
 }
 
+Test(scheduler, prompts_wait_in_the_queue_until_their_turn_is_near)
+{
+    static struct test_request t[9], important;
+    open_with(ENGINE(.held = true, .max_rows = 16), OPTIONS(0));
+    submit_plain(&t[0], "0123456789", 4);
+    fake_engine_wait_held(fx.engine);
+    for (int i = 1; i < 9; i++)
+        submit_plain(&t[i], "0123456789", 4);
+    one_step();
+    cr_assert_eq(n_seqs_open(), 1 + 4, "four prompts of ten fill two steps of 16 rows");
+    test_request_init(&important, "0123456789", 4);
+    important.opt.priority = -1;
+    test_request_submit(&important, &fx);
+    one_step();
+    cr_assert_neq(important.log.n_kinds, 0, "the others are less important");
+    fake_engine_go(fx.engine, UINT64_MAX);
+    for (int i = 0; i < 9; i++) {
+        test_request_wait(&t[i]);
+        test_request_close(&t[i]);
+    }
+    test_request_wait(&important);
+    test_request_close(&important);
+    sched_fixture_close(&fx);
+}
+
 Test(scheduler, a_request_waits_for_pages_and_runs_once_they_are_back)
 {
     struct test_request big, next;
