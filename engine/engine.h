@@ -340,6 +340,30 @@ void engine_stats(const struct engine *e, struct engine_stats *out);
 typedef void engine_write_fn(void *ctx, const char *text, size_t len);
 int engine_inspect(const char *path, engine_write_fn *write, void *ctx, struct engine_err *err);
 
+/* ---- commands: bench; [loop] ---- */
+
+/* A part of the steps since engine_profile_start. */
+struct engine_part {
+    const char *name;
+    uint64_t ns;                  /* that the stepping thread took for it */
+    uint64_t bytes;               /* of weights or KV pages that it had to read */
+    uint64_t int8_macs, f32_macs; /* multiplications */
+};
+
+/* Begins to measure the parts of every step, and forgets what was measured before. */
+void engine_profile_start(struct engine *e);
+uint32_t engine_profile(const struct engine *e, const struct engine_part **parts);
+
+/* What this machine can do at most, with some threads: the bound of a part is whichever of its three
+ * numbers takes longest. */
+struct engine_peak {
+    uint32_t n_threads;
+    double read;      /* bytes/s, of this model's weights from first to last */
+    double int8, f32; /* multiplications/s, in registers */
+};
+/* Takes about a second. */
+void engine_measure_peak(struct engine *e, uint32_t n_threads, struct engine_peak *out);
+
 /* ---- commands: eval ---- */
 
 /* Called for each position in order with the logits after that token; not 0 stops. */

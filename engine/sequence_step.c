@@ -244,7 +244,9 @@ static void sample_item(void *ctx, uint32_t item)
 void engine_sample(struct engine *e, struct engine_sample *jobs, uint32_t n_jobs)
 {
     struct sample_run run = { e, jobs };
+    profile_mark(&e->forward->profile);
     workers_run(e->workers, sample_item, &run, n_jobs);
+    profile_end(&e->forward->profile, PROFILE_SAMPLING);
 }
 
 /* ---- statistics ---- */

@@ -11,6 +11,7 @@ enum {
     PANEL_TILE_TOKENS = 3,
     VEC_TILE_ROWS = 2,
     VEC_TILE_TOKENS = 2,
+    VEC_PEAK_SUMS = 6, /* enough that none waits for its last, few enough for the registers */
     VEC_ATTN_QUERIES = 2,
     VEC_ATTN_COLUMNS = 2,
 };
@@ -48,27 +49,12 @@ static void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u)
 {
     for (int half = 0; half < 2; half++)
         for (int c = 0; c < UNPACK_VALUES; c += 32) {
-            __m256i v[8], t[8];
+            __m256i v[8];
             for (int i = 0; i < 8; i++)
                 v[i] = _mm256_load_si256((const __m256i *)(const void *)(rows[8 * half + i] + c));
-            for (int i = 0; i < 8; i += 2) {
-                t[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
-                t[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
-            }
-            for (int i = 0; i < 8; i += 4) {
-                v[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
-                v[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
-                v[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
-                v[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
-            }
-            /* v[4a + k] holds, per 128-bit lane l, dword 4l + k of rows 4a .. 4a + 3. */
-            for (int k = 0; k < 4; k++) {
-                uint8_t *dst = u + 16 * c + 32 * half + 64 * k;
-                _mm256_store_si256((__m256i *)(void *)dst,
-                                   _mm256_permute2x128_si256(v[k], v[4 + k], 0x20));
-                _mm256_store_si256((__m256i *)(void *)(dst + 256),
-                                   _mm256_permute2x128_si256(v[k], v[4 + k], 0x31));
-            }
+            v8_transpose(v);
+            for (int i = 0; i < 8; i++)
+                _mm256_store_si256((__m256i *)(void *)(u + 16 * c + 32 * half + 64 * i), v[i]);
         }
 }
 
@@ -85,6 +71,8 @@ const struct kern_table kern_avx2 = {
     .kv_seal = vec_kv_seal,
     .attend = vec_attend,
     .attend_fold = vec_attend_fold,
-    .attend_self = vec_attend_self,
+    .attend_last = vec_attend_last,
+    .peak = vec_peak,
+    .read = vec_read,
     .max_sum_exp = vec_max_sum_exp,
 };

@@ -12,7 +12,8 @@ enum {
     PANEL_TILE_TOKENS = 6,
     VEC_TILE_ROWS = 4,
     VEC_TILE_TOKENS = 4,
-    VEC_ATTN_QUERIES = 4,
+    VEC_PEAK_SUMS = 12, /* enough that none waits for its last, few enough for the registers */
+    VEC_ATTN_QUERIES = 6,
     VEC_ATTN_COLUMNS = 4,
 };
 
@@ -48,42 +49,13 @@ static inline __attribute__((always_inline)) void vec_tile_dots(const uint8_t *t
 #include "kernels/panel.h"
 #include "kernels/vector_body.h"
 
-/* 16 rows of 64 bytes to 16 registers of one dword per row. */
-static inline void transpose_dwords(__m512i v[16])
-{
-    __m512i t[16];
-    for (int i = 0; i < 16; i += 2) {
-        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
-        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
-    }
-    for (int i = 0; i < 16; i += 4) {
-        v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
-        v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
-        v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
-        v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
-    }
-    /* v[4a + k] holds, per 128-bit lane l, dword 4l + k of rows 4a .. 4a + 3. */
-    for (int k = 0; k < 4; k++) {
-        __m512i a = _mm512_shuffle_i32x4(v[k], v[4 + k], 0x88);
-        __m512i b = _mm512_shuffle_i32x4(v[8 + k], v[12 + k], 0x88);
-        __m512i c = _mm512_shuffle_i32x4(v[k], v[4 + k], 0xdd);
-        __m512i d = _mm512_shuffle_i32x4(v[8 + k], v[12 + k], 0xdd);
-        t[k] = _mm512_shuffle_i32x4(a, b, 0x88);
-        t[8 + k] = _mm512_shuffle_i32x4(a, b, 0xdd);
-        t[4 + k] = _mm512_shuffle_i32x4(c, d, 0x88);
-        t[12 + k] = _mm512_shuffle_i32x4(c, d, 0xdd);
-    }
-    for (int i = 0; i < 16; i++)
-        v[i] = t[i];
-}
-
 static void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u)
 {
     for (int c = 0; c < UNPACK_VALUES; c += 64) {
-        __m512i v[16];
+        w16 v[16];
         for (int i = 0; i < 16; i++)
             v[i] = _mm512_load_si512(rows[i] + c);
-        transpose_dwords(v);
+        w16_transpose(v);
         for (int i = 0; i < 16; i++)
             _mm512_store_si512(u + 16 * c + 64 * i, v[i]);
     }
@@ -102,6 +74,8 @@ const struct kern_table kern_avx512vnni = {
     .kv_seal = vec_kv_seal,
     .attend = vec_attend,
     .attend_fold = vec_attend_fold,
-    .attend_self = vec_attend_self,
+    .attend_last = vec_attend_last,
+    .peak = vec_peak,
+    .read = vec_read,
     .max_sum_exp = vec_max_sum_exp,
 };

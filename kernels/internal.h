@@ -48,14 +48,14 @@ void ref_rope(float *head, const float *cos_sin, uint32_t n_pairs, bool interlea
 /* ---- ref_attend.c ---- */
 
 float ref_tree(const float *lane); /* the tree of kernels.h over 16 lanes (ref.c) */
-void ref_kv_store(void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t slot,
-                  uint32_t head_dim, const float *k, const float *v);
+void ref_kv_store(void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t slot, uint32_t n,
+                  uint32_t head_dim, const float *k, const float *v, size_t stride);
 void ref_kv_seal(void *page, uint32_t page_tokens, const void *const *parts, uint32_t part_tokens,
                  uint32_t head_dim);
 void ref_attend(const struct kern_attend *a);
 void ref_attend_fold(float *m, float *l, float *o, float m_i, float l_i, const float *o_i,
                      uint32_t head_dim);
-void ref_attend_self(const float *q, const float *k, const float *v, float softcap,
+void ref_attend_last(const float *q, const float *k, const float *v, float softcap,
                      uint32_t head_dim, float *m, float *l, float *o);
 
 /* The page of one KV head in F16 or F32: K tiles [page_tokens / 32][head_dim][32], then V

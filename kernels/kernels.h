@@ -36,7 +36,7 @@
  *     m = max s_j;  p_j = kern_exp(s_j - m);  l: lane[j % 16] += p_j, then the tree
  *     o_c = fma(p_j, v_jc, o_c), j ascending
  * and items are folded in ascending order (kern_table.attend_fold).  Pages hold F16 (or F32); a query's own
- * token is not read from there but folded last, unrounded (attend_self): in short contexts that
+ * token is not read from there but folded last, unrounded (attend_last): in short contexts that
  * halves the error of F16, and it depends on nothing but the position.
  *
  * Pages of 8 bits hold codes u in 0..255 and binary16 factors: keys per channel c and tile of 32
@@ -136,6 +136,7 @@ void kern_row(const struct kern_matrix *w, uint32_t row, float *dst);
 enum {
     KERN_BLOCK = 32,       /* activations that share one scale */
     KERN_PANEL_ROWS = 16,  /* outputs computed together; row ranges start at a multiple of it */
+    KERN_TILE_ROWS = 32,   /* row ranges of a multiple of it are fastest */
     KERN_ATTN_ITEM = 1024, /* tokens per attention item */
     KERN_ATTN_TILE = 32,   /* tokens per tile of the K layout */
     KERN_ATTN_MAX_QUERIES = 16, /* queries per call of attend */
@@ -205,6 +206,12 @@ struct kern_attend {
     float *o;            /* [n_q][head_dim] out: sum of p * v, not divided */
 };
 
+/* What can be multiplied, for comparisons. */
+enum kern_peak {
+    KERN_PEAK_INT8, /* as products with quantised weights do */
+    KERN_PEAK_F32,  /* as attention does */
+};
+
 struct kern_table {
     const char *name; /* "ref", "avx2", "avx512vnni" */
 
@@ -234,10 +241,11 @@ struct kern_table {
      * n_pairs sines.  interleaved: pairs (2i, 2i+1); else (i, i + n_pairs). */
     void (*rope)(float *head, const float *cos_sin, uint32_t n_pairs, bool interleaved);
 
-    /* Writes one token's K and V of one head into its page at `slot` (position % page_tokens), as
-     * F16 or F32. */
-    void (*kv_store)(void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t slot,
-                     uint32_t head_dim, const float *k, const float *v);
+    /* Writes the K and V of one head and n adjacent tokens into their page from `slot` (position %
+     * page_tokens) on, as F16 or F32; those of a token lie `stride` values behind its predecessor's.
+     * Sixteen at a time, from a slot that is a multiple of it, are fastest. */
+    void (*kv_store)(void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t slot, uint32_t n,
+                     uint32_t head_dim, const float *k, const float *v, size_t stride);
 
     /* Makes one head's page of Q8 from all its tokens in F16, which lie in page_tokens / part_tokens
      * pages of part_tokens each. */
@@ -249,14 +257,21 @@ struct kern_table {
     /* Folds an item's partial into a query's running one, which starts as m = -INFINITY, l = 0,
      * o = 0:  M = max(*m, m_i), a = exp(*m - M), b = exp(m_i - M);
      * *l = fma(l_i, b, *l * a), o = fma(o_i, b, o * a), *m = M.  An item with m_i = -INFINITY
-     * changes nothing.  The result is o / *l. */
+     * changes nothing. */
     void (*attend_fold)(float *m, float *l, float *o, float m_i, float l_i, const float *o_i,
                         uint32_t head_dim);
 
     /* Folds the query's own token, the last it sees, from K and V that were never rounded to F16:
-     * s = q . k by 16 lanes and the tree, capped; then as attend_fold with (s, 1, v). */
-    void (*attend_self)(const float *q, const float *k, const float *v, float softcap,
+     * s = q . k by 16 lanes and the tree, capped; then as attend_fold with (s, 1, v).  Then the
+     * softmax is complete: o becomes o / *l. */
+    void (*attend_last)(const float *q, const float *k, const float *v, float softcap,
                         uint32_t head_dim, float *m, float *l, float *o);
+
+    /* For measuring: `n` times the instructions that multiply, in registers.  Returns how many
+     * multiplications that was. */
+    uint64_t (*peak)(enum kern_peak kind, uint32_t n);
+    /* For measuring: reads bytes (a multiple of 64 is read, no more) once; the result is noise. */
+    uint64_t (*read)(const void *p, size_t bytes);
 
     /* Largest of n values, and the sum of kern_exp(x[i] - max) by 16 lanes and the tree. */
     void (*max_sum_exp)(const float *x, size_t n, float *max, float *sum);

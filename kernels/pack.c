@@ -141,8 +141,8 @@ static void put_six(uint8_t *dst, uint32_t n, uint32_t v, uint32_t i, uint32_t x
 
 static uint32_t get_six(const uint8_t *src, uint32_t n, uint32_t v, uint32_t i)
 {
-    uint32_t low = src[ROWS * (v / 2) + i] >> 4 * (v % 2) & 15u;
-    return low | (src[8 * n + ROWS * (v / 4) + i] >> 2 * (v % 4) & 3u) << 4;
+    uint32_t low = (uint32_t)src[ROWS * (v / 2) + i] >> 4 * (v % 2) & 15u;
+    return low | ((uint32_t)src[8 * n + ROWS * (v / 4) + i] >> 2 * (v % 4) & 3u) << 4;
 }
 
 static void put_d(uint8_t *head, uint32_t i, const uint8_t *f16)

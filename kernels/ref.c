@@ -246,6 +246,29 @@ void ref_rope(float *head, const float *cos_sin, uint32_t n_pairs, bool interlea
     }
 }
 
+static uint64_t ref_peak(enum kern_peak kind, uint32_t n)
+{
+    volatile float f = 1.0f;
+    volatile int32_t i = 1;
+    for (uint32_t k = 0; k < n; k++) {
+        if (kind == KERN_PEAK_INT8)
+            i = i * 3 + 1;
+        else
+            f = fmaf(f, 0.5f, 1.0f);
+    }
+    return n;
+}
+
+static uint64_t ref_read(const void *p, size_t bytes)
+{
+    uint64_t sum = 0, word;
+    for (size_t i = 0; i < bytes / 64 * 64; i += sizeof(word)) {
+        memcpy(&word, (const uint8_t *)p + i, sizeof(word));
+        sum += word;
+    }
+    return sum;
+}
+
 static void ref_max_sum_exp(const float *x, size_t n, float *max, float *sum)
 {
     float lane[16] = { 0 };
@@ -270,6 +293,8 @@ const struct kern_table kern_ref = {
     .kv_seal = ref_kv_seal,
     .attend = ref_attend,
     .attend_fold = ref_attend_fold,
-    .attend_self = ref_attend_self,
+    .attend_last = ref_attend_last,
+    .peak = ref_peak,
+    .read = ref_read,
     .max_sum_exp = ref_max_sum_exp,
 };

@@ -26,8 +26,8 @@ static float load_element(const void *page, enum kern_kv kv, size_t at)
                              : kern_f16_to_f32(((const uint16_t *)page)[at]);
 }
 
-void ref_kv_store(void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t slot,
-                  uint32_t head_dim, const float *k, const float *v)
+static void store_token(void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t slot,
+                        uint32_t head_dim, const float *k, const float *v)
 {
     size_t tile = kern_k_tile(slot, head_dim) + slot % KERN_ATTN_TILE;
     size_t row = kern_v_row(page_tokens, slot, head_dim);
@@ -35,6 +35,13 @@ void ref_kv_store(void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t sl
         store_element(page, kv, tile + (size_t)c * KERN_ATTN_TILE, k[c]);
         store_element(page, kv, row + c, v[c]);
     }
+}
+
+void ref_kv_store(void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t slot, uint32_t n,
+                  uint32_t head_dim, const float *k, const float *v, size_t stride)
+{
+    for (uint32_t i = 0; i < n; i++)
+        store_token(page, kv, page_tokens, slot + i, head_dim, k + i * stride, v + i * stride);
 }
 
 /* ---- Q8: making a page ---- */
@@ -257,11 +264,13 @@ void ref_attend_fold(float *m, float *l, float *o, float m_i, float l_i, const f
         o[c] = fmaf(o_i[c], b, o[c] * a);
 }
 
-void ref_attend_self(const float *q, const float *k, const float *v, float softcap,
+void ref_attend_last(const float *q, const float *k, const float *v, float softcap,
                      uint32_t head_dim, float *m, float *l, float *o)
 {
     float lane[16] = { 0 };
     for (uint32_t c = 0; c < head_dim; c++)
         lane[c % 16] = fmaf(q[c], k[c], lane[c % 16]);
     ref_attend_fold(m, l, o, soft_cap(ref_tree(lane), softcap), 1.0f, v, head_dim);
+    for (uint32_t c = 0; c < head_dim; c++)
+        o[c] /= *l;
 }

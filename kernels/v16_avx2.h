@@ -393,6 +393,45 @@ static inline w16 w16_dot(w16 acc, w16 u, const int8_t *q, bool is_wide)
                     _mm256_add_epi32(acc.hi, v8_dot(u.hi, four, is_wide)));
 }
 
+/* 8 rows of 8 dwords to 8 columns. */
+static inline void v8_transpose(__m256i v[8])
+{
+    __m256i t[8], u[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = _mm256_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        u[i] = _mm256_unpacklo_epi64(t[i], t[i + 2]);
+        u[i + 1] = _mm256_unpackhi_epi64(t[i], t[i + 2]);
+        u[i + 2] = _mm256_unpacklo_epi64(t[i + 1], t[i + 3]);
+        u[i + 3] = _mm256_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    /* u[4a + k] holds, per 128-bit lane l, dword 4l + k of rows 4a .. 4a + 3. */
+    for (int k = 0; k < 4; k++) {
+        v[k] = _mm256_permute2x128_si256(u[k], u[4 + k], 0x20);
+        v[4 + k] = _mm256_permute2x128_si256(u[k], u[4 + k], 0x31);
+    }
+}
+
+/* 16 rows to 16 columns: four squares, of which two change places. */
+static inline void v16_transpose(v16 v[16])
+{
+    __m256i square[2][2][8];
+    for (int a = 0; a < 2; a++) {
+        for (int i = 0; i < 8; i++) {
+            square[a][0][i] = _mm256_castps_si256(v[8 * a + i].lo);
+            square[a][1][i] = _mm256_castps_si256(v[8 * a + i].hi);
+        }
+        v8_transpose(square[a][0]);
+        v8_transpose(square[a][1]);
+    }
+    for (int b = 0; b < 2; b++)
+        for (int i = 0; i < 8; i++)
+            v[8 * b + i] = v16_make(_mm256_castsi256_ps(square[0][b][i]),
+                                    _mm256_castsi256_ps(square[1][b][i]));
+}
+
 /* The tree of kernels.h. */
 static inline float v16_tree(v16 v)
 {

@@ -298,6 +298,45 @@ static inline w16 w16_dot(w16 acc, w16 u, const int8_t *q, bool is_wide)
     return _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(word));
 }
 
+/* 16 rows of 64 bytes to 16 registers of one dword per row. */
+static inline void w16_transpose(w16 v[16])
+{
+    __m512i t[16];
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+        v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    /* v[4a + k] holds, per 128-bit lane l, dword 4l + k of rows 4a .. 4a + 3. */
+    for (int k = 0; k < 4; k++) {
+        __m512i a = _mm512_shuffle_i32x4(v[k], v[4 + k], 0x88);
+        __m512i b = _mm512_shuffle_i32x4(v[8 + k], v[12 + k], 0x88);
+        __m512i c = _mm512_shuffle_i32x4(v[k], v[4 + k], 0xdd);
+        __m512i d = _mm512_shuffle_i32x4(v[8 + k], v[12 + k], 0xdd);
+        t[k] = _mm512_shuffle_i32x4(a, b, 0x88);
+        t[8 + k] = _mm512_shuffle_i32x4(a, b, 0xdd);
+        t[4 + k] = _mm512_shuffle_i32x4(c, d, 0x88);
+        t[12 + k] = _mm512_shuffle_i32x4(c, d, 0xdd);
+    }
+    for (int i = 0; i < 16; i++)
+        v[i] = t[i];
+}
+
+static inline void v16_transpose(v16 v[16])
+{
+    w16 t[16];
+    for (int i = 0; i < 16; i++)
+        t[i] = _mm512_castps_si512(v[i]);
+    w16_transpose(t);
+    for (int i = 0; i < 16; i++)
+        v[i] = _mm512_castsi512_ps(t[i]);
+}
+
 /* The tree of kernels.h. */
 static inline float v16_tree(v16 v)
 {

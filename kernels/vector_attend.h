@@ -20,8 +20,8 @@ static inline v16 vec_clamp_f16(v16 x)
     return v16_min(v16_set1(KERN_F16_MAX), v16_max(v16_set1(-KERN_F16_MAX), x));
 }
 
-static void vec_kv_store(void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t slot,
-                         uint32_t head_dim, const float *k, const float *v)
+static void vec_store_token(void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t slot,
+                            uint32_t head_dim, const float *k, const float *v)
 {
     size_t tile = kern_k_tile(slot, head_dim) + slot % KERN_ATTN_TILE;
     size_t row = kern_v_row(page_tokens, slot, head_dim);
@@ -37,6 +37,42 @@ static void vec_kv_store(void *page, enum kern_kv kv, uint32_t page_tokens, uint
         for (uint32_t i = 0; i < 16; i++)
             out[tile + (size_t)(c + i) * KERN_ATTN_TILE] = half[i];
         v16_store_f16(out + row + c, vec_clamp_f16(v16_load(v + c)));
+    }
+}
+
+/* Keys of 16 tokens, half of a tile, and their values: whole vectors of it at a time. */
+static void vec_store_16_tokens(uint16_t *page, uint32_t page_tokens, uint32_t slot,
+                                uint32_t head_dim, const float *k, const float *v, size_t stride)
+{
+    uint16_t *tile = page + kern_k_tile(slot, head_dim) + slot % KERN_ATTN_TILE;
+    for (uint32_t c = 0; c < head_dim; c += 16) {
+        v16 t[16];
+        for (uint32_t i = 0; i < 16; i++)
+            t[i] = vec_clamp_f16(v16_load(k + i * stride + c));
+        v16_transpose(t);
+        for (uint32_t i = 0; i < 16; i++)
+            v16_store_f16(tile + (size_t)(c + i) * KERN_ATTN_TILE, t[i]);
+    }
+    for (uint32_t i = 0; i < 16; i++)
+        for (uint32_t c = 0; c < head_dim; c += 16)
+            v16_store_f16(page + kern_v_row(page_tokens, slot + i, head_dim) + c,
+                          vec_clamp_f16(v16_load(v + i * stride + c)));
+}
+
+static void vec_kv_store(void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t slot,
+                         uint32_t n, uint32_t head_dim, const float *k, const float *v,
+                         size_t stride)
+{
+    for (uint32_t i = 0; i < n;) {
+        if (kv == KERN_KV_F16 && (slot + i) % 16 == 0 && i + 16 <= n) {
+            vec_store_16_tokens(page, page_tokens, slot + i, head_dim, k + i * stride,
+                                v + i * stride, stride);
+            i += 16;
+        } else {
+            vec_store_token(page, kv, page_tokens, slot + i, head_dim, k + i * stride,
+                            v + i * stride);
+            i++;
+        }
     }
 }
 
@@ -383,7 +419,7 @@ vec_span_values(const struct kern_attend *a, enum kern_kv kv, float (*p)[KERN_AT
             vec_values(a, kv, p + k, s->all_end, s->end[k], o + (size_t)k * a->head_dim, 1);
 }
 
-_Static_assert(VEC_ATTN_QUERIES == 2 || VEC_ATTN_QUERIES == 4, "see vec_attend_kind");
+_Static_assert(VEC_ATTN_QUERIES <= 6, "see vec_attend_kind");
 
 /* Queries [i, i + n): kv and n are constants after inlining. */
 static inline __attribute__((always_inline)) void
@@ -415,16 +451,23 @@ vec_attend_some(const struct kern_attend *a, enum kern_kv kv, uint32_t i, uint32
 static inline __attribute__((always_inline)) void vec_attend_kind(const struct kern_attend *a,
                                                                   enum kern_kv kv)
 {
-    uint32_t i = 0;
-    for (; i + VEC_ATTN_QUERIES <= a->n_q; i += VEC_ATTN_QUERIES)
-        vec_attend_some(a, kv, i, VEC_ATTN_QUERIES);
-    /* What is left reads the pages once, too: three query heads of a KV head are not rare. */
-    if (VEC_ATTN_QUERIES > 3 && a->n_q - i == 3)
-        vec_attend_some(a, kv, i, 3);
-    else if (VEC_ATTN_QUERIES > 2 && a->n_q - i == 2)
-        vec_attend_some(a, kv, i, 2);
-    else if (a->n_q - i == 1)
-        vec_attend_some(a, kv, i, 1);
+    /* In groups of about the same size, each of which reads the pages once. */
+    uint32_t n_groups = (a->n_q + VEC_ATTN_QUERIES - 1) / VEC_ATTN_QUERIES;
+    for (uint32_t i = 0, n; i < a->n_q; i += n, n_groups--) {
+        n = (a->n_q - i + n_groups - 1) / n_groups;
+        if (n == 1)
+            vec_attend_some(a, kv, i, 1);
+        else if (n == 2)
+            vec_attend_some(a, kv, i, 2);
+        else if (VEC_ATTN_QUERIES > 2 && n == 3)
+            vec_attend_some(a, kv, i, 3);
+        else if (VEC_ATTN_QUERIES > 3 && n == 4)
+            vec_attend_some(a, kv, i, 4);
+        else if (VEC_ATTN_QUERIES > 4 && n == 5)
+            vec_attend_some(a, kv, i, 5);
+        else if (VEC_ATTN_QUERIES > 5)
+            vec_attend_some(a, kv, i, 6);
+    }
 }
 
 static void vec_attend(const struct kern_attend *a)
@@ -457,7 +500,7 @@ static void vec_attend_fold(float *m, float *l, float *o, float m_i, float l_i, 
         v16_store(o + c, v16_fma(v16_load(o_i + c), b, v16_mul(v16_load(o + c), a)));
 }
 
-static void vec_attend_self(const float *q, const float *k, const float *v, float softcap,
+static void vec_attend_last(const float *q, const float *k, const float *v, float softcap,
                             uint32_t head_dim, float *m, float *l, float *o)
 {
     v16 acc = v16_set1(0.0f);
@@ -469,6 +512,8 @@ static void vec_attend_self(const float *q, const float *k, const float *v, floa
         s = lane[0];
     }
     vec_attend_fold(m, l, o, s, 1.0f, v, head_dim);
+    for (uint32_t c = 0; c < head_dim; c += 16)
+        v16_store(o + c, v16_div(v16_load(o + c), v16_set1(*l)));
 }
 
 #endif

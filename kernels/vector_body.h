@@ -306,6 +306,44 @@ static void vec_activate(enum kern_activation kind, const float *gate, const flo
     }
 }
 
+/* ---- what the processor can do ---- */
+
+static uint64_t vec_peak(enum kern_peak kind, uint32_t n)
+{
+    static const int8_t q[4] = { 1, -2, 3, -4 };
+    w16 u = w16_set1(0x01020304), sum[VEC_PEAK_SUMS];
+    v16 a = v16_set1(0.5f), acc[VEC_PEAK_SUMS];
+    for (uint32_t i = 0; i < VEC_PEAK_SUMS; i++) {
+        sum[i] = w16_zero();
+        acc[i] = v16_set1((float)i);
+    }
+    for (uint32_t k = 0; k < n && kind == KERN_PEAK_INT8; k++)
+        for (uint32_t i = 0; i < VEC_PEAK_SUMS; i++)
+            sum[i] = w16_dot(sum[i], u, q, false);
+    for (uint32_t k = 0; k < n && kind == KERN_PEAK_F32; k++)
+        for (uint32_t i = 0; i < VEC_PEAK_SUMS; i++)
+            acc[i] = v16_fma(acc[i], a, a);
+    volatile float sink = 0.0f; /* or all of it could be left out */
+    for (uint32_t i = 0; i < VEC_PEAK_SUMS; i++)
+        sink += v16_tree(v16_add(acc[i], v16_from_w16(sum[i])));
+    return (uint64_t)n * VEC_PEAK_SUMS * (kind == KERN_PEAK_INT8 ? 64 : 16);
+}
+
+static uint64_t vec_read(const void *p, size_t bytes)
+{
+    const uint8_t *at = p, *end = at + bytes / 64 * 64;
+    w16 sum[4] = { w16_zero(), w16_zero(), w16_zero(), w16_zero() };
+    for (; at + 256 <= end; at += 256)
+        for (size_t i = 0; i < 4; i++) {
+            __builtin_prefetch(at + 64 * i + PANEL_AHEAD);
+            sum[i] = w16_add(sum[i], w16_load(at + 64 * i));
+        }
+    for (; at < end; at += 64)
+        sum[0] = w16_add(sum[0], w16_load(at));
+    return (uint64_t)v16_tree(
+        v16_abs(v16_from_w16(w16_add(w16_add(sum[0], sum[1]), w16_add(sum[2], sum[3])))));
+}
+
 static void vec_max_sum_exp(const float *x, size_t n, float *max, float *sum)
 {
     v16 m = v16_set1(-INFINITY), acc = v16_set1(0.0f);

@@ -83,6 +83,11 @@ const struct options_row options_rows[] = {
       .help = "tokens already in the cache", GROUP_COMMAND, OPTIONS_BENCH },
     { "repeat", 'r', "N", U32(repeat, 1, 1000), .def = "5",
       .help = "repetitions; the median is shown", GROUP_COMMAND, OPTIONS_BENCH },
+    { "profile", 0, NULL, BOOL(profile), .def = "false",
+      .help = "also where the time of a step went, by its parts", GROUP_COMMAND, OPTIONS_BENCH },
+    { "roofline", 0, NULL, BOOL(roofline), .def = "false",
+      .help = "first measure what this machine can do at most, then show beside each part how near it "
+              "came", GROUP_COMMAND, OPTIONS_BENCH },
     { "file", 'f', "FILE", STRING(file), .help = "text to measure; - is standard input",
       GROUP_COMMAND, OPTIONS_EVAL },
     { "tokens", 0, "ID,...", NUMBERS(tokens, 0, INT32_MAX),

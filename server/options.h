@@ -87,7 +87,7 @@ struct options {
     const char *file, *logits_out;
     struct options_numbers tokens;
     uint32_t chunk;
-    bool json;
+    bool json, profile, roofline;
 
     const char *args[OPTIONS_MAX_ARGS]; /* what is left of the command line */
     uint32_t n_args;

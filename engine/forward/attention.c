@@ -358,10 +358,8 @@ static void finish_query(const struct forward *f, uint32_t row, uint32_t head, f
     const struct model_shape *s = f->shape;
     size_t kv_head = head / (s->n_heads / s->n_kv_heads);
     size_t kv = ((size_t)row * s->n_kv_heads + kv_head) * s->head_dim;
-    f->kern->attend_self(f->q + ((size_t)row * s->n_heads + head) * s->head_dim, f->k + kv,
+    f->kern->attend_last(f->q + ((size_t)row * s->n_heads + head) * s->head_dim, f->k + kv,
                          f->v + kv, s->attention_soft_cap, s->head_dim, m, l, o);
-    for (uint32_t i = 0; i < s->head_dim; i++)
-        o[i] /= *l;
 }
 
 /* The running softmax of a block's queries; o points into the output rows. */
@@ -442,6 +440,22 @@ static void finish_row(void *ctx, uint32_t row)
         job->f->kern->quantise(job->f->attn.x, &job->f->attn.act, row, row + 1);
 }
 
+/* What the rows see, and the pages that hold it, each run's once. */
+static void count_attention(struct forward *f, const struct layer_shape *layer)
+{
+    const struct model_shape *s = f->shape;
+    uint64_t token_bytes = s->n_kv_heads * config_head_page_bytes(s) / KV_PAGE_TOKENS;
+    for (uint32_t i = 0; i < f->n_runs; i++) {
+        const struct run *run = &f->run[i];
+        uint64_t n_seen = 0;
+        for (uint32_t pos = run->pos0; pos < run->pos0 + run->n_rows; pos++)
+            n_seen += pos + 1 - kv_first_visible(layer->window, pos);
+        uint64_t n_read = run->pos0 + run->n_rows - kv_first_visible(layer->window, run->pos0);
+        profile_add(&f->profile, PROFILE_ATTENTION, n_read * token_bytes,
+                    2 * n_seen * s->n_heads * s->head_dim);
+    }
+}
+
 void attention_forward(struct forward *f, uint32_t layer)
 {
     const struct layer_shape *shape = &f->shape->layer[layer];
@@ -453,4 +467,6 @@ void attention_forward(struct forward *f, uint32_t layer)
     };
     workers_run(f->workers, work_item, &job, job.plan->n_work);
     workers_run(f->workers, finish_row, &job, f->n_rows);
+    if (f->profile.is_on)
+        count_attention(f, shape);
 }

@@ -47,7 +47,8 @@ void ffn_forward(struct forward *f, const struct layer_weights *w)
         .w = &w->down, .x = &hidden, .y = f->block, .ldy = f->shape->n_embd, .n_rows = f->n_rows
     };
 
-    forward_products(f, wide, f->shape->arch->ungated ? 1 : 2);
+    forward_products(f, wide, f->shape->arch->ungated ? 1 : 2, PROFILE_GATE_UP);
     workers_run(f->workers, hidden_row, &job, f->n_rows);
-    forward_products(f, &down, 1);
+    profile_end(&f->profile, PROFILE_ACTIVATION);
+    forward_products(f, &down, 1, PROFILE_DOWN);
 }

@@ -9,12 +9,14 @@
  *   ffn.c        the dense feed-forward
  *   moe.c        router, experts, shared expert
  *   scratch.c    all buffers, sized at open
+ *   profile.c    the time that each part takes
  *
  * Each phase is a loop over items that the workers share; between phases there is a barrier.
  */
 #ifndef LACUNA_ENGINE_FORWARD_H
 #define LACUNA_ENGINE_FORWARD_H
 
+#include "engine/forward/profile.h"
 #include "engine/model/weights.h"
 #include "engine/workers.h"
 #include "kvcache/kvcache.h"
@@ -25,6 +27,12 @@ struct run {
     uint32_t row0, n_rows; /* of the step */
     uint32_t pos0;         /* position of row0 */
     uint32_t spare_page;   /* see paging.c: first of the spare pages that it writes on */
+};
+
+/* Adjacent rows of one run whose positions lie in one group of SEGMENT_ROWS. */
+enum { SEGMENT_ROWS = 16 };
+struct segment {
+    uint32_t row0, n_rows;
 };
 
 /* A page that a run completes. */
@@ -94,6 +102,7 @@ struct forward {
     struct workers *workers;
     _Atomic uint64_t *heartbeat;
     struct forward_options opt;
+    struct profile profile;
 
     /* The step at hand. */
     uint32_t n_rows, n_runs, n_logits;
@@ -102,6 +111,9 @@ struct forward {
     int32_t *token;          /* [max_rows] */
     uint32_t *logit_row;     /* [max_logit_rows] */
     struct attention_plan plan[KV_MAX_GROUPS];
+
+    struct segment *segment; /* [max_rows] */
+    uint32_t n_segments;
 
     /* Of pages whose sealed form is another (paging.c). */
     struct sealing *sealing; /* [max_rows] */
@@ -157,8 +169,9 @@ void layer_forward(struct forward *f, uint32_t layer);
 size_t paging_spare_bytes(const struct model_shape *shape, uint32_t max_rows);
 /* What has to be done with pages in each layer of the step. */
 void paging_plan_step(struct forward *f);
-/* Writes the K and V of a row. */
-void paging_store_row(struct forward *f, const struct layer_shape *layer, uint32_t row);
+/* Writes the K and V of a segment. */
+void paging_store(struct forward *f, const struct layer_shape *layer,
+                  const struct segment *segment);
 /* Once all rows are written: makes the sealed form of the pages that they complete. */
 void paging_seal(struct forward *f, const struct layer_shape *layer);
 /* Once nobody reads the layer's open pages any more: takes those begun in this step over. */
@@ -193,7 +206,8 @@ struct product {
     uint32_t n_rows; /* of x: tokens */
 };
 enum { FORWARD_MAX_PRODUCTS = 4 };
-void forward_products(struct forward *f, const struct product *p, uint32_t n);
+void forward_products(struct forward *f, const struct product *p, uint32_t n,
+                      enum profile_part part);
 
 /* Runs fn(f, row) for all rows of the step. */
 void forward_rows(struct forward *f, void (*fn)(struct forward *f, uint32_t row), uint32_t n_rows);

@@ -77,9 +77,9 @@ static void turn_heads(const struct layer_job *job, float *x, uint32_t n_heads, 
         f->kern->rope(x + h * f->shape->head_dim, angles, pairs, f->shape->arch->rope_interleaved);
 }
 
-static void place_qkv(void *ctx, uint32_t row)
+/* A row's queries, keys and values, ready for attention. */
+static void finish_qkv(const struct layer_job *job, uint32_t row)
 {
-    const struct layer_job *job = ctx;
     struct forward *f = job->f;
     const struct model_shape *s = f->shape;
     uint32_t n_q = s->n_heads * s->head_dim, n_kv = s->n_kv_heads * s->head_dim;
@@ -94,7 +94,15 @@ static void place_qkv(void *ctx, uint32_t row)
     turn_heads(job, k, s->n_kv_heads, row);
     for (uint32_t i = 0; i < n_q; i++)
         q[i] *= s->attention_scale;
-    paging_store_row(f, job->shape, row);
+}
+
+static void place_qkv(void *ctx, uint32_t item)
+{
+    const struct layer_job *job = ctx;
+    const struct segment *segment = &job->f->segment[item];
+    for (uint32_t i = 0; i < segment->n_rows; i++)
+        finish_qkv(job, segment->row0 + i);
+    paging_store(job->f, job->shape, segment);
 }
 
 /* x += residual_scale * norm?(block + bias) */
@@ -131,7 +139,7 @@ static void project_qkv(struct forward *f, const struct layer_weights *w)
         { .w = &w->k, .x = &in, .y = f->k, .ldy = n_kv, .n_rows = f->n_rows },
         { .w = &w->v, .x = &in, .y = f->v, .ldy = n_kv, .n_rows = f->n_rows },
     };
-    forward_products(f, p, 3);
+    forward_products(f, p, 3, PROFILE_QKV);
 }
 
 static void project_output(struct forward *f, const struct layer_weights *w)
@@ -140,7 +148,7 @@ static void project_output(struct forward *f, const struct layer_weights *w)
     struct product p = {
         .w = &w->o, .x = &in, .y = f->block, .ldy = f->shape->n_embd, .n_rows = f->n_rows
     };
-    forward_products(f, &p, 1);
+    forward_products(f, &p, 1, PROFILE_ATTENTION_OUT);
 }
 
 void layer_forward(struct forward *f, uint32_t layer)
@@ -153,13 +161,17 @@ void layer_forward(struct forward *f, uint32_t layer)
     if (has_experts && early_router)
         moe_route(f, w, f->x);
     for_rows(f, attention_input, &job);
+    profile_end(&f->profile, PROFILE_ATTENTION_NORM);
     project_qkv(f, w);
-    for_rows(f, place_qkv, &job);
+    workers_run(f->workers, place_qkv, &job, f->n_segments);
     paging_seal(f, job.shape);
+    profile_end(&f->profile, PROFILE_PLACE);
     attention_forward(f, layer);
     paging_carry(f, job.shape);
+    profile_end(&f->profile, PROFILE_ATTENTION);
     project_output(f, w);
     for_rows(f, attention_output, &job);
+    profile_end(&f->profile, PROFILE_FFN_NORM);
     if (has_experts && !early_router)
         moe_route(f, w, f->in.x);
     if (has_experts)
@@ -167,4 +179,5 @@ void layer_forward(struct forward *f, uint32_t layer)
     else
         ffn_forward(f, w);
     for_rows(f, ffn_output, &job);
+    profile_end(&f->profile, PROFILE_RESIDUAL);
 }

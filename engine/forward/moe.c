@@ -99,9 +99,10 @@ void moe_route(struct forward *f, const struct layer_weights *w, const float *x)
                          .n_rows = f->n_rows };
     if (kern_type_is_quantised(w->router.type))
         f->kern->quantise(x, &own->act, 0, f->n_rows);
-    forward_products(f, &p, 1);
+    forward_products(f, &p, 1, PROFILE_ROUTER);
     workers_run(f->workers, route_row, &job, f->n_rows);
     assign_slots(f);
+    profile_end(&f->profile, PROFILE_ROUTER);
 }
 
 /* ---- experts ---- */
@@ -137,7 +138,7 @@ struct experts_job {
     uint32_t blocks; /* per expert */
 };
 
-enum { EXPERT_ITEM_ROWS = 4 * KERN_PANEL_ROWS };
+enum { EXPERT_ITEM_ROWS = 2 * KERN_TILE_ROWS };
 
 static void expert_item(void *ctx, uint32_t item)
 {
@@ -151,11 +152,16 @@ static void expert_item(void *ctx, uint32_t item)
 }
 
 static void expert_product(struct forward *f, const struct expert_matrix *w,
-                           const struct kern_input *in, float *y)
+                           const struct kern_input *in, float *y, enum profile_part part)
 {
     struct experts_job job = { f, w, in, y,
                                (w->first.n_rows + EXPERT_ITEM_ROWS - 1) / EXPERT_ITEM_ROWS };
     workers_run(f->workers, expert_item, &job, job.blocks * f->routing.n_active);
+    for (uint32_t i = 0; i < f->routing.n_active; i++) {
+        const uint32_t *slots = &f->routing.offset[f->routing.active[i]];
+        profile_add_product(&f->profile, part, &w->first, slots[1] - slots[0]);
+    }
+    profile_end(&f->profile, part);
 }
 
 static void expert_hidden_row(void *ctx, uint32_t slot)
@@ -213,9 +219,10 @@ static void shared_forward(struct forward *f, const struct layer_weights *w)
                             .y = f->gathered.x,
                             .ldy = f->shape->n_embd,
                             .n_rows = f->n_rows };
-    forward_products(f, wide, w->shared_router.n_rows ? 3 : 2);
+    forward_products(f, wide, w->shared_router.n_rows ? 3 : 2, PROFILE_GATE_UP);
     workers_run(f->workers, shared_hidden_row, &job, f->n_rows);
-    forward_products(f, &down, 1);
+    profile_end(&f->profile, PROFILE_ACTIVATION);
+    forward_products(f, &down, 1, PROFILE_DOWN);
     workers_run(f->workers, add_shared_row, &job, f->n_rows);
 }
 
@@ -227,10 +234,12 @@ void moe_forward(struct forward *f, const struct layer_weights *w)
     uint32_t n_picks = f->n_rows * f->shape->n_experts_used;
 
     workers_run(f->workers, gather_row, &job, n_picks);
-    expert_product(f, &w->gate_experts, &in, f->expert_gate);
-    expert_product(f, &w->up_experts, &in, f->expert_hidden.x);
+    profile_end(&f->profile, PROFILE_ROUTER);
+    expert_product(f, &w->gate_experts, &in, f->expert_gate, PROFILE_GATE_UP);
+    expert_product(f, &w->up_experts, &in, f->expert_hidden.x, PROFILE_GATE_UP);
     workers_run(f->workers, expert_hidden_row, &job, n_picks);
-    expert_product(f, &w->down_experts, &hidden, f->expert_out);
+    profile_end(&f->profile, PROFILE_ACTIVATION);
+    expert_product(f, &w->down_experts, &hidden, f->expert_out, PROFILE_DOWN);
     workers_run(f->workers, combine_row, &job, f->n_rows);
     if (w->shared_down.n_rows)
         shared_forward(f, w);

@@ -18,6 +18,7 @@
 #include "engine/forward/forward.h"
 
 enum { PART_TOKENS = KV_PAGE_TOKENS / CONFIG_OPEN_PARTS };
+_Static_assert(PART_TOKENS % SEGMENT_ROWS == 0, "a segment lies in one part");
 
 bool paging_has_open_pages(const struct model_shape *s)
 {
@@ -74,10 +75,21 @@ static void plan_run(struct forward *f, uint32_t r, uint32_t *n_spare)
         f->carried[f->n_carried++] = r;
 }
 
+static void add_segments(struct forward *f, const struct run *run)
+{
+    for (uint32_t i = 0, n; i < run->n_rows; i += n) {
+        uint32_t room = SEGMENT_ROWS - (run->pos0 + i) % SEGMENT_ROWS, left = run->n_rows - i;
+        n = left < room ? left : room;
+        f->segment[f->n_segments++] = (struct segment){ run->row0 + i, n };
+    }
+}
+
 void paging_plan_step(struct forward *f)
 {
     uint32_t n_spare = 0;
-    f->n_sealing = f->n_carried = 0;
+    f->n_sealing = f->n_carried = f->n_segments = 0;
+    for (uint32_t r = 0; r < f->n_runs; r++)
+        add_segments(f, &f->run[r]);
     for (uint32_t r = 0; r < f->n_runs && paging_has_open_pages(f->shape); r++)
         plan_run(f, r, &n_spare);
     assert(n_spare <= f->opt.max_rows / 2);
@@ -85,22 +97,24 @@ void paging_plan_step(struct forward *f)
 
 /* ---- the work ---- */
 
-void paging_store_row(struct forward *f, const struct layer_shape *layer, uint32_t row)
+void paging_store(struct forward *f, const struct layer_shape *layer, const struct segment *segment)
 {
     const struct model_shape *s = f->shape;
+    uint32_t row = segment->row0, n = segment->n_rows;
+    size_t stride = (size_t)s->n_kv_heads * s->head_dim;
     const struct run *run = &f->run[f->place[row].run];
     uint32_t page_no = f->place[row].pos / KV_PAGE_TOKENS;
     uint32_t slot = f->place[row].pos % KV_PAGE_TOKENS;
-    const float *k = f->k + (size_t)row * s->n_kv_heads * s->head_dim;
-    const float *v = f->v + (size_t)row * s->n_kv_heads * s->head_dim;
+    const float *k = f->k + row * stride, *v = f->v + row * stride;
     uint8_t *page = kv_page(run->seq, layer->group, layer->layer_in_group, page_no);
     for (uint32_t h = 0; h < s->n_kv_heads; h++, k += s->head_dim, v += s->head_dim) {
         if (paging_has_open_pages(s))
             f->kern->kv_store(paging_open_part(f, layer, run, page_no, slot / PART_TOKENS, h),
-                              KERN_KV_F16, PART_TOKENS, slot % PART_TOKENS, s->head_dim, k, v);
+                              KERN_KV_F16, PART_TOKENS, slot % PART_TOKENS, n, s->head_dim, k, v,
+                              stride);
         else
-            f->kern->kv_store(page + h * config_head_page_bytes(s), s->kv, KV_PAGE_TOKENS, slot,
-                              s->head_dim, k, v);
+            f->kern->kv_store(page + h * config_head_page_bytes(s), s->kv, KV_PAGE_TOKENS, slot, n,
+                              s->head_dim, k, v, stride);
     }
 }
 

@@ -51,6 +51,7 @@ static void take_step(struct arena *a, struct forward *f)
     f->place = take(a, rows, sizeof(*f->place));
     f->token = take(a, rows, sizeof(*f->token));
     f->logit_row = take(a, f->opt.max_logit_rows, sizeof(*f->logit_row));
+    f->segment = take(a, rows, sizeof(*f->segment));
     f->sealing = take(a, rows, sizeof(*f->sealing));
     f->carried = take(a, rows, sizeof(*f->carried));
     f->spare_pages = take(a, paging_spare_bytes(s, f->opt.max_rows), 1);

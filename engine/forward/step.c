@@ -59,20 +59,23 @@ static void products_item(void *ctx, uint32_t item)
 /* Depends on the shape alone, though the results would not care. */
 static uint32_t rows_per_item(const struct product *p)
 {
-    uint64_t per_panel = (uint64_t)p->w->n_cols * KERN_PANEL_ROWS * p->n_rows;
-    uint64_t panels = per_panel < PRODUCT_MACS ? PRODUCT_MACS / per_panel : 1;
-    return (uint32_t)panels * KERN_PANEL_ROWS;
+    uint64_t per_tile = (uint64_t)p->w->n_cols * KERN_TILE_ROWS * p->n_rows;
+    uint64_t tiles = per_tile < PRODUCT_MACS ? PRODUCT_MACS / per_tile : 1;
+    return (uint32_t)tiles * KERN_TILE_ROWS;
 }
 
-void forward_products(struct forward *f, const struct product *p, uint32_t n)
+void forward_products(struct forward *f, const struct product *p, uint32_t n,
+                      enum profile_part part)
 {
     struct products_job job = { .f = f, .p = p };
     for (uint32_t i = 0; i < n; i++) {
+        profile_add_product(&f->profile, part, p[i].w, p[i].n_rows);
         job.item_rows[i] = rows_per_item(&p[i]);
         job.first_item[i + 1] = job.first_item[i] +
                                 (p[i].w->n_rows + job.item_rows[i] - 1) / job.item_rows[i];
     }
     workers_run(f->workers, products_item, &job, job.first_item[n]);
+    profile_end(&f->profile, part);
 }
 
 static void embed_row(struct forward *f, uint32_t row)
@@ -135,15 +138,19 @@ static void head_forward(struct forward *f)
     if (f->n_logits == 0)
         return;
     forward_rows(f, head_input, f->n_logits);
-    forward_products(f, &p, 1);
+    profile_end(&f->profile, PROFILE_HEAD_NORM);
+    forward_products(f, &p, 1, PROFILE_HEAD);
     forward_rows(f, head_output, f->n_logits);
+    profile_end(&f->profile, PROFILE_HEAD);
 }
 
 void forward_step(struct forward *f)
 {
+    profile_mark(&f->profile);
     paging_plan_step(f);
     attention_plan_step(f);
     forward_rows(f, embed_row, f->n_rows);
+    profile_end(&f->profile, PROFILE_EMBED);
     for (uint32_t l = 0; l < f->shape->n_layers; l++) {
         layer_forward(f, l);
         atomic_fetch_add_explicit(f->heartbeat, 1, memory_order_relaxed);

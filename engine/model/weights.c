@@ -365,6 +365,29 @@ void weights_fini(struct weights *w)
     memset(w, 0, sizeof(*w));
 }
 
+void weights_each(const struct weights *w, const struct model_shape *shape,
+                  void (*fn)(void *ctx, const struct kern_matrix *m), void *ctx)
+{
+    for (uint32_t l = 0; l < shape->n_layers; l++) {
+        const struct layer_weights *lw = &w->layer[l];
+        const struct kern_matrix *dense[] = { &lw->q,           &lw->k,         &lw->v,
+                                              &lw->o,           &lw->gate,      &lw->up,
+                                              &lw->down,        &lw->router,    &lw->shared_router,
+                                              &lw->shared_gate, &lw->shared_up, &lw->shared_down };
+        const struct expert_matrix *experts[] = { &lw->gate_experts, &lw->up_experts,
+                                                  &lw->down_experts };
+        for (size_t i = 0; i < sizeof(dense) / sizeof(*dense); i++)
+            if (dense[i]->n_rows)
+                fn(ctx, dense[i]);
+        for (size_t i = 0; i < 3 && lw->router.n_rows; i++)
+            for (uint32_t e = 0; e < shape->n_experts; e++) {
+                struct kern_matrix one = weights_expert(experts[i], e);
+                fn(ctx, &one);
+            }
+    }
+    fn(ctx, &w->output);
+}
+
 struct kern_matrix weights_rows(const struct kern_matrix *m, uint32_t row0, uint32_t n)
 {
     struct kern_matrix part = *m;

@@ -48,6 +48,10 @@ int weights_find(struct weights *w, const struct gguf *g, const struct repack *p
                  const struct model_shape *shape, struct engine_err *err);
 void weights_fini(struct weights *w);
 
+/* Calls fn for every matrix that a step reads, in its order. */
+void weights_each(const struct weights *w, const struct model_shape *shape,
+                  void (*fn)(void *ctx, const struct kern_matrix *m), void *ctx);
+
 /* The view of rows [row0, row0 + n) of a matrix; in panels, row0 is a multiple of KERN_PANEL_ROWS. */
 struct kern_matrix weights_rows(const struct kern_matrix *m, uint32_t row0, uint32_t n);
 struct kern_matrix weights_expert(const struct expert_matrix *m, uint32_t e);

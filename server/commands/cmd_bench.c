@@ -8,6 +8,7 @@
  * they have not grown more than GROWTH beyond the context asked for, and are filled anew after
  * that.
  */
+#include "server/commands/bench_parts.h"
 #include "server/commands/commands.h"
 
 #include <errno.h>
@@ -23,6 +24,7 @@ enum {
     WARM_UP_TOKENS = 4,
     MIN_LOGIT_ROWS = 64,
     MAX_RESULTS = 4096,
+    MAX_PEAKS = 16, /* 1, 2, 4 ... threads */
 };
 
 struct shape {
@@ -34,6 +36,7 @@ struct shape {
 struct result {
     struct shape shape;
     double tok_s, ms;
+    struct bench_parts parts;
 };
 
 /* Sequences of the same length. */
@@ -54,6 +57,9 @@ struct bench {
     double *times;              /* [repeat] */
     struct result *results;
     uint32_t n_results;
+    struct bench_parts parts;            /* of the shape at hand */
+    struct engine_peak peaks[MAX_PEAKS]; /* the last one is of all threads */
+    uint32_t n_peaks;
     bool show;
 };
 
@@ -228,16 +234,31 @@ static bool set_usable(const struct set *set, const struct shape *s)
 
 /* ---- measuring ---- */
 
+static bool has_parts(const struct bench *b)
+{
+    return b->o->profile || b->o->roofline;
+}
+
+/* What all threads can do at most; NULL: not measured. */
+static const struct engine_peak *all_threads(const struct bench *b)
+{
+    return b->n_peaks ? &b->peaks[b->n_peaks - 1] : NULL;
+}
+
 static int repeat_once(struct bench *b, const struct shape *s, double *seconds,
                        struct engine_err *err)
 {
     if (!set_usable(&b->set, s) && set_fill(b, s, err))
         return -1;
+    if (has_parts(b))
+        engine_profile_start(b->e);
     double start = cmd_now();
     int rc = s->decode ? decode(b, s->n, err) : feed(b, 0, b->set.len, b->set.len + s->n, err);
     *seconds = cmd_now() - start;
     if (!rc && !s->decode)
         b->set.len += s->n;
+    if (!rc && has_parts(b))
+        bench_parts_add(&b->parts, b->e, s->decode ? s->n : 1);
     return rc;
 }
 
@@ -267,6 +288,13 @@ static double median(double *v, uint32_t n)
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
+static void print_columns(const struct bench *b)
+{
+    if (!b->o->json)
+        printf("%-8s %-6s %6s %7s %8s %11s %10s\n", "phase", "mode", "batch", "prompt", "context",
+               "tok/s", "ms");
+}
+
 static void print_row(const struct result *r)
 {
     const struct shape *s = &r->shape;
@@ -280,9 +308,13 @@ static void keep_result(struct bench *b, const struct shape *s, double seconds)
     struct result *r = &b->results[b->n_results++];
     *r = (struct result){ .shape = *s, .tok_s = (double)s->batch * s->n / seconds };
     r->ms = seconds * 1e3 / (s->decode ? s->n : 1);
+    r->parts = b->parts;
     clear_progress(b);
-    if (!b->o->json)
-        print_row(r);
+    if (b->o->json)
+        return;
+    print_row(r);
+    if (has_parts(b))
+        bench_print_parts(&r->parts, all_threads(b));
 }
 
 /* 0 also if the shape was skipped for want of room. */
@@ -298,6 +330,7 @@ static int measure(struct bench *b, const struct shape *s, struct engine_err *er
              phase, s->batch, s->context, (unsigned long long)s->context + s->n, b->info->n_ctx);
         return 0;
     }
+    b->parts = (struct bench_parts){ 0 };
     for (uint32_t i = 0; i < b->o->repeat; i++) {
         show_progress(b, s, "repetition", i + 1, b->o->repeat);
         if (repeat(b, s, &b->times[i], err) == 0)
@@ -328,11 +361,30 @@ static int warm_up(struct bench *b, struct engine_err *err)
     return rc;
 }
 
+/* 1, 2, 4 ... threads, and all. */
+static void measure_peaks(struct bench *b)
+{
+    uint32_t all = b->info->n_threads;
+    for (uint32_t n = 1; b->n_peaks < MAX_PEAKS; n = 2 * n < all ? 2 * n : all) {
+        if (b->show)
+            fprintf(stderr, "\r\033[Kmeasuring what %u threads can do", n);
+        engine_measure_peak(b->e, n, &b->peaks[b->n_peaks++]);
+        if (n == all)
+            break;
+    }
+    clear_progress(b);
+    if (!b->o->json)
+        bench_print_peaks(b->peaks, b->n_peaks);
+}
+
 static int measure_all(struct bench *b, struct engine_err *err)
 {
     const struct options *o = b->o;
     if (warm_up(b, err))
         return -1;
+    if (o->roofline)
+        measure_peaks(b);
+    print_columns(b);
     for (uint32_t p = 0; p < o->prompts.n; p++) {
         for (uint32_t c = 0; c < o->contexts.n; c++) {
             struct shape s = { .batch = 1,
@@ -367,9 +419,6 @@ static void print_heading(const struct bench *b)
             "in %s\n",
             i->file_name, i->arch, size, (double)i->n_params / 1e6, i->isa, i->n_threads, i->n_ctx,
             i->kv);
-    if (!b->o->json)
-        printf("%-8s %-6s %6s %7s %8s %11s %10s\n", "phase", "mode", "batch", "prompt", "context",
-               "tok/s", "ms");
 }
 
 static void print_json(const struct bench *b)
@@ -379,9 +428,14 @@ static void print_json(const struct bench *b)
         const struct result *r = &b->results[i];
         const struct shape *s = &r->shape;
         printf("  {\"phase\": \"%s\", \"mode\": \"dense\", \"batch\": %u, \"prompt\": %u, "
-               "\"context\": %u, \"tok_s\": %.3f, \"ms\": %.4f}%s\n",
+               "\"context\": %u, \"tok_s\": %.3f, \"ms\": %.4f",
                s->decode ? "decode" : "prefill", s->batch, s->decode ? 0 : s->n, s->context,
-               r->tok_s, r->ms, i + 1 < b->n_results ? "," : "");
+               r->tok_s, r->ms);
+        if (has_parts(b)) {
+            printf(", \"parts\": ");
+            bench_print_parts_json(&r->parts, all_threads(b));
+        }
+        puts(i + 1 < b->n_results ? "}," : "}");
     }
     puts("]");
 }
@@ -471,7 +525,10 @@ const struct cmd cmd_bench = {
                  "generated (decode, --batches sequences side by side), with --contexts "
                  "tokens already in the cache.  Shows medians: tok/s counts the tokens of "
                  "all sequences; ms is the whole prompt's time in prefill, one step's in "
-                 "decode.  Combinations that do not fit are skipped with a note.",
+                 "decode.  Combinations that do not fit are skipped with a note.  With --profile, "
+                 "each is followed by the parts of its steps: time, bytes of weights and KV pages "
+                 "read, multiplications; with --roofline also by the time that this machine would "
+                 "need at least, by its bandwidth or its arithmetic, whichever takes longer.",
         .example =
             "  lacuna bench -m model.gguf -p 512 -n 64 -b 1,8,32 -c 0,8192 -r 5 --threads 2\n",
     },

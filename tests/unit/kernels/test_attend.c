@@ -27,9 +27,9 @@ static void seal_pages(struct cache *c)
     const void *parts[] = { part };
     for (uint32_t p = 0; p * PAGE < N_TOKENS; p++) {
         for (uint32_t t = p * PAGE; t < (p + 1) * PAGE; t++)
-            kern_select("ref")->kv_store(part, KERN_KV_F16, PAGE, t % PAGE, c->dim,
-                                         c->k + t % N_TOKENS * c->dim,
-                                         c->v + t % N_TOKENS * c->dim);
+            kern_select("ref")->kv_store(part, KERN_KV_F16, PAGE, t % PAGE, 1, c->dim,
+                                         c->k + t % N_TOKENS * c->dim, c->v + t % N_TOKENS * c->dim,
+                                         0);
         kern_select("ref")->kv_seal(c->page[p], PAGE, parts, PAGE, c->dim);
     }
     free(part);
@@ -48,8 +48,8 @@ static void cache_init(struct cache *c, uint32_t dim, enum kern_kv kv)
     if (kv == KERN_KV_Q8)
         seal_pages(c);
     for (uint32_t t = 0; t < N_TOKENS && kv != KERN_KV_Q8; t++)
-        kern_select("ref")->kv_store(c->page[t / PAGE], kv, PAGE, t % PAGE, dim, c->k + t * dim,
-                                     c->v + t * dim);
+        kern_select("ref")->kv_store(c->page[t / PAGE], kv, PAGE, t % PAGE, 1, dim, c->k + t * dim,
+                                     c->v + t * dim, 0);
 }
 
 static void cache_fini(struct cache *c)
@@ -163,14 +163,14 @@ Test(attend, a_value_that_is_no_number_reaches_only_who_sees_it)
         float bad[64];
         for (int i = 0; i < 64; i++)
             bad[i] = i % 2 ? INFINITY : NAN;
-        kern_select("ref")->kv_store(c.page[0], kinds[kind], PAGE, 42, 64, c.k, bad);
-        kern_select("ref")->kv_store(c.page[0], kinds[kind], PAGE, 10, 64, c.k, bad);
+        kern_select("ref")->kv_store(c.page[0], kinds[kind], PAGE, 42, 1, 64, c.k, bad, 0);
+        kern_select("ref")->kv_store(c.page[0], kinds[kind], PAGE, 10, 1, 64, c.k, bad, 0);
         for (uint32_t v = 0; v < kern_n_usable(); v++) {
             attend_all(kern_usable(v), &c, q, first, end, N_Q, 0.0f, all);
             cr_assert(!isfinite(all[0]), "token 10");
             cr_assert(!isfinite(all[5 * 64]), "token 42");
         }
-        kern_select("ref")->kv_store(c.page[0], kinds[kind], PAGE, 10, 64, c.k, c.v);
+        kern_select("ref")->kv_store(c.page[0], kinds[kind], PAGE, 10, 1, 64, c.k, c.v, 0);
         for (uint32_t v = 0; v < kern_n_usable(); v++) {
             attend_all(kern_usable(v), &c, q, first, end, N_Q, 0.0f, all);
             for (int i = 0; i < N_Q * 64; i++)
@@ -191,7 +191,7 @@ Test(attend, a_value_beyond_f16_is_stored_as_the_largest)
     for (int i = 0; i < 64; i++)
         big[i] = i % 2 ? 1e6f : -1e6f;
     for (uint32_t v = 0; v < kern_n_usable(); v++) {
-        kern_usable(v)->kv_store(c.page[0], KERN_KV_F16, PAGE, 0, 64, big, big);
+        kern_usable(v)->kv_store(c.page[0], KERN_KV_F16, PAGE, 0, 1, 64, big, big, 0);
         attend_all(kern_usable(v), &c, q, &first, &end, 1, 0.0f, out);
         for (int i = 0; i < 64; i++)
             cr_assert_eq(out[i], i % 2 ? 65504.0f : -65504.0f);
@@ -246,8 +246,8 @@ Test(attend, an_item_may_begin_at_any_page)
     for (int i = 0; i < 2; i++)
         halves[i] = malloc(kern_kv_bytes(KERN_KV_F16, HALF, DIM));
     for (uint32_t t = 0; t < PAGE; t++)
-        kern_select("ref")->kv_store(halves[t / HALF], KERN_KV_F16, HALF, t % HALF, DIM,
-                                     k + t * DIM, v + t * DIM);
+        kern_select("ref")->kv_store(halves[t / HALF], KERN_KV_F16, HALF, t % HALF, 1, DIM,
+                                     k + t * DIM, v + t * DIM, 0);
     for (uint32_t n = 0; n <= PAGE; n += 7)
         for (uint32_t u = 0; u < kern_n_usable(); u++) {
             uint32_t first[N_Q] = { 0, 0, 0, FIRST + 3, FIRST + 40, 0, FIRST }, end[N_Q];
@@ -312,10 +312,38 @@ static void fill_parts(void *const *parts, uint32_t part_tokens, uint32_t dim)
         k[t * dim + 2] *= 1e-7f;
         v[t * dim + 1] *= 100.0f;
         kern_select("ref")->kv_store(parts[t / part_tokens], KERN_KV_F16, part_tokens,
-                                     t % part_tokens, dim, k + t * dim, v + t * dim);
+                                     t % part_tokens, 1, dim, k + t * dim, v + t * dim, 0);
     }
     free(k);
     free(v);
+}
+
+Test(kv_store, many_tokens_are_stored_as_one_by_one)
+{
+    enum { DIM = 80, STRIDE = 3 * DIM };
+    float *k = random_floats((size_t)PAGE * STRIDE, 21),
+          *v = random_floats((size_t)PAGE * STRIDE, 22);
+    k[5] = 1e6f, v[7] = -1e6f, k[STRIDE + 1] = NAN;
+    for (int kv = KERN_KV_F16; kv <= KERN_KV_F32; kv++) {
+        size_t bytes = kern_kv_bytes((enum kern_kv)kv, PAGE, DIM);
+        uint8_t *expected = malloc(bytes), *page = malloc(bytes);
+        for (uint32_t slot = 0; slot < PAGE; slot += 5)
+            for (uint32_t n = 1; slot + n <= PAGE; n += 7) {
+                memset(expected, 0xee, bytes);
+                for (uint32_t i = 0; i < n; i++)
+                    kern_select("ref")->kv_store(expected, (enum kern_kv)kv, PAGE, slot + i, 1, DIM,
+                                                 k + i * STRIDE, v + i * STRIDE, 0);
+                for (uint32_t u = 0; u < kern_n_usable(); u++) {
+                    memset(page, 0xee, bytes);
+                    kern_usable(u)->kv_store(page, (enum kern_kv)kv, PAGE, slot, n, DIM, k, v,
+                                             STRIDE);
+                    cr_assert(memcmp(page, expected, bytes) == 0, "%s, %u tokens from slot %u",
+                              kern_usable(u)->name, n, slot);
+                }
+            }
+        free(expected), free(page);
+    }
+    free(k), free(v);
 }
 
 Test(kv_seal, every_variant_gives_the_bytes_of_ref_however_the_page_was_cut)
@@ -336,7 +364,7 @@ Test(kv_seal, every_variant_gives_the_bytes_of_ref_however_the_page_was_cut)
                     for (int i = 0; i < 128; i++)
                         nan[i] = i % 3 ? 1.0f : NAN;
                     kern_select("ref")->kv_store(cut ? halves[0] : whole[0], KERN_KV_F16,
-                                                 cut ? PAGE / 2 : PAGE, 7, dims[d], nan, nan);
+                                                 cut ? PAGE / 2 : PAGE, 7, 1, dims[d], nan, nan, 0);
                 }
             kern_select("ref")->kv_seal(expected, PAGE, (const void *const *)whole, PAGE, dims[d]);
             for (uint32_t v = 0; v < kern_n_usable(); v++) {
@@ -380,19 +408,19 @@ Test(kv_seal, a_query_that_sees_one_token_gets_its_value_within_half_a_step)
     cache_fini(&c);
 }
 
-Test(attend_self, every_variant_gives_the_bits_of_ref_and_adds_one_token)
+Test(attend_last, every_variant_gives_the_bits_of_ref_and_adds_one_token)
 {
     float *q = random_floats(80, 3), *k = random_floats(80, 4), *v = random_floats(80, 5);
     for (int capped = 0; capped < 2; capped++) {
         float m0 = 0.3f, l0 = 2.0f, o0[80];
         for (int i = 0; i < 80; i++)
             o0[i] = (float)i;
-        kern_select("ref")->attend_self(q, k, v, capped ? 4.0f : 0.0f, 80, &m0, &l0, o0);
+        kern_select("ref")->attend_last(q, k, v, capped ? 4.0f : 0.0f, 80, &m0, &l0, o0);
         for (uint32_t u = 0; u < kern_n_usable(); u++) {
             float m = 0.3f, l = 2.0f, o[80];
             for (int i = 0; i < 80; i++)
                 o[i] = (float)i;
-            kern_usable(u)->attend_self(q, k, v, capped ? 4.0f : 0.0f, 80, &m, &l, o);
+            kern_usable(u)->attend_last(q, k, v, capped ? 4.0f : 0.0f, 80, &m, &l, o);
             cr_assert(m == m0 && l == l0 && memcmp(o, o0, sizeof(o)) == 0, "%s",
                       kern_usable(u)->name);
         }
@@ -401,7 +429,7 @@ Test(attend_self, every_variant_gives_the_bits_of_ref_and_adds_one_token)
             s += (double)q[i] * (double)k[i];
         s = capped ? 4 * tanh(s / 4) : s;
         double w = exp(s) / (exp(s) + 2 * exp(0.3));
-        cr_assert_float_eq((double)(o0[7] / l0), w * (double)v[7] + (1 - w) * 7 / 2, 1e-4);
+        cr_assert_float_eq((double)o0[7], w * (double)v[7] + (1 - w) * 7 / 2, 1e-4);
     }
     free(q), free(k), free(v);
 }
