@@ -2,6 +2,7 @@
 """lacuna serve as a command: what it prints, how it starts and ends.  What it answers: tests/api."""
 import json
 import os
+import pathlib
 import shutil
 import socket
 import subprocess
@@ -11,6 +12,8 @@ import pytest
 
 from commands import NOINPUT, UNAVAILABLE, USAGE, lacuna
 from harness import SLOWNESS, Server, free_port, model_path, until
+
+GOLDEN_BF16 = pathlib.Path(__file__).parents[1] / "golden/quant/BF16.gguf"
 
 
 def test_prints_a_line_to_paste():
@@ -65,16 +68,34 @@ def test_a_missing_model_ends_at_once(tmp_path):
     assert done.returncode == NOINPUT
 
 
-def test_a_truncated_mapping_is_said(tmp_path):
+def truncated(model, tmp_path):
+    """A server whose model file lost all but its first page."""
     path = tmp_path / "model.gguf"
-    shutil.copy(model_path(), path)
+    shutil.copy(model, path)
     server = Server(model=str(path))
+    os.truncate(path, 4096)
+    return server
+
+
+def complete(server):
+    return httpx.post(server.url + "/v1/completions", json={"prompt": "a", "max_tokens": 4}, timeout=30)
+
+
+def test_a_truncated_mapping_is_said(tmp_path):
+    server = truncated(GOLDEN_BF16, tmp_path)  # computed with where it is mapped
     try:
-        os.truncate(path, 4096)
         with pytest.raises(httpx.TransportError):
-            httpx.post(server.url + "/v1/completions", json={"prompt": "a", "max_tokens": 4}, timeout=30)
+            complete(server)
         assert server.wait_exit() == 74
         assert "truncated" in server.log()
     finally:
         server.process.kill()
         server.process.wait()
+
+
+def test_quantised_weights_no_longer_need_their_file(tmp_path):
+    server = truncated(model_path(), tmp_path)
+    try:
+        assert complete(server).status_code == 200
+    finally:
+        server.stop()
