@@ -119,6 +119,9 @@ struct kern_matrix {
     size_t row_bytes; /* of a matrix in rows */
 };
 
+/* Moves whenever panels are laid out otherwise than before: they are also written to files. */
+enum { KERN_PANELS_VERSION = 1 };
+
 /* Bytes of a quantised matrix in panels: those of its rows, but for padding to whole panels and lines
  * of 64 bytes. */
 size_t kern_packed_bytes(enum kern_type type, uint32_t n_rows, uint32_t n_cols);
@@ -272,6 +275,13 @@ struct kern_table {
     uint64_t (*peak)(enum kern_peak kind, uint32_t n);
     /* For measuring: reads bytes (a multiple of 64 is read, no more) once; the result is noise. */
     uint64_t (*read)(const void *p, size_t bytes);
+
+    /* Index of the first of the largest of n > 0 values; 0 if none is a number. */
+    uint32_t (*max_index)(const float *x, uint32_t n);
+    /* The first i in [from, n) with x[i] > limit; n if there is none. */
+    uint32_t (*first_above)(const float *x, uint32_t from, uint32_t n, float limit);
+    /* Is none of n values an infinity or NaN? */
+    bool (*all_finite)(const float *x, uint32_t n);
 
     /* Largest of n values, and the sum of kern_exp(x[i] - max) by 16 lanes and the tree. */
     void (*max_sum_exp)(const float *x, size_t n, float *max, float *sum);

@@ -269,6 +269,29 @@ static uint64_t ref_read(const void *p, size_t bytes)
     return sum;
 }
 
+static uint32_t ref_max_index(const float *x, uint32_t n)
+{
+    uint32_t best = 0;
+    for (uint32_t i = 1; i < n; i++)
+        best = x[i] > x[best] || (isnan(x[best]) && !isnan(x[i])) ? i : best;
+    return isnan(x[best]) ? 0 : best;
+}
+
+static uint32_t ref_first_above(const float *x, uint32_t from, uint32_t n, float limit)
+{
+    while (from < n && !(x[from] > limit))
+        from++;
+    return from;
+}
+
+static bool ref_all_finite(const float *x, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        if (!isfinite(x[i]))
+            return false;
+    return true;
+}
+
 static void ref_max_sum_exp(const float *x, size_t n, float *max, float *sum)
 {
     float lane[16] = { 0 };
@@ -294,6 +317,9 @@ const struct kern_table kern_ref = {
     .attend = ref_attend,
     .attend_fold = ref_attend_fold,
     .attend_last = ref_attend_last,
+    .max_index = ref_max_index,
+    .first_above = ref_first_above,
+    .all_finite = ref_all_finite,
     .peak = ref_peak,
     .read = ref_read,
     .max_sum_exp = ref_max_sum_exp,

@@ -184,6 +184,14 @@ static inline __m256 v8_exp2_whole(__m256 n)
     return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
 }
 
+/* Bit i: lane i of x is above that of the limit. */
+static inline uint32_t v16_lanes_above(v16 x, v16 limit)
+{
+    uint32_t lo = (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(x.lo, limit.lo, _CMP_GT_OQ));
+    uint32_t hi = (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(x.hi, limit.hi, _CMP_GT_OQ));
+    return lo | hi << 8;
+}
+
 /* 2^n for whole n in -126 .. 127. */
 static inline v16 v16_exp2_whole(v16 n)
 {

@@ -148,6 +148,12 @@ static inline v16 v16_select_less(v16 x, v16 limit, v16 yes, v16 no)
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, limit, _CMP_LT_OQ), no, yes);
 }
 
+/* Bit i: lane i of x is above that of the limit. */
+static inline uint32_t v16_lanes_above(v16 x, v16 limit)
+{
+    return _mm512_cmp_ps_mask(x, limit, _CMP_GT_OQ);
+}
+
 /* 2^n for whole n in -126 .. 127. */
 static inline v16 v16_exp2_whole(v16 n)
 {

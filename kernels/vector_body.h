@@ -306,6 +306,56 @@ static void vec_activate(enum kern_activation kind, const float *gate, const flo
     }
 }
 
+/* ---- looking through logits ---- */
+
+static uint32_t vec_first_above(const float *x, uint32_t from, uint32_t n, float limit)
+{
+    v16 bound = v16_set1(limit);
+    uint32_t i = from;
+    for (; i + 16 <= n; i += 16) {
+        uint32_t above = v16_lanes_above(v16_load(x + i), bound);
+        if (above)
+            return i + (uint32_t)__builtin_ctz(above);
+    }
+    while (i < n && !(x[i] > limit))
+        i++;
+    return i;
+}
+
+static uint32_t vec_max_index(const float *x, uint32_t n)
+{
+    v16 max[4] = { v16_set1(-INFINITY), v16_set1(-INFINITY), v16_set1(-INFINITY),
+                   v16_set1(-INFINITY) };
+    uint32_t i = 0;
+    for (; i + 64 <= n; i += 64)
+        for (uint32_t k = 0; k < 4; k++)
+            max[k] = v16_max(v16_load(x + i + 16 * k), max[k]);
+    float most = v16_max_lane(v16_max(v16_max(max[0], max[1]), v16_max(max[2], max[3])));
+    for (; i < n; i++)
+        most = x[i] > most ? x[i] : most;
+    /* The first that is as large is the first above the number before it. */
+    uint32_t at = most == -INFINITY ? n : vec_first_above(x, 0, n, nextafterf(most, -INFINITY));
+    for (i = 0; at == n && i < n; i++)
+        at = x[i] == most ? i : at;
+    return at == n ? 0 : at;
+}
+
+static bool vec_all_finite(const float *x, uint32_t n)
+{
+    v16 sum[4] = { v16_set1(0.0f), v16_set1(0.0f), v16_set1(0.0f), v16_set1(0.0f) };
+    uint32_t i = 0;
+    /* x - x is 0, or NaN for what is not finite. */
+    for (; i + 64 <= n; i += 64)
+        for (uint32_t k = 0; k < 4; k++) {
+            v16 v = v16_load(x + i + 16 * k);
+            sum[k] = v16_add(sum[k], v16_sub(v, v));
+        }
+    float rest = v16_tree(v16_add(v16_add(sum[0], sum[1]), v16_add(sum[2], sum[3])));
+    for (; i < n; i++)
+        rest += x[i] - x[i];
+    return rest == 0.0f;
+}
+
 /* ---- what the processor can do ---- */
 
 static uint64_t vec_peak(enum kern_peak kind, uint32_t n)

@@ -466,7 +466,7 @@ void attention_forward(struct forward *f, uint32_t layer)
         .quantise = kern_type_is_quantised(f->weights->layer[layer].o.type),
     };
     workers_run(f->workers, work_item, &job, job.plan->n_work);
-    workers_run(f->workers, finish_row, &job, f->n_rows);
+    forward_rows(f, finish_row, &job, f->n_rows);
     if (f->profile.is_on)
         count_attention(f, shape);
 }

@@ -48,7 +48,7 @@ void ffn_forward(struct forward *f, const struct layer_weights *w)
     };
 
     forward_products(f, wide, f->shape->arch->ungated ? 1 : 2, PROFILE_GATE_UP);
-    workers_run(f->workers, hidden_row, &job, f->n_rows);
+    forward_rows(f, hidden_row, &job, f->n_rows);
     profile_end(&f->profile, PROFILE_ACTIVATION);
     forward_products(f, &down, 1, PROFILE_DOWN);
 }

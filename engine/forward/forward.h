@@ -209,7 +209,8 @@ enum { FORWARD_MAX_PRODUCTS = 4 };
 void forward_products(struct forward *f, const struct product *p, uint32_t n,
                       enum profile_part part);
 
-/* Runs fn(f, row) for all rows of the step. */
-void forward_rows(struct forward *f, void (*fn)(struct forward *f, uint32_t row), uint32_t n_rows);
+/* Runs fn(ctx, row) for n_rows rows, several to an item where there are many. */
+void forward_rows(struct forward *f, void (*fn)(void *ctx, uint32_t row), void *ctx,
+                  uint32_t n_rows);
 
 #endif

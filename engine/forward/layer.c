@@ -21,11 +21,6 @@ struct layer_job {
     const struct layer_shape *shape;
 };
 
-static void for_rows(struct forward *f, void (*fn)(void *ctx, uint32_t row), struct layer_job *job)
-{
-    workers_run(f->workers, fn, job, f->n_rows);
-}
-
 /* a's row from the residual: normed if there is a norm, quantised for quantised weights. */
 static void block_input(struct forward *f, const float *norm, uint32_t row)
 {
@@ -160,7 +155,7 @@ void layer_forward(struct forward *f, uint32_t layer)
 
     if (has_experts && early_router)
         moe_route(f, w, f->x);
-    for_rows(f, attention_input, &job);
+    forward_rows(f, attention_input, &job, f->n_rows);
     profile_end(&f->profile, PROFILE_ATTENTION_NORM);
     project_qkv(f, w);
     workers_run(f->workers, place_qkv, &job, f->n_segments);
@@ -170,7 +165,7 @@ void layer_forward(struct forward *f, uint32_t layer)
     paging_carry(f, job.shape);
     profile_end(&f->profile, PROFILE_ATTENTION);
     project_output(f, w);
-    for_rows(f, attention_output, &job);
+    forward_rows(f, attention_output, &job, f->n_rows);
     profile_end(&f->profile, PROFILE_FFN_NORM);
     if (has_experts && !early_router)
         moe_route(f, w, f->in.x);
@@ -178,6 +173,6 @@ void layer_forward(struct forward *f, uint32_t layer)
         moe_forward(f, w);
     else
         ffn_forward(f, w);
-    for_rows(f, ffn_output, &job);
+    forward_rows(f, ffn_output, &job, f->n_rows);
     profile_end(&f->profile, PROFILE_RESIDUAL);
 }

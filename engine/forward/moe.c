@@ -100,7 +100,7 @@ void moe_route(struct forward *f, const struct layer_weights *w, const float *x)
     if (kern_type_is_quantised(w->router.type))
         f->kern->quantise(x, &own->act, 0, f->n_rows);
     forward_products(f, &p, 1, PROFILE_ROUTER);
-    workers_run(f->workers, route_row, &job, f->n_rows);
+    forward_rows(f, route_row, &job, f->n_rows);
     assign_slots(f);
     profile_end(&f->profile, PROFILE_ROUTER);
 }
@@ -220,10 +220,10 @@ static void shared_forward(struct forward *f, const struct layer_weights *w)
                             .ldy = f->shape->n_embd,
                             .n_rows = f->n_rows };
     forward_products(f, wide, w->shared_router.n_rows ? 3 : 2, PROFILE_GATE_UP);
-    workers_run(f->workers, shared_hidden_row, &job, f->n_rows);
+    forward_rows(f, shared_hidden_row, &job, f->n_rows);
     profile_end(&f->profile, PROFILE_ACTIVATION);
     forward_products(f, &down, 1, PROFILE_DOWN);
-    workers_run(f->workers, add_shared_row, &job, f->n_rows);
+    forward_rows(f, add_shared_row, &job, f->n_rows);
 }
 
 void moe_forward(struct forward *f, const struct layer_weights *w)
@@ -233,14 +233,14 @@ void moe_forward(struct forward *f, const struct layer_weights *w)
     struct kern_input hidden = { .x = f->expert_hidden.x, .act = &f->expert_hidden.act };
     uint32_t n_picks = f->n_rows * f->shape->n_experts_used;
 
-    workers_run(f->workers, gather_row, &job, n_picks);
+    forward_rows(f, gather_row, &job, n_picks);
     profile_end(&f->profile, PROFILE_ROUTER);
     expert_product(f, &w->gate_experts, &in, f->expert_gate, PROFILE_GATE_UP);
     expert_product(f, &w->up_experts, &in, f->expert_hidden.x, PROFILE_GATE_UP);
-    workers_run(f->workers, expert_hidden_row, &job, n_picks);
+    forward_rows(f, expert_hidden_row, &job, n_picks);
     profile_end(&f->profile, PROFILE_ACTIVATION);
     expert_product(f, &w->down_experts, &hidden, f->expert_out, PROFILE_DOWN);
-    workers_run(f->workers, combine_row, &job, f->n_rows);
+    forward_rows(f, combine_row, &job, f->n_rows);
     if (w->shared_down.n_rows)
         shared_forward(f, w);
 }

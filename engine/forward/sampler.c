@@ -144,15 +144,6 @@ static bool changes_logits(const struct engine_sample *job)
 
 /* ---- the choice ---- */
 
-/* The largest logit; a NaN is never it. */
-static int32_t best_of(const float *logits, uint32_t n_vocab)
-{
-    uint32_t best = 0;
-    for (uint32_t i = 1; i < n_vocab; i++)
-        best = logits[i] > logits[best] || isnan(logits[best]) ? i : best;
-    return (int32_t)best;
-}
-
 /* Higher logits first; ties by lower id, so that the order is one. */
 static bool before(const struct candidate *a, const struct candidate *b)
 {
@@ -176,17 +167,18 @@ static void sift(struct candidate *heap, uint32_t n, uint32_t i)
 }
 
 /* The k best of all logits, in order, without sorting the others and without memory. */
-static void select_best(const float *logits, uint32_t n_vocab, struct candidate *heap, uint32_t k)
+static void select_best(const struct kern_table *kern, const float *logits, uint32_t n_vocab,
+                        struct candidate *heap, uint32_t k)
 {
     for (uint32_t i = 0; i < k; i++)
         heap[i] = (struct candidate){ (int32_t)i, logits[i] };
     for (uint32_t i = k / 2; i-- > 0;)
         sift(heap, k, i);
-    for (uint32_t i = k; i < n_vocab; i++)
-        if (logits[i] > heap[0].logit) {
-            heap[0] = (struct candidate){ (int32_t)i, logits[i] };
-            sift(heap, k, 0);
-        }
+    for (uint32_t i = k; (i = kern->first_above(logits, i, n_vocab, heap[0].logit)) < n_vocab;
+         i++) {
+        heap[0] = (struct candidate){ (int32_t)i, logits[i] };
+        sift(heap, k, 0);
+    }
     for (uint32_t n = k; n > 1; n--) { /* the worst goes to the end, again and again */
         struct candidate worst = heap[0];
         heap[0] = heap[n - 1];
@@ -224,11 +216,12 @@ static uint32_t reach(const struct candidate *c, uint32_t n, float max, double m
 
 /* The smallest set of best tokens whose mass is top_p of `total`: few, mostly, so a few are looked at
  * first. */
-static uint32_t keep_top_p(struct sampler *s, float top_p, float max, double total)
+static uint32_t keep_top_p(struct sampler *s, const struct kern_table *kern, float top_p, float max,
+                           double total)
 {
     uint32_t k = TOP_P_FIRST < s->n_vocab ? TOP_P_FIRST : s->n_vocab;
     for (;; k = k < s->n_vocab / TOP_P_GROWTH ? k * TOP_P_GROWTH : s->n_vocab) {
-        select_best(s->logits, s->n_vocab, s->pool, k);
+        select_best(kern, s->logits, s->n_vocab, s->pool, k);
         uint32_t n = reach(s->pool, k, max, (double)top_p * total);
         if (n < k || k == s->n_vocab)
             return n;
@@ -261,12 +254,12 @@ static uint32_t filter(struct sampler *s, const struct kern_table *kern,
     float total;
     if (p->top_k > 0 && (uint32_t)p->top_k < s->n_vocab) {
         n = (uint32_t)p->top_k;
-        select_best(s->logits, s->n_vocab, s->pool, n);
+        select_best(kern, s->logits, s->n_vocab, s->pool, n);
         if (p->top_p < 1.0f)
             n = reach(s->pool, n, max, (double)p->top_p * mass(s->pool, n, max));
     } else if (p->top_p < 1.0f) {
         kern->max_sum_exp(s->logits, s->n_vocab, &max, &total);
-        n = keep_top_p(s, p->top_p, max, (double)total);
+        n = keep_top_p(s, kern, p->top_p, max, (double)total);
     } else {
         return gather(s, p->min_p, max);
     }
@@ -288,7 +281,7 @@ static int32_t choose(struct sampler *s, const struct kern_table *kern,
                       const struct engine_sample *job, const float *logits)
 {
     const struct engine_sampling *p = job->params;
-    int32_t best = best_of(logits, s->n_vocab);
+    int32_t best = (int32_t)kern->max_index(logits, s->n_vocab);
     if (p->temperature <= 0.0f || p->top_k == 1)
         return best;
     scale(s, logits, p->temperature);
@@ -311,7 +304,7 @@ static void log_probabilities(struct sampler *s, const struct kern_table *kern,
     job->logprob = job->logits[job->token] - log_total;
     if (n == 0)
         return;
-    select_best(job->logits, s->n_vocab, s->pool, n);
+    select_best(kern, job->logits, s->n_vocab, s->pool, n);
     for (uint32_t i = 0; i < n; i++)
         job->top[i] = (struct engine_logprob){ s->pool[i].token, s->pool[i].logit - log_total };
 }

@@ -10,30 +10,32 @@
 #include "engine/model/rope.h"
 
 enum {
-    ROWS_PER_ITEM = 4,
+    ROW_ITEMS = 64, /* about so many: claiming costs little, and threads end together */
     /* Matrix rows per item: enough work that claiming costs nothing, few enough that threads end
      * together.  About this many multiplications. */
     PRODUCT_MACS = 1 << 18,
 };
 
 struct rows_job {
-    struct forward *f;
-    void (*fn)(struct forward *f, uint32_t row);
-    uint32_t n_rows;
+    void (*fn)(void *ctx, uint32_t row);
+    void *ctx;
+    uint32_t n_rows, per_item;
 };
 
 static void rows_item(void *ctx, uint32_t item)
 {
     const struct rows_job *job = ctx;
-    uint32_t end = (item + 1) * ROWS_PER_ITEM;
-    for (uint32_t r = item * ROWS_PER_ITEM; r < end && r < job->n_rows; r++)
-        job->fn(job->f, r);
+    uint32_t end = (item + 1) * job->per_item;
+    for (uint32_t r = item * job->per_item; r < end && r < job->n_rows; r++)
+        job->fn(job->ctx, r);
 }
 
-void forward_rows(struct forward *f, void (*fn)(struct forward *f, uint32_t row), uint32_t n_rows)
+void forward_rows(struct forward *f, void (*fn)(void *ctx, uint32_t row), void *ctx,
+                  uint32_t n_rows)
 {
-    struct rows_job job = { f, fn, n_rows };
-    workers_run(f->workers, rows_item, &job, (n_rows + ROWS_PER_ITEM - 1) / ROWS_PER_ITEM);
+    struct rows_job job = { fn, ctx, n_rows, (n_rows + ROW_ITEMS - 1) / ROW_ITEMS };
+    if (n_rows > 0)
+        workers_run(f->workers, rows_item, &job, (n_rows + job.per_item - 1) / job.per_item);
 }
 
 struct products_job {
@@ -78,8 +80,9 @@ void forward_products(struct forward *f, const struct product *p, uint32_t n,
     profile_end(&f->profile, part);
 }
 
-static void embed_row(struct forward *f, uint32_t row)
+static void embed_row(void *ctx, uint32_t row)
 {
+    struct forward *f = ctx;
     const struct model_shape *s = f->shape;
     float *x = f->x + (size_t)row * s->n_embd;
     kern_row(&f->weights->embed, (uint32_t)f->token[row], x);
@@ -92,8 +95,9 @@ static void embed_row(struct forward *f, uint32_t row)
                         f->angles[i] + (size_t)row * 2 * s->rope[i].n_pairs);
 }
 
-static void head_input(struct forward *f, uint32_t i)
+static void head_input(void *ctx, uint32_t i)
 {
+    struct forward *f = ctx;
     uint32_t n = f->shape->n_embd;
     f->kern->rms_norm(f->x + (size_t)f->logit_row[i] * n, f->weights->output_norm,
                       f->shape->norm_eps, n, f->head.x + (size_t)i * n);
@@ -101,30 +105,16 @@ static void head_input(struct forward *f, uint32_t i)
         f->kern->quantise(f->head.x, &f->head.act, i, i + 1);
 }
 
-static bool all_finite(const float *x, uint32_t n)
+static void head_output(void *ctx, uint32_t i)
 {
-    /* x - x is 0, or NaN for what is not finite.  Several sums, so that none waits for the last. */
-    float sum[8] = { 0 };
-    uint32_t i = 0;
-    for (; i + 8 <= n; i += 8)
-        for (uint32_t lane = 0; lane < 8; lane++)
-            sum[lane] += x[i + lane] - x[i + lane];
-    for (; i < n; i++)
-        sum[0] += x[i] - x[i];
-    for (uint32_t lane = 1; lane < 8; lane++)
-        sum[0] += sum[lane];
-    return sum[0] == 0.0f;
-}
-
-static void head_output(struct forward *f, uint32_t i)
-{
+    struct forward *f = ctx;
     const struct model_shape *s = f->shape;
     float *logits = f->logits + (size_t)i * s->n_vocab;
     for (uint32_t t = 0; t < s->n_vocab && s->logit_scale != 1.0f; t++)
         logits[t] *= s->logit_scale;
     for (uint32_t t = 0; t < s->n_vocab && s->logit_soft_cap != 0.0f; t++)
         logits[t] = s->logit_soft_cap * tanhf(logits[t] / s->logit_soft_cap);
-    f->logits_finite[i] = all_finite(logits, s->n_vocab);
+    f->logits_finite[i] = f->kern->all_finite(logits, s->n_vocab);
 }
 
 static void head_forward(struct forward *f)
@@ -137,10 +127,10 @@ static void head_forward(struct forward *f)
                          .n_rows = f->n_logits };
     if (f->n_logits == 0)
         return;
-    forward_rows(f, head_input, f->n_logits);
+    forward_rows(f, head_input, f, f->n_logits);
     profile_end(&f->profile, PROFILE_HEAD_NORM);
     forward_products(f, &p, 1, PROFILE_HEAD);
-    forward_rows(f, head_output, f->n_logits);
+    forward_rows(f, head_output, f, f->n_logits);
     profile_end(&f->profile, PROFILE_HEAD);
 }
 
@@ -149,7 +139,7 @@ void forward_step(struct forward *f)
     profile_mark(&f->profile);
     paging_plan_step(f);
     attention_plan_step(f);
-    forward_rows(f, embed_row, f->n_rows);
+    forward_rows(f, embed_row, f, f->n_rows);
     profile_end(&f->profile, PROFILE_EMBED);
     for (uint32_t l = 0; l < f->shape->n_layers; l++) {
         layer_forward(f, l);

@@ -216,6 +216,65 @@ Test(quantise, what_is_not_finite_stays_visible)
             }
 }
 
+/* ---- looking through logits ---- */
+
+enum { N_LOGITS = 200 };
+
+/* What is at `at`, among numbers that are smaller than 1 in size. */
+static void fill_logits(float *x, uint32_t n, uint32_t at, float value)
+{
+    for (uint32_t i = 0; i < n; i++)
+        x[i] = (float)(i * 37 % 101) / 101.0f - 0.5f;
+    x[at] = value;
+}
+
+Test(logits, the_first_of_the_largest_is_found)
+{
+    static const float values[] = { 1.0f, INFINITY, NAN, -INFINITY, 0x1p-149f };
+    float x[N_LOGITS];
+    for (uint32_t v = 0; v < kern_n_usable(); v++)
+        for (uint32_t n = 1; n <= N_LOGITS; n += 7)
+            for (uint32_t at = 0; at < n; at += 3)
+                for (size_t k = 0; k < 5; k++) {
+                    fill_logits(x, n, at, values[k]);
+                    x[n - 1] = k == 0 ? 1.0f : x[n - 1]; /* as large, but later */
+                    uint32_t found = kern_usable(v)->max_index(x, n);
+                    cr_assert_eq(found, ref()->max_index(x, n), "%s: %u of %u",
+                                 kern_usable(v)->name, found, n);
+                    cr_assert(k > 1 || found == at || (n > 1 && at == n - 1));
+                }
+}
+
+Test(logits, nothing_is_the_largest_of_what_is_no_number)
+{
+    float x[N_LOGITS];
+    for (uint32_t v = 0; v < kern_n_usable(); v++)
+        for (uint32_t n = 1; n <= N_LOGITS; n += 13) {
+            for (uint32_t i = 0; i < n; i++)
+                x[i] = NAN;
+            cr_assert_eq(kern_usable(v)->max_index(x, n), 0);
+            x[n - 1] = -INFINITY;
+            cr_assert_eq(kern_usable(v)->max_index(x, n), n - 1);
+        }
+}
+
+Test(logits, the_next_above_a_limit_is_found_and_what_is_not_finite_is_seen)
+{
+    float x[N_LOGITS];
+    for (uint32_t v = 0; v < kern_n_usable(); v++)
+        for (uint32_t at = 0; at < N_LOGITS; at++) {
+            const struct kern_table *kern = kern_usable(v);
+            fill_logits(x, N_LOGITS, at, 2.0f);
+            cr_assert_eq(kern->first_above(x, at / 2, N_LOGITS, 1.0f), at);
+            cr_assert_eq(kern->first_above(x, at + 1, N_LOGITS, 1.0f), N_LOGITS);
+            cr_assert_eq(kern->first_above(x, 0, N_LOGITS, 2.0f), N_LOGITS);
+            cr_assert(kern->all_finite(x, N_LOGITS) && kern->all_finite(x, 0));
+            x[at] = at % 3 == 0 ? NAN : at % 3 == 1 ? INFINITY : -INFINITY;
+            cr_assert(!kern->all_finite(x, N_LOGITS), "%s at %u", kern->name, at);
+            cr_assert(kern->all_finite(x, at));
+        }
+}
+
 Test(rope, every_variant_gives_the_bits_of_ref)
 {
     enum { MOST = 64 };
