@@ -340,6 +340,19 @@ void engine_stats(const struct engine *e, struct engine_stats *out);
 typedef void engine_write_fn(void *ctx, const char *text, size_t len);
 int engine_inspect(const char *path, engine_write_fn *write, void *ctx, struct engine_err *err);
 
+/* ---- commands: pack ---- */
+
+struct engine_pack_options {
+    const char *in, *out; /* out is replaced when the new file is complete, not before */
+    uint32_t n_threads;   /* 0: all cores */
+    engine_progress_fn *progress;
+    void *progress_ctx;
+    const volatile int *cancel; /* not 0: give up, and leave nothing behind */
+};
+/* Writes a model as it lies in memory once loaded, so that later starts only map it: same keys, same
+ * tensors, same results.  Only lacuna reads such a file. */
+int engine_pack(const struct engine_pack_options *opt, struct engine_err *err);
+
 /* ---- commands: bench; [loop] ---- */
 
 /* A part of the steps since engine_profile_start. */

@@ -47,7 +47,7 @@
 
 enum {
     STEPPING = OPTIONS_SERVE | OPTIONS_RUN | OPTIONS_BENCH | OPTIONS_EVAL, /* load the weights */
-    ALL = STEPPING | OPTIONS_INSPECT | OPTIONS_TOKENIZE,
+    ALL = STEPPING | OPTIONS_INSPECT | OPTIONS_TOKENIZE | OPTIONS_PACK,
     SERVE = OPTIONS_SERVE,
 };
 
@@ -97,6 +97,7 @@ const struct options_row options_rows[] = {
               "output", GROUP_COMMAND, OPTIONS_EVAL },
     { "chunk", 0, "N", U32(chunk, 1, 1 << 16), AUTO,
       .help = "rows per step; changes the speed, never the result", GROUP_COMMAND, OPTIONS_EVAL },
+    { "out", 'o', "FILE", STRING(out), .help = "the file to write", GROUP_COMMAND, OPTIONS_PACK },
     { "json", 0, NULL, BOOL(json), .def = "false", .help = "print JSON instead of text",
       GROUP_COMMAND, OPTIONS_BENCH | OPTIONS_EVAL },
 
@@ -115,7 +116,8 @@ const struct options_row options_rows[] = {
               "answers: lacuna eval --kv-type q8 says how far off a model is",
       GROUP_MODEL, STEPPING },
     { "threads", 't', "N", U32(threads, 1, 1024), AUTO,
-      .help = "computing threads; auto: the cores this process may use", GROUP_MODEL, STEPPING },
+      .help = "computing threads; auto: the cores this process may use", GROUP_MODEL,
+      STEPPING | OPTIONS_PACK },
     { "max-isa", 0, "NAME", STRING(max_isa),
       .help = "use no better instruction set than this; a wrong name lists them", GROUP_MODEL,
       STEPPING },

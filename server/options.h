@@ -21,6 +21,7 @@ enum options_command {
     OPTIONS_TOKENIZE = 8,
     OPTIONS_BENCH = 16,
     OPTIONS_EVAL = 32,
+    OPTIONS_PACK = 64,
 };
 
 struct options_list {
@@ -88,6 +89,8 @@ struct options {
     struct options_numbers tokens;
     uint32_t chunk;
     bool json, profile, roofline;
+    /* pack */
+    const char *out;
 
     const char *args[OPTIONS_MAX_ARGS]; /* what is left of the command line */
     uint32_t n_args;

@@ -5,6 +5,10 @@
  * Nothing in the file is trusted: every length, count, product and offset is checked before use,
  * and a refusal names the key or tensor, what was found and what the limit is.
  *
+ * A file that `lacuna pack` wrote (pack_file.c) differs in two ways only: the types of tensors in
+ * panels are GGUF_PANELS + the type, so that no other program takes them for rows, and the key
+ * GGUF_PANELS_KEY has the version of kernels/packed.h, KERN_PANELS_VERSION.
+ *
  * Opening reads the headers of all parts; gguf_load then maps or reads the tensor data.
  * Read-only after that: any thread may look.
  */
@@ -29,6 +33,9 @@ enum gguf_type {
     GGUF_F64,
 };
 
+enum { GGUF_PANELS = 1 << 16 };
+#define GGUF_PANELS_KEY "lacuna.panels"
+
 struct gguf;
 
 /* A string in the file's memory: not NUL-terminated, may hold any byte. */
@@ -40,6 +47,7 @@ struct gguf_str {
 struct gguf_tensor {
     const char *name; /* NUL-terminated copy, holds no NUL */
     uint32_t type;    /* enum kern_type, or a number kern_type_info does not support */
+    bool in_panels;   /* its ne[2] matrices lie as kern_pack makes them (`lacuna pack`) */
     uint32_t n_dims;  /* 1 .. 4 */
     uint64_t ne[4];   /* fastest dimension first; unused are 1 */
     uint64_t bytes; /* 0 if nobody knows the type: accepted here, refused when weights are loaded */

@@ -7,6 +7,7 @@
  *   gguf.c        open and close, split files, the checks that need the whole table, the accessors
  *   gguf_meta.c   names -> values, conversion of numbers
  *   gguf_load.c   tensor data: map or read
+ *   pack_file.c   another file with the same keys, and tensors in panels
  */
 #ifndef LACUNA_ENGINE_GGUF_INTERNAL_H
 #define LACUNA_ENGINE_GGUF_INTERNAL_H
@@ -25,6 +26,7 @@ enum {
     GGUF_MAX_PARTS = 1000,              /* one open file each until loaded */
     GGUF_MAX_ALIGNMENT = 1 << 30,
     GGUF_DEFAULT_ALIGNMENT = 32,
+    GGUF_PANELS_ALIGNMENT = 64, /* of tensors in panels: the kernels read whole lines */
 };
 
 /* ---- names: a hash table of borrowed names ---- */
@@ -57,6 +59,7 @@ struct gguf_kv {
     struct gguf_array value;
     struct gguf_str scalar; /* what value.strings points at, if it is one string */
     struct gguf_str *owned; /* what value.strings points at, if they are many */
+    struct gguf_str stored; /* the whole entry, as it lies in the header */
 };
 
 struct gguf_meta {

@@ -306,6 +306,7 @@ static int take_keys(struct cursor *c, struct gguf_meta *meta, uint64_t n)
     for (uint64_t i = 0; i < n; i++) {
         struct gguf_kv *kv = &meta->kv[i];
         meta->n = i + 1;
+        uint64_t begin = c->pos;
         c->index = i;
         c->name.data = NULL;
         if (take_name(c, GGUF_MAX_KEY_BYTES) < 0)
@@ -315,6 +316,7 @@ static int take_keys(struct cursor *c, struct gguf_meta *meta, uint64_t n)
             return refuse(c, ENGINE_ERR_FILE, "is there twice");
         if (take_value(c, kv) < 0)
             return -1;
+        kv->stored = (struct gguf_str){ (const char *)c->part->head + begin, c->pos - begin };
     }
     c->where = WHERE_HEADER;
     return 0;
@@ -345,15 +347,44 @@ static int take_shape(struct cursor *c, struct gguf_tensor *t)
     return 0;
 }
 
+/* A tensor in panels: these have their padding, and a start that the kernels can read. */
+static int size_panels(const struct cursor *c, struct gguf_tensor *t)
+{
+    const struct kern_type_info *info = kern_type_info(t->type);
+    if (!info->supported || !info->group_values)
+        return refuse(c, ENGINE_ERR_UNSUPPORTED, "panels of type %s (%u) are unknown", info->name,
+                      t->type);
+    if (t->ne[0] > UINT32_MAX || t->ne[1] > UINT32_MAX || t->ne[3] != 1)
+        return refuse(c, ENGINE_ERR_FILE,
+                      "is %" PRIu64 " x %" PRIu64 " x %" PRIu64 " x %" PRIu64
+                      ", too large for panels",
+                      t->ne[0], t->ne[1], t->ne[2], t->ne[3]);
+    if (c->part->alignment % GGUF_PANELS_ALIGNMENT != 0)
+        return refuse(c, ENGINE_ERR_FILE,
+                      "is in panels, but general.alignment is %" PRIu64 ", not a multiple of %d",
+                      c->part->alignment, GGUF_PANELS_ALIGNMENT);
+    uint64_t n_panels = (t->ne[1] + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS;
+    uint64_t panel = kern_packed_bytes((enum kern_type)t->type, KERN_PANEL_ROWS,
+                                       (uint32_t)t->ne[0]);
+    if (__builtin_mul_overflow(n_panels, panel, &t->bytes) ||
+        __builtin_mul_overflow(t->bytes, t->ne[2], &t->bytes))
+        return refuse(c, ENGINE_ERR_FILE, "its panels are more bytes than 64 bits can count");
+    return 0;
+}
+
 /* Bytes of the tensor from its type and shape; a type that nobody knows leaves 0. */
 static int size_tensor(const struct cursor *c, struct gguf_tensor *t)
 {
+    t->in_panels = t->type >= GGUF_PANELS && t->type < GGUF_PANELS + KERN_N_TYPES;
+    t->type -= t->in_panels ? GGUF_PANELS : 0;
     const struct kern_type_info *info = kern_type_info(t->type);
     if (info->block_values == 0)
         return 0;
     if (t->ne[0] % info->block_values != 0)
         return refuse(c, ENGINE_ERR_FILE, "rows of %" PRIu64 " values, %s needs a multiple of %u",
                       t->ne[0], info->name, info->block_values);
+    if (t->in_panels)
+        return size_panels(c, t);
     uint64_t n_blocks = t->ne[0] / info->block_values * t->ne[1] * t->ne[2] * t->ne[3];
     if (__builtin_mul_overflow(n_blocks, (uint64_t)info->block_bytes, &t->bytes))
         return refuse(c, ENGINE_ERR_FILE,
@@ -377,6 +408,26 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t)
 }
 
 /* Appends n tensors to g.  Their offsets still count from the start of the data. */
+/* Panels of another version would be read as noise. */
+static int check_panels(struct cursor *c, const struct gguf *g, const struct gguf_meta *meta)
+{
+    int64_t version = 0;
+    for (uint64_t i = g->n_tensors - c->part->n_tensors; i < g->n_tensors; i++) {
+        if (!g->tensors[i].in_panels)
+            continue;
+        if (gguf_meta_int(meta, c->part->label, GGUF_PANELS_KEY, true, 0, INT64_MAX, &version,
+                          c->err) != 0)
+            return -1;
+        if (version == KERN_PANELS_VERSION)
+            return 0;
+        return refuse(c, ENGINE_ERR_UNSUPPORTED,
+                      "was packed by another version of lacuna (panels %" PRId64
+                      ", this one has %d): pack the original again",
+                      version, KERN_PANELS_VERSION);
+    }
+    return 0;
+}
+
 static int take_tensors(struct cursor *c, struct gguf *g, uint32_t part, uint64_t n)
 {
     if (n == 0)
@@ -511,6 +562,8 @@ int gguf_parse_part(struct gguf *g, uint32_t index, struct gguf_meta *meta, stru
         take_tensors(c, g, index, n_tensors) < 0)
         return -1;
     c->part->n_tensors = n_tensors;
+    if (check_panels(c, g, meta) < 0)
+        return -1;
     c->part->head_end = c->pos;
     c->part->data_start = (c->pos + c->part->alignment - 1) & ~(c->part->alignment - 1);
     return place_tensors(c, g);

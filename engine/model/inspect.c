@@ -56,6 +56,8 @@ static void say_file(const struct writer *w, const struct gguf *g)
     say_string(w, g, "pre-tokenizer", "tokenizer.ggml.pre");
     say(w, "%-16s GGUF %u, %.1f MiB, %" PRIu64 " keys, %" PRIu64 " tensors\n", "file",
         gguf_version(g), mib(gguf_file_bytes(g)), gguf_n_keys(g), gguf_n_tensors(g));
+    if (gguf_has(g, GGUF_PANELS_KEY))
+        say(w, "%-16s packed: quantised weights lie as the kernels read them\n", "layout");
     say(w, "%-16s %.1f million\n", "parameters", (double)n_params / 1e6);
 }
 

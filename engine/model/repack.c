@@ -29,12 +29,12 @@ static bool is_only_looked_up(const struct gguf *g, const struct gguf_tensor *t)
     return strcmp(t->name, "token_embd.weight") == 0 && gguf_find_tensor(g, "output.weight");
 }
 
-static bool wants_panels(const struct gguf *g, const struct gguf_tensor *t)
+bool repack_wants(const struct gguf *g, const struct gguf_tensor *t)
 {
     const struct kern_type_info *info = kern_type_info(t->type);
-    return info->supported && info->group_values && t->bytes > 0 && t->ne[0] <= UINT32_MAX &&
-           t->ne[1] >= KERN_PANEL_ROWS && t->ne[1] <= UINT32_MAX && t->ne[3] == 1 &&
-           !is_only_looked_up(g, t);
+    return !t->in_panels && info->supported && info->group_values && t->bytes > 0 &&
+           t->ne[0] <= UINT32_MAX && t->ne[1] >= KERN_PANEL_ROWS && t->ne[1] <= UINT32_MAX &&
+           t->ne[3] == 1 && !is_only_looked_up(g, t);
 }
 
 static size_t matrix_bytes(const struct gguf_tensor *t)
@@ -42,12 +42,17 @@ static size_t matrix_bytes(const struct gguf_tensor *t)
     return kern_packed_bytes((enum kern_type)t->type, (uint32_t)t->ne[1], (uint32_t)t->ne[0]);
 }
 
+uint64_t repack_bytes(const struct gguf_tensor *t)
+{
+    return matrix_bytes(t) * t->ne[2];
+}
+
 uint64_t repack_weight_bytes(const struct gguf *g)
 {
     uint64_t sum = 0;
     for (uint64_t i = 0; i < gguf_n_tensors(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
-        sum += wants_panels(g, t) ? matrix_bytes(t) * t->ne[2] : t->bytes;
+        sum += repack_wants(g, t) ? repack_bytes(t) : t->bytes;
     }
     return sum;
 }
@@ -62,8 +67,8 @@ static void place(struct repack *r)
 {
     for (uint64_t i = 0; i < gguf_n_tensors(r->g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(r->g, i);
-        r->at[i] = wants_panels(r->g, t) ? r->bytes : NO_PANELS;
-        r->bytes += wants_panels(r->g, t) ? matrix_bytes(t) * t->ne[2] : 0;
+        r->at[i] = repack_wants(r->g, t) ? r->bytes : NO_PANELS;
+        r->bytes += repack_wants(r->g, t) ? repack_bytes(t) : 0;
     }
 }
 
@@ -100,6 +105,8 @@ void repack_close(struct repack *r)
 const void *repack_find(const struct repack *r, const struct gguf_tensor *t)
 {
     uint64_t at = r ? r->at[index_of(r, t)] : NO_PANELS;
+    if (t->in_panels)
+        return t->data;
     return at == NO_PANELS ? NULL : r->mem + at;
 }
 
@@ -116,12 +123,8 @@ static void pack_item(void *ctx, uint32_t item)
     kern_pack(&job->rows, first, end < job->n_panels ? end : job->n_panels, job->dst);
 }
 
-bool repack_take(void *ctx, const struct gguf_tensor *t)
+void repack_make(struct workers *workers, const struct gguf_tensor *t, void *dst)
 {
-    struct repack *r = ctx;
-    uint64_t at = r->at[index_of(r, t)];
-    if (at == NO_PANELS)
-        return false;
     size_t row_bytes = t->bytes / t->ne[1] / t->ne[2];
     for (uint64_t i = 0; i < t->ne[2]; i++) {
         struct pack_job job = {
@@ -130,11 +133,20 @@ bool repack_take(void *ctx, const struct gguf_tensor *t)
                       .n_rows = (uint32_t)t->ne[1],
                       .n_cols = (uint32_t)t->ne[0],
                       .row_bytes = row_bytes },
-            .dst = r->mem + at + i * matrix_bytes(t),
+            .dst = (uint8_t *)dst + i * matrix_bytes(t),
             .n_panels = (uint32_t)((t->ne[1] + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS),
         };
-        workers_run(r->workers, pack_item, &job,
+        workers_run(workers, pack_item, &job,
                     (job.n_panels + PANELS_PER_ITEM - 1) / PANELS_PER_ITEM);
     }
+}
+
+bool repack_take(void *ctx, const struct gguf_tensor *t)
+{
+    struct repack *r = ctx;
+    uint64_t at = r->at[index_of(r, t)];
+    if (at == NO_PANELS)
+        return false;
+    repack_make(r->workers, t, r->mem + at);
     return true;
 }

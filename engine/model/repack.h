@@ -26,8 +26,14 @@ void repack_close(struct repack *r); /* NULL is fine; frees the panels */
  * needed any more.  ctx is the struct repack. */
 bool repack_take(void *ctx, const struct gguf_tensor *t);
 
-/* The panels of a tensor, those of its ne[2] matrices one after the other; NULL: it has none, as no
- * tensor has if r is NULL. */
+/* Is the tensor to be packed? */
+bool repack_wants(const struct gguf *g, const struct gguf_tensor *t);
+/* Bytes of its panels. */
+uint64_t repack_bytes(const struct gguf_tensor *t);
+/* Makes them. */
+void repack_make(struct workers *workers, const struct gguf_tensor *t, void *dst);
+
+/* The panels of a tensor, made here or stored so; NULL: it has none.  r may be NULL: none were made. */
 const void *repack_find(const struct repack *r, const struct gguf_tensor *t);
 
 #endif

@@ -12,7 +12,7 @@
 #include <time.h>
 
 static const struct cmd *const commands[] = {
-    &cmd_serve, &cmd_run, &cmd_inspect, &cmd_tokenize, &cmd_bench, &cmd_eval,
+    &cmd_serve, &cmd_run, &cmd_inspect, &cmd_tokenize, &cmd_bench, &cmd_eval, &cmd_pack,
 };
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 

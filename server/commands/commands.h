@@ -18,7 +18,8 @@ struct cmd {
     int (*run)(const struct options *o);
 };
 
-extern const struct cmd cmd_serve, cmd_run, cmd_inspect, cmd_tokenize, cmd_bench, cmd_eval;
+extern const struct cmd cmd_serve, cmd_run, cmd_inspect, cmd_tokenize, cmd_bench, cmd_eval,
+    cmd_pack;
 
 /* All commands, in the order of the help; NULL past the end. */
 const struct cmd *cmd_at(size_t i);

@@ -81,6 +81,11 @@ def seeds():
             [tensor("a", TYPE_F32, (1,), 0), tensor("b", TYPE_F32, (1,), max(alignment, 4))],
             bytes(max(alignment, 4) + 4), alignment=alignment)
     yield "claimed_data", 32, gguf([], [tensor("a", TYPE_Q4_K, (256, 9), 0)])
+    yield "panels", 0, gguf([key("general.alignment", U32, 64), key("lacuna.panels", U32, 1)],
+                            [tensor("a", 65536 + TYPE_Q4_1, (32, 16), 0), tensor("b", TYPE_F32, (1,), 320)],
+                            bytes(324), alignment=64)
+    yield "huge_panels", 1, gguf([key("general.alignment", U32, 64), key("lacuna.panels", U32, 1)],
+                                 [tensor("a", 65536 + TYPE_Q4_K, (2**31, 2**31), 0)], alignment=64)
     yield "huge", 1, gguf([], [tensor("a", TYPE_F32, (2**30, 2**20), 0),
                                tensor("b", TYPE_F32, (2**62, 1), 2**52)])
     yield "overlap", 0, gguf([], [tensor("a", TYPE_F32, (9,), 0), tensor("b", TYPE_F32, (1,), 32)],

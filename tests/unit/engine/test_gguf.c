@@ -202,6 +202,54 @@ Test(gguf, sizes_of_all_known_types_follow_their_blocks)
     }
 }
 
+/* A file with one tensor in panels. */
+static struct gguf_build panels(uint32_t type, uint64_t n_rows, uint32_t alignment,
+                                uint32_t version)
+{
+    struct gguf_build b = GGUF_BUILD_INIT;
+    unsigned char zeros[4096] = { 0 };
+    b.alignment = alignment;
+    gguf_build_u32(&b, "general.alignment", alignment);
+    if (version)
+        gguf_build_u32(&b, GGUF_PANELS_KEY, version);
+    gguf_build_tensor(&b, "w", GGUF_PANELS + type, 2, (uint64_t[]){ 64, n_rows }, NULL, 0);
+    gguf_build_put(&b.data, zeros, sizeof(zeros));
+    return b;
+}
+
+Test(gguf, panels_have_their_padding)
+{
+    struct gguf_build b = panels(KERN_TYPE_Q4_0, 33, 64, KERN_PANELS_VERSION);
+    size_t len;
+    unsigned char *file = gguf_build_finish(&b, &len), *copy;
+    struct engine_err err;
+    struct gguf *g = open_bytes(file, len, len, &copy, &err);
+    cr_assert(g != NULL, "%s", err.text);
+    const struct gguf_tensor *t = gguf_tensor_at(g, 0);
+    cr_expect(t->in_panels && t->type == KERN_TYPE_Q4_0);
+    cr_expect(t->bytes == kern_packed_bytes(KERN_TYPE_Q4_0, 48, 64));
+    gguf_close(g);
+    free(copy);
+    free(file);
+}
+
+Test(gguf, panels_that_nobody_can_read_are_refused)
+{
+    struct gguf_build b = panels(KERN_TYPE_Q4_0, 16, 64, KERN_PANELS_VERSION + 1);
+    expect_refused(&b, ENGINE_ERR_UNSUPPORTED,
+                   "another version of lacuna (panels 2, this one has 1)");
+    b = panels(KERN_TYPE_Q4_0, 16, 64, 0);
+    expect_refused(&b, ENGINE_ERR_FILE, GGUF_PANELS_KEY);
+    b = panels(KERN_TYPE_Q4_0, 16, 32, KERN_PANELS_VERSION);
+    expect_refused(&b, ENGINE_ERR_FILE, "general.alignment is 32, not a multiple of 64");
+    b = panels(KERN_TYPE_F16, 16, 64, KERN_PANELS_VERSION);
+    expect_refused(&b, ENGINE_ERR_UNSUPPORTED, "panels of type F16");
+    b = panels(KERN_TYPE_Q4_0, UINT64_C(1) << 33, 64, KERN_PANELS_VERSION);
+    expect_refused(&b, ENGINE_ERR_FILE, "too large for panels");
+    b = panels(KERN_TYPE_Q4_0, 4096, 64, KERN_PANELS_VERSION);
+    expect_refused(&b, ENGINE_ERR_FILE, "needs bytes");
+}
+
 Test(gguf, unknown_type_is_accepted_with_size_0)
 {
     struct gguf_build b = good();
