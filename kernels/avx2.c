@@ -2,60 +2,21 @@
  *
  * avx2.c - AVX2 with FMA and F16C: sixteen lanes are two registers.
  */
-#include <string.h>
+#include "kernels/avx2_body.h"
 
-#include "kernels/v16_avx2.h"
-
-enum {
-    PANEL_TILE_PANELS = 1,
-    PANEL_TILE_TOKENS = 3,
-    VEC_TILE_ROWS = 2,
-    VEC_TILE_TOKENS = 2,
-    VEC_PEAK_SUMS = 6, /* enough that none waits for its last, few enough for the registers */
-    VEC_ATTN_QUERIES = 2,
-    VEC_ATTN_COLUMNS = 2,
-};
-
-/* See vector_attend.h. */
-static inline __attribute__((always_inline)) void vec_tile_dots(const uint8_t *tile,
-                                                                const int8_t *code,
-                                                                size_t code_step, uint32_t head_dim,
-                                                                uint32_t n, v16 (*dot)[2])
+/* vpmaddubsw adds two products u * q in 16 bits, saturating: exact while u <= 127, since
+ * 2 * 127 * 127 = 32258 (activations are in -127 .. 127).  Types whose u takes all eight bits are
+ * multiplied in two parts, u = (u & 127) + 128 * (u >> 7). */
+static inline __m256i v8_dot(__m256i acc, __m256i u, __m256i q, bool is_wide)
 {
-    for (uint32_t h = 0; h < 2; h++, tile += 64) {
-        __m256i sum[VEC_ATTN_QUERIES][2];
-        for (uint32_t i = 0; i < n; i++)
-            sum[i][0] = sum[i][1] = _mm256_setzero_si256();
-        for (uint32_t c = 0; c < head_dim; c += 4) {
-            const __m256i *u = (const __m256i *)(const void *)(tile + (size_t)c * KERN_ATTN_TILE);
-            __m256i u0 = _mm256_loadu_si256(u), u1 = _mm256_loadu_si256(u + 1);
-            for (uint32_t i = 0; i < n; i++) {
-                int32_t word;
-                memcpy(&word, code + i * code_step + c, sizeof(word));
-                __m256i q = _mm256_set1_epi32(word);
-                sum[i][0] = _mm256_add_epi32(sum[i][0], v8_dot(u0, q, true));
-                sum[i][1] = _mm256_add_epi32(sum[i][1], v8_dot(u1, q, true));
-            }
-        }
-        for (uint32_t i = 0; i < n; i++)
-            dot[i][h] = v16_make(_mm256_cvtepi32_ps(sum[i][0]), _mm256_cvtepi32_ps(sum[i][1]));
-    }
-}
-
-#include "kernels/panel.h"
-#include "kernels/vector_body.h"
-
-static void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u)
-{
-    for (int half = 0; half < 2; half++)
-        for (int c = 0; c < UNPACK_VALUES; c += 32) {
-            __m256i v[8];
-            for (int i = 0; i < 8; i++)
-                v[i] = _mm256_load_si256((const __m256i *)(const void *)(rows[8 * half + i] + c));
-            v8_transpose(v);
-            for (int i = 0; i < 8; i++)
-                _mm256_store_si256((__m256i *)(void *)(u + 16 * c + 32 * half + 64 * i), v[i]);
-        }
+    __m256i ones = _mm256_set1_epi16(1);
+    if (!is_wide)
+        return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, q), ones));
+    __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(u, _mm256_set1_epi8(127)), q);
+    __m256i top = _mm256_and_si256(_mm256_srli_epi16(u, 7), _mm256_set1_epi8(1));
+    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(low, ones));
+    return _mm256_add_epi32(
+        acc, _mm256_madd_epi16(_mm256_maddubs_epi16(top, q), _mm256_set1_epi16(128)));
 }
 
 const struct kern_table kern_avx2 = {

@@ -13,6 +13,7 @@
 enum {
     XCR0_AVX = 0x06,    /* xmm, ymm */
     XCR0_AVX512 = 0xe6, /* and masks, zmm */
+    AVX_VNNI = 1 << 4,  /* of leaf 7, 1; cpuid.h has a name for it only in newer compilers */
 };
 
 static uint32_t xcr0(void)
@@ -30,7 +31,7 @@ static bool has(uint32_t word, uint32_t bits)
 struct kern_cpu kern_cpu_detect(void)
 {
     struct kern_cpu cpu = { 0 };
-    uint32_t a, b, c, d, c1;
+    uint32_t a, b, c, d, c1, a1, b1, c2, d1;
     if (!__get_cpuid(1, &a, &b, &c1, &d) || !has(c1, bit_OSXSAVE))
         return cpu;
     uint32_t saved = xcr0();
@@ -38,6 +39,8 @@ struct kern_cpu kern_cpu_detect(void)
         return cpu;
     cpu.fma_avx2 = has(saved, XCR0_AVX) && has(c1, bit_FMA | bit_F16C | bit_AVX) &&
                    has(b, bit_AVX2 | bit_BMI2);
+    if (a >= 1 && __get_cpuid_count(7, 1, &a1, &b1, &c2, &d1))
+        cpu.avx_vnni = cpu.fma_avx2 && has(a1, AVX_VNNI);
     cpu.avx512 = cpu.fma_avx2 && has(saved, XCR0_AVX512) &&
                  has(b, bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL);
     cpu.avx512_vnni = cpu.avx512 && has(c, bit_AVX512VNNI);

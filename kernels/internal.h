@@ -28,6 +28,7 @@
 extern const struct kern_table kern_ref;
 #if defined(__x86_64__)
 extern const struct kern_table kern_avx2;
+extern const struct kern_table kern_avxvnni;
 extern const struct kern_table kern_avx512vnni;
 #endif
 

@@ -216,7 +216,7 @@ enum kern_peak {
 };
 
 struct kern_table {
-    const char *name; /* "ref", "avx2", "avx512vnni" */
+    const char *name; /* "ref", "avx2", "avxvnni", "avx512vnni" */
 
     /* dst[0..n) = the values of n weights, n a multiple of the block.  Any supported type. */
     void (*dequantise)(enum kern_type type, const void *src, float *dst, size_t n);
@@ -296,6 +296,7 @@ uint16_t kern_f32_to_f16(float f); /* round to nearest even */
 /* The processor's features, read by CPUID and XGETBV (or HWCAP), never guessed. */
 struct kern_cpu {
     bool fma_avx2; /* AVX2, FMA, F16C, BMI2 */
+    bool avx_vnni; /* besides: the 256-bit VNNI without AVX-512 */
     bool avx512;   /* F, BW, DQ, VL */
     bool avx512_vnni;
 };
@@ -309,7 +310,7 @@ const struct kern_table *kern_select(const char *max_isa);
 uint32_t kern_n_usable(void);
 const struct kern_table *kern_usable(uint32_t i);
 
-/* "ref, avx2, avx512vnni": every name that kern_select may take, for messages. */
+/* "avx512vnni, avx2, ref": every name that kern_select may take, for messages. */
 const char *kern_names(void);
 
 #endif

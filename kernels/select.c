@@ -12,6 +12,11 @@ static bool has_avx512vnni(const struct kern_cpu *cpu)
     return cpu->avx512_vnni;
 }
 
+static bool has_avxvnni(const struct kern_cpu *cpu)
+{
+    return cpu->avx_vnni;
+}
+
 static bool has_avx2(const struct kern_cpu *cpu)
 {
     return cpu->fma_avx2;
@@ -30,6 +35,7 @@ static const struct {
 } variants[] = {
 #if defined(__x86_64__)
     { &kern_avx512vnni, has_avx512vnni },
+    { &kern_avxvnni, has_avxvnni },
     { &kern_avx2, has_avx2 },
 #endif
     { &kern_ref, has_any },
@@ -67,7 +73,7 @@ const struct kern_table *kern_select(const char *max_isa)
 const char *kern_names(void)
 {
 #if defined(__x86_64__)
-    return "avx512vnni, avx2, ref";
+    return "avx512vnni, avxvnni, avx2, ref";
 #else
     return "ref";
 #endif

@@ -2,6 +2,9 @@
  *
  * v16_avx2.h - sixteen float lanes in two ymm registers: the vocabulary that vector_body.h is
  * written in.  Each operation is the IEEE one per lane, so that every variant gives the same bits.
+ *
+ * A variant declares v8_dot() first: acc + the products of each dword's four bytes, u unsigned (above 127
+ * only if is_wide), q signed.
  */
 #ifndef LACUNA_KERNELS_V16_AVX2_H
 #define LACUNA_KERNELS_V16_AVX2_H
@@ -11,6 +14,8 @@
 #include <string.h>
 
 #include "kernels/internal.h"
+
+static inline __m256i v8_dot(__m256i acc, __m256i u, __m256i q, bool is_wide);
 
 typedef struct {
     __m256 lo, hi;
@@ -376,29 +381,13 @@ static inline v16 v16_from_bits(w16 a)
     return v16_make(_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi));
 }
 
-/* vpmaddubsw adds two products u * q in 16 bits, saturating: exact while u <= 127, since
- * 2 * 127 * 127 = 32258 (activations are in -127 .. 127).  Types whose u takes all eight bits are
- * multiplied in two parts, u = (u & 127) + 128 * (u >> 7). */
-static inline __m256i v8_dot(__m256i u, __m256i q, bool is_wide)
-{
-    __m256i ones = _mm256_set1_epi16(1);
-    if (!is_wide)
-        return _mm256_madd_epi16(_mm256_maddubs_epi16(u, q), ones);
-    __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(u, _mm256_set1_epi8(127)), q);
-    __m256i top = _mm256_and_si256(_mm256_srli_epi16(u, 7), _mm256_set1_epi8(1));
-    return _mm256_add_epi32(
-        _mm256_madd_epi16(low, ones),
-        _mm256_madd_epi16(_mm256_maddubs_epi16(top, q), _mm256_set1_epi16(128)));
-}
-
 /* acc + the products of each dword's four bytes, u unsigned, with the four signed ones at q. */
 static inline w16 w16_dot(w16 acc, w16 u, const int8_t *q, bool is_wide)
 {
     int32_t word;
     memcpy(&word, q, sizeof(word));
     __m256i four = _mm256_set1_epi32(word);
-    return w16_make(_mm256_add_epi32(acc.lo, v8_dot(u.lo, four, is_wide)),
-                    _mm256_add_epi32(acc.hi, v8_dot(u.hi, four, is_wide)));
+    return w16_make(v8_dot(acc.lo, u.lo, four, is_wide), v8_dot(acc.hi, u.hi, four, is_wide));
 }
 
 /* 8 rows of 8 dwords to 8 columns. */

@@ -1,10 +1,15 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Prefill and decode beside llama.cpp's llama-bench: interleaved rounds, medians, ratios.
+"""Speed beside llama.cpp's own benchmarks: interleaved rounds, medians, ratios.
 
-usage: against_peer.py PEER_FOLDER MODEL.gguf [--lacuna BINARY] [--rounds 5] [--threads 2] [-p 512] [-n 64]
+usage: against_peer.py PEER_FOLDER MODEL.gguf... [--cells prefill:512,decode:1] [--rounds 5] [--threads 2]
 
-PEER_FOLDER holds llama-bench and its libraries.  The machine may be shared: only the ratio of one run means much.
+PEER_FOLDER holds llama-bench, llama-batched-bench and their libraries.  A cell is one number of the table:
+  prefill:N         a prompt of N tokens
+  decode:B          B sequences side by side, prompts of 128
+  decode:B:C        the same, C tokens in the cache
+  load              seconds until the first token, the file in the page cache
+The peer's flash attention is on.  The machine may be shared: only the ratio of one run means much.
 """
 import argparse
 import json
@@ -12,52 +17,106 @@ import os
 import pathlib
 import statistics
 import subprocess
+import time
 
 ROOT = pathlib.Path(__file__).parents[2]
+N_GENERATED = 48
 
 
 def run(command, environment=None):
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
     if done.returncode:
         raise SystemExit(f"{command[0]} ended with {done.returncode}: {done.stderr.strip()[-400:]}")
-    return json.loads(done.stdout)
+    return done.stdout
 
 
-def lacuna_once(options):
-    rows = run([options.lacuna, "bench", "-m", options.model, "-p", str(options.prompt), "-n", str(options.tokens), "-b", "1",
-                "-c", "0", "-r", "1", "--threads", str(options.threads), "--json"])
-    return {row["phase"]: row["tok_s"] for row in rows}
+def timed(command, environment=None):
+    begin = time.perf_counter()
+    run(command, environment)
+    return time.perf_counter() - begin
 
 
-def peer_once(options):
-    folder = options.peer.resolve()
-    paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")]))
-    rows = run([str(folder / "llama-bench"), "-m", options.model, "-p", str(options.prompt), "-n", str(options.tokens), "-t",
-                str(options.threads), "-r", "1", "-o", "json"], dict(os.environ, LD_LIBRARY_PATH=paths))
-    return {"prefill" if row["n_prompt"] else "decode": row["avg_ts"] for row in rows}
+class Lacuna:
+    name = "lacuna"
+
+    def __init__(self, options):
+        self.binary, self.threads = options.lacuna, options.threads
+
+    def bench(self, model, *more):
+        rows = json.loads(run([self.binary, "bench", "-m", model, "-r", 1, "--threads", self.threads, "--json", *more]))
+        return rows[0]["tok_s"]
+
+    def prefill(self, model, n_prompt):
+        return self.bench(model, "-p", n_prompt, "-n", 0, "--ctx", n_prompt + 64)
+
+    def decode(self, model, batch, context=128):
+        return self.bench(model, "-p", 0, "-n", N_GENERATED, "-b", batch, "-c", context, "--ctx",
+                          context + context // 10 + 2 * N_GENERATED)
+
+    def load(self, model):
+        return timed([self.binary, "run", "-m", model, "--threads", self.threads, "-n", 1, "--ctx", 4096, "a"])
+
+
+class Peer:
+    name = "llama.cpp"
+
+    def __init__(self, options):
+        self.folder, self.threads = options.peer.resolve(), options.threads
+        paths = os.pathsep.join(filter(None, [str(self.folder), os.environ.get("LD_LIBRARY_PATH")]))
+        self.environment = dict(os.environ, LD_LIBRARY_PATH=paths)
+
+    def bench(self, model, *more):
+        rows = json.loads(run([self.folder / "llama-bench", "-m", model, "-t", self.threads, "-r", 1, "-fa", "on", "-o",
+                               "json", *more], self.environment))
+        return rows[0]["avg_ts"]
+
+    def prefill(self, model, n_prompt):
+        return self.bench(model, "-p", n_prompt, "-n", 0)
+
+    def decode(self, model, batch, context=128):
+        if batch == 1:
+            return self.bench(model, "-p", 0, "-n", N_GENERATED, "-d", context)
+        out = run([self.folder / "llama-batched-bench", "-m", model, "-t", self.threads, "-fa", "on", "-npp", context, "-ntg",
+                   N_GENERATED, "-npl", batch, "-c", batch * (context + 2 * N_GENERATED), "--output-format", "jsonl"],
+                  self.environment)
+        return next(json.loads(line)["speed_tg"] for line in out.splitlines() if line.startswith("{"))
+
+    def load(self, model):
+        return timed([self.folder / "llama-completion", "-m", model, "-t", self.threads, "-n", 1, "-c", 4096, "-p", "a",
+                      "-no-cnv"], self.environment)
+
+
+def measure(engine, model, cell):
+    kind, *numbers = cell.split(":")
+    return getattr(engine, kind)(model, *map(int, numbers))
+
+
+def compare(engines, model, cell, rounds):
+    """One line of the table: medians of both, and how many times better the first one is."""
+    found = [[], []]
+    for _ in range(rounds):
+        for figures, engine in zip(found, engines):
+            figures.append(measure(engine, model, cell))
+    ours, theirs = map(statistics.median, found)
+    ratio = theirs / ours if cell == "load" else ours / theirs
+    print(f"{pathlib.Path(model).stem:24} {cell:16} {ours:10.2f} {theirs:10.2f} {ratio:7.2f}x", flush=True)
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("peer", type=pathlib.Path)
-    parser.add_argument("model")
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--cells", default="prefill:512,decode:1")
     parser.add_argument("--lacuna", default=str(ROOT / "build/release/lacuna"))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("-p", "--prompt", type=int, default=512)
-    parser.add_argument("-n", "--tokens", type=int, default=64)
     options = parser.parse_args()
-
-    ours, theirs = {"prefill": [], "decode": []}, {"prefill": [], "decode": []}
-    for _ in range(options.rounds):
-        for figures, once in ((ours, lacuna_once), (theirs, peer_once)):
-            for phase, tok_s in once(options).items():
-                figures[phase].append(tok_s)
-    print(f"{'phase':8} {'lacuna':>10} {'llama.cpp':>10} {'ratio':>7}   tok/s, median of {options.rounds}, "
-          f"{options.threads} threads")
-    for phase in ours:
-        a, b = statistics.median(ours[phase]), statistics.median(theirs[phase])
-        print(f"{phase:8} {a:10.1f} {b:10.1f} {a / b:7.2f}")
+    engines = Lacuna(options), Peer(options)
+    print(f"{'model':24} {'cell':16} {engines[0].name:>10} {engines[1].name:>10} {'ratio':>8}   tok/s (load: s), medians of "
+          f"{options.rounds}, {options.threads} threads")
+    for model in options.models:
+        for cell in options.cells.split(","):
+            compare(engines, model, cell, options.rounds)
 
 
 if __name__ == "__main__":
