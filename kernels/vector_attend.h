@@ -92,11 +92,23 @@ static inline v16 vec_soft_cap(v16 s, float cap)
     return v16_mul(v16_set1(cap), v16_sub(one, v16_div(two, v16_add(e, one))));
 }
 
+/* Pages lie anywhere: at the end of one, the processor does not know which is next.  Tile j of keys is
+ * asked for while the one before is read; beyond the last there is nothing to ask for. */
+static inline const uint8_t *vec_tile_at(const struct kern_attend *a, enum kern_kv kv, uint32_t j,
+                                         uint32_t end)
+{
+    uint32_t at = j < end ? j : j - KERN_ATTN_TILE;
+    size_t values = kern_k_tile(at % a->page_tokens, a->head_dim);
+    size_t bytes = kv == KERN_KV_F32 ? 4 * values : kv == KERN_KV_F16 ? 2 * values : values;
+    return (const uint8_t *)a->pages[at / a->page_tokens] + bytes;
+}
+
 /* Scores of n queries, adjacent in q, against the tile of 32 tokens at an item's token j. */
 static inline __attribute__((always_inline)) void
 vec_tile_scores(const struct kern_attend *a, enum kern_kv kv, const float *q, uint32_t n,
-                float (*s)[KERN_ATTN_ITEM], uint32_t j)
+                float (*s)[KERN_ATTN_ITEM], uint32_t j, const uint8_t *next)
 {
+    const size_t line = kv == KERN_KV_F32 ? 128 : 64; /* a channel of a tile */
     const void *page = a->pages[j / a->page_tokens];
     size_t tile = kern_k_tile(j % a->page_tokens, a->head_dim);
     v16 acc[VEC_ATTN_QUERIES][2];
@@ -104,6 +116,7 @@ vec_tile_scores(const struct kern_attend *a, enum kern_kv kv, const float *q, ui
         acc[i][0] = acc[i][1] = v16_set1(0.0f);
     for (uint32_t c = 0; c < a->head_dim; c++, tile += KERN_ATTN_TILE) {
         v16 k0 = vec_load_kv(page, kv, tile), k1 = vec_load_kv(page, kv, tile + 16);
+        __builtin_prefetch(next + c * line);
         for (uint32_t i = 0; i < n; i++) {
             v16 qc = v16_set1(q[(size_t)i * a->head_dim + c]);
             acc[i][0] = v16_fma(qc, k0, acc[i][0]);
@@ -132,12 +145,18 @@ vec_value_columns(const struct kern_attend *a, enum kern_kv kv, float (*p)[KERN_
         size_t row = (kv == KERN_KV_Q8 ? kern_q8_v_codes(a->page_tokens, slot, a->head_dim)
                                        : kern_v_row(a->page_tokens, slot, a->head_dim)) +
                      c;
-        for (; j < stop; j++, row += a->head_dim)
+        /* The same rows of the next page. */
+        const uint8_t *next = stop < end ? a->pages[stop / a->page_tokens] : page;
+        size_t bytes = kv == KERN_KV_F32 ? 4 : kv == KERN_KV_F16 ? 2 : 1;
+        for (; j < stop; j++, row += a->head_dim) {
+            for (size_t i = 0; i < n_v * 16 * bytes; i += 64)
+                __builtin_prefetch(next + row * bytes + i);
             for (uint32_t k = 0; k < n_v; k++) {
                 v16 vv = vec_load_kv(page, kv, row + 16 * k);
                 for (uint32_t i = 0; i < n; i++)
                     acc[i][k] = v16_fma(v16_set1(p[i][j]), vv, acc[i][k]);
             }
+        }
     }
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t k = 0; k < n_v; k++)
@@ -433,10 +452,14 @@ vec_attend_some(const struct kern_attend *a, enum kern_kv kv, uint32_t i, uint32
     uint32_t tile1 = (span.any_end + KERN_ATTN_TILE - 1) / KERN_ATTN_TILE * KERN_ATTN_TILE;
 
     for (uint32_t j = tile0; j < tile1; j += KERN_ATTN_TILE) {
-        if (kv == KERN_KV_Q8)
+        const uint8_t *next = vec_tile_at(a, kv, j + KERN_ATTN_TILE, tile1);
+        if (kv == KERN_KV_Q8) {
+            for (uint32_t at = 0; at < a->head_dim * KERN_ATTN_TILE; at += 64)
+                __builtin_prefetch(next + at);
             vec_q8_tile_scores(a, q, n, s, j);
-        else
-            vec_tile_scores(a, kv, q, n, s, j);
+        } else {
+            vec_tile_scores(a, kv, q, n, s, j, next);
+        }
     }
     for (uint32_t k = 0; k < n; k++) {
         vec_weights(a, i + k, s[k], tile0, tile1);

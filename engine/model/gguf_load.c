@@ -199,8 +199,12 @@ static void hand_out(struct load *l, uint32_t part, uint64_t end)
         struct gguf_tensor *t = &g->tensors[g->order[l->n_handed]];
         if (t->part > part || (t->part == part && t->offset + t->bytes > end))
             return;
-        if (t->bytes > 0 && l->opt->take(l->opt->take_ctx, t))
+        if (t->bytes == 0)
+            continue;
+        if (l->opt->take(l->opt->take_ctx, t))
             give_back(l, t);
+        else
+            l->given_back = NULL; /* what stays may share a page with its neighbours */
     }
 }
 

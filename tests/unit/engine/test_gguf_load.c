@@ -271,6 +271,30 @@ Test(gguf_load, tensors_are_offered_once_they_are_there_and_go_if_taken)
     }
 }
 
+static bool take_all_but_b(void *ctx, const struct gguf_tensor *t)
+{
+    (void)ctx;
+    return t->name[0] != 'b';
+}
+
+Test(gguf_load, what_is_kept_survives_between_neighbours_that_go)
+{
+    struct gguf_build b = GGUF_BUILD_INIT;
+    put_tensor(&b, "a", 1, 100 * SMALL);
+    put_tensor(&b, "b", 2, SMALL / 2); /* less than a page, in the midst of them */
+    put_tensor(&b, "c", 3, 100 * SMALL);
+    const char *path = path_of("model.gguf");
+    cr_assert(gguf_build_write(&b, path) == 0);
+    for (int w = 0; w < N_WAYS; w++) {
+        struct gguf *g = open_good(path);
+        struct gguf_load_options opt = ways[w];
+        opt.take = take_all_but_b;
+        cr_assert(gguf_load(g, &opt, NULL) == 0);
+        expect_tensor(g, "b", 2, SMALL / 2);
+        gguf_close(g);
+    }
+}
+
 Test(gguf_load, cancel_stops_it)
 {
     const char *path = write_model(32);
