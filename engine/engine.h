@@ -365,16 +365,17 @@ struct engine_part {
 
 /* Begins to measure the parts of every step, and forgets what was measured before. */
 void engine_profile_start(struct engine *e);
+/* Sets *parts to the engine's own list, which later steps add to; returns how many there are. */
 uint32_t engine_profile(const struct engine *e, const struct engine_part **parts);
 
-/* What this machine can do at most, with some threads: the bound of a part is whichever of its three
- * numbers takes longest. */
+/* What this machine can do at most, with some threads: a part takes at least as long as its reading or
+ * its multiplying, whichever takes longer. */
 struct engine_peak {
     uint32_t n_threads;
     double read;      /* bytes/s, of this model's weights from first to last */
     double int8, f32; /* multiplications/s, in registers */
 };
-/* Takes about a second. */
+/* n_threads: 1 to info->n_threads.  Reads all weights five times. */
 void engine_measure_peak(struct engine *e, uint32_t n_threads, struct engine_peak *out);
 
 /* ---- commands: eval ---- */

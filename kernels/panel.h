@@ -12,7 +12,8 @@
  *    is used several times; between the pieces the accumulators wait in y.
  * A matrix in rows goes the second way, however few the tokens are.
  *
- * A variant defines panel_transpose(), PANEL_TILE_PANELS and PANEL_TILE_TOKENS, then includes this file.
+ * A variant defines PANEL_TILE_PANELS and PANEL_TILE_TOKENS before it includes this file, and
+ * panel_transpose() anywhere.
  */
 #ifndef LACUNA_KERNELS_PANEL_H
 #define LACUNA_KERNELS_PANEL_H
@@ -473,6 +474,8 @@ static void panel_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t r
                           const struct kern_act *act, uint32_t t0, uint32_t t1, float *y,
                           size_t ldy)
 {
+    if (t0 == t1)
+        return;
     switch (w->type) {
         PANEL_CASE(KERN_TYPE_Q4_0);
         PANEL_CASE(KERN_TYPE_Q4_1);

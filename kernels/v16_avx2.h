@@ -300,6 +300,13 @@ static inline w16 w16_set1(int32_t x)
     return w16_make(_mm256_set1_epi32(x), _mm256_set1_epi32(x));
 }
 
+/* The same, but the compiler does not know it. */
+static inline w16 w16_opaque(w16 v)
+{
+    __asm__ volatile("" : "+x"(v.lo), "+x"(v.hi));
+    return v;
+}
+
 /* 16 bytes to dwords. */
 static inline w16 w16_load_u8(const uint8_t *p)
 {

@@ -222,6 +222,13 @@ static inline w16 w16_set1(int32_t x)
     return _mm512_set1_epi32(x);
 }
 
+/* The same, but the compiler does not know it. */
+static inline w16 w16_opaque(w16 v)
+{
+    __asm__ volatile("" : "+v"(v));
+    return v;
+}
+
 /* 16 bytes to dwords. */
 static inline w16 w16_load_u8(const uint8_t *p)
 {

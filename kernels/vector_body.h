@@ -360,16 +360,18 @@ static bool vec_all_finite(const float *x, uint32_t n)
 
 static uint64_t vec_peak(enum kern_peak kind, uint32_t n)
 {
-    static const int8_t q[4] = { 1, -2, 3, -4 };
+    static const int8_t q[4] = { 1, -2, 3, 5 };
     w16 u = w16_set1(0x01020304), sum[VEC_PEAK_SUMS];
     v16 a = v16_set1(0.5f), acc[VEC_PEAK_SUMS];
     for (uint32_t i = 0; i < VEC_PEAK_SUMS; i++) {
         sum[i] = w16_zero();
         acc[i] = v16_set1((float)i);
     }
-    for (uint32_t k = 0; k < n && kind == KERN_PEAK_INT8; k++)
+    for (uint32_t k = 0; k < n && kind == KERN_PEAK_INT8; k++) {
+        u = w16_opaque(u); /* or one product would do for all */
         for (uint32_t i = 0; i < VEC_PEAK_SUMS; i++)
-            sum[i] = w16_dot(sum[i], u, q, false);
+            sum[i] = w16_opaque(w16_dot(sum[i], u, q, false));
+    }
     for (uint32_t k = 0; k < n && kind == KERN_PEAK_F32; k++)
         for (uint32_t i = 0; i < VEC_PEAK_SUMS; i++)
             acc[i] = v16_fma(acc[i], a, a);

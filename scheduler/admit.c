@@ -19,8 +19,9 @@
 
 #include "scheduler/internal.h"
 
-/* Steps that are full of prompts: fewer would leave the next step short when several end at once. */
-enum { PROMPT_STEPS = 2 };
+/* Prompts that run before others have to wait for a seat: fewer would leave the next step short when
+ * several end at once, and a few long ones shall not keep a short one out. */
+enum { PROMPT_STEPS = 2, PROMPT_SEATS = 8 };
 
 /* ---- admit ---- */
 
@@ -126,15 +127,19 @@ static uint32_t n_prefill(const struct sched *s, const struct choice *c)
  * ones are not in its way. */
 static bool would_wait(const struct sched *s, const struct choice *c)
 {
-    uint64_t n_before = 0;
-    uint32_t own = n_prefill(s, c);
+    uint64_t n_rows = 0;
+    uint32_t own = n_prefill(s, c), n_prompts = 0;
+    if (c->state == CHOICE_PAUSED || choice_follows(c))
+        return false; /* most of it is stored */
     for (uint32_t i = 0; i < s->n_running; i++) {
         const struct choice *r = s->running[i];
         uint32_t n = n_prefill(s, r);
-        if (n <= own && r->req->opt.priority <= c->req->opt.priority)
-            n_before += n;
+        if (n == 0 || n > own || r->req->opt.priority > c->req->opt.priority)
+            continue;
+        n_rows += n;
+        n_prompts++;
     }
-    return n_before >= (uint64_t)PROMPT_STEPS * s->limits.max_rows;
+    return n_prompts >= PROMPT_SEATS && n_rows >= (uint64_t)PROMPT_STEPS * s->limits.max_rows;
 }
 
 bool admit_next(struct sched *s)

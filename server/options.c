@@ -122,7 +122,8 @@ const struct options_row options_rows[] = {
       .help = "use no better instruction set than this; a wrong name lists them", GROUP_MODEL,
       STEPPING },
     { "no-mmap", 0, NULL, BOOL(no_mmap), .def = "false",
-      .help = "read the model into memory of its own instead of mapping the file", GROUP_MODEL,
+      .help = "read the file into memory instead of mapping it; quantised weights are laid out anew in "
+              "memory either way, but for a file of lacuna pack", GROUP_MODEL,
       STEPPING },
     { "io", 0, "HOW", CHOICE(io, "auto uring pread"), .def = "auto",
       .help = "how --no-mmap reads the file", GROUP_MODEL, STEPPING },

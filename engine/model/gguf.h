@@ -78,7 +78,7 @@ struct gguf_load_options {
     bool (*take)(void *ctx, const struct gguf_tensor *t);
     void *take_ctx;
 };
-/* Makes every tensor's data pointer valid.  With a map, the pages are also touched once, so that
+/* Makes the data pointer of every tensor valid that `take` does not take.  With a map, the pages are also touched once, so that
  * the first step does not wait for the disk.  Once only; after a failure only gguf_close is left.
  */
 int gguf_load(struct gguf *g, const struct gguf_load_options *opt, struct engine_err *err);

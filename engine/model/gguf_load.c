@@ -55,7 +55,6 @@ struct load {
     uint64_t total_bytes, done_bytes;
     uint64_t told_ns;  /* when progress was called last */
     uint64_t n_handed; /* tensors of g->order that were offered to opt->take */
-    char *given_back;  /* where the last that it took ended */
 };
 
 /* ---- ranges ---- */
@@ -179,15 +178,10 @@ static void forget_tensors(struct gguf *g)
         g->tensors[i].data = NULL;
 }
 
-/* With the gap to its neighbour, if that one's memory went back, too. */
+/* Whole pages only: the first and the last may belong to neighbours that stay, too. */
 static void give_back(struct load *l, struct gguf_tensor *t)
 {
-    const struct gguf_part *p = &l->g->parts[t->part];
-    char *begin = address_of(p, t->offset), *end = begin + t->bytes;
-    if (l->given_back && begin >= l->given_back && begin - l->given_back <= GAP_BYTES)
-        begin = (char *)((uintptr_t)l->given_back & ~(uintptr_t)(l->page_bytes - 1));
-    huge_drop(begin, (size_t)(end - begin));
-    l->given_back = end;
+    huge_drop(address_of(&l->g->parts[t->part], t->offset), t->bytes);
     t->data = NULL;
 }
 
@@ -199,12 +193,8 @@ static void hand_out(struct load *l, uint32_t part, uint64_t end)
         struct gguf_tensor *t = &g->tensors[g->order[l->n_handed]];
         if (t->part > part || (t->part == part && t->offset + t->bytes > end))
             return;
-        if (t->bytes == 0)
-            continue;
-        if (l->opt->take(l->opt->take_ctx, t))
+        if (t->bytes > 0 && l->opt->take(l->opt->take_ctx, t))
             give_back(l, t);
-        else
-            l->given_back = NULL; /* what stays may share a page with its neighbours */
     }
 }
 

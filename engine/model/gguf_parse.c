@@ -407,7 +407,6 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t)
     return size_tensor(c, t);
 }
 
-/* Appends n tensors to g.  Their offsets still count from the start of the data. */
 /* Panels of another version would be read as noise. */
 static int check_panels(struct cursor *c, const struct gguf *g, const struct gguf_meta *meta)
 {
@@ -428,6 +427,7 @@ static int check_panels(struct cursor *c, const struct gguf *g, const struct ggu
     return 0;
 }
 
+/* Appends n tensors to g.  Their offsets still count from the start of the data. */
 static int take_tensors(struct cursor *c, struct gguf *g, uint32_t part, uint64_t n)
 {
     if (n == 0)

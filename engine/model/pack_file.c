@@ -38,7 +38,7 @@ struct packer {
     size_t panels_bytes;
     uint64_t *offset; /* by tensor, of its data */
     uint64_t data_start, end;
-    int stop; /* tells the loader that writing failed */
+    int stop; /* tells the loader that writing failed, or that the caller gave up */
 };
 
 /* ---- writing ---- */
@@ -55,6 +55,8 @@ static int write_all(const struct packer *p, const void *data, size_t n, uint64_
         ssize_t rc = pwrite(p->fd, (const char *)data + done, n - done, (off_t)(at + done));
         if (rc < 0 && errno == EINTR)
             continue;
+        if (rc == 0)
+            errno = EIO;
         if (rc <= 0)
             return refuse_write(p, "writing");
         done += (size_t)rc;
@@ -161,8 +163,10 @@ static int write_header(struct packer *p)
     put_u64(out, n_keys(&p->g->meta));
     put_keys(out, &p->g->meta);
     put_tensors(out, p);
-    int rc = fclose(out) == 0 ? write_all(p, text, len, 0)
-                              : engine_fail(p->err, ENGINE_ERR_MEMORY, "no memory for the header");
+    bool is_whole = !ferror(out);
+    is_whole = fclose(out) == 0 && is_whole;
+    int rc = is_whole ? write_all(p, text, len, 0)
+                      : engine_fail(p->err, ENGINE_ERR_MEMORY, "no memory for the header");
     free(text);
     p->data_start = aligned(len);
     p->end = p->data_start;
@@ -205,10 +209,10 @@ static int plan(struct packer *p)
     p->offset = calloc(p->g->n_tensors + 1, sizeof(*p->offset));
     if (!p->offset)
         return engine_fail(p->err, ENGINE_ERR_MEMORY, "no memory for the list of tensors");
+    if (gguf_has(p->g, GGUF_PANELS_KEY))
+        return engine_fail(p->err, ENGINE_ERR_INPUT, "%s is packed already", p->opt->in);
     for (uint64_t i = 0; i < p->g->n_tensors; i++) {
         const struct gguf_tensor *t = &p->g->tensors[i];
-        if (t->in_panels)
-            return engine_fail(p->err, ENGINE_ERR_INPUT, "%s is packed already", p->opt->in);
         if (t->bytes == 0)
             return engine_fail(p->err, ENGINE_ERR_UNSUPPORTED,
                                "tensor \"%s\" has type %u, which is unknown", t->name, t->type);
@@ -224,25 +228,33 @@ static int plan(struct packer *p)
 
 /* ---- the file ---- */
 
-/* Writing onto the file that is being read would destroy both. */
+/* No part of the model may be replaced by what is made of it. */
 static int check_other_file(const struct packer *p)
 {
     struct stat in, out;
-    if (stat(p->opt->in, &in) != 0 || stat(p->opt->out, &out) != 0)
+    if (stat(p->opt->out, &out) != 0)
         return 0;
-    if (in.st_dev == out.st_dev && in.st_ino == out.st_ino)
-        return engine_fail(p->err, ENGINE_ERR_OPTION, "%s is the model itself", p->opt->out);
+    for (uint32_t i = 0; i < p->g->n_parts; i++)
+        if (fstat(p->g->parts[i].fd, &in) == 0 && in.st_dev == out.st_dev &&
+            in.st_ino == out.st_ino)
+            return engine_fail(p->err, ENGINE_ERR_OPTION, "%s is the model itself", p->opt->out);
     return 0;
 }
 
+/* A name that no other file has; who may read the model may read this. */
 static int open_part(struct packer *p)
 {
-    if (asprintf(&p->part, "%s.part", p->opt->out) < 0) {
+    struct stat in;
+    if (asprintf(&p->part, "%s.XXXXXX", p->opt->out) < 0) {
         p->part = NULL;
         return engine_fail(p->err, ENGINE_ERR_MEMORY, "no memory for a name");
     }
-    p->fd = open(p->part, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
-    return p->fd < 0 ? refuse_write(p, "opening") : 0;
+    p->fd = mkostemp(p->part, O_CLOEXEC);
+    if (p->fd < 0)
+        return refuse_write(p, "opening");
+    if (fstat(p->g->parts[0].fd, &in) == 0 && fchmod(p->fd, in.st_mode & 0777) != 0)
+        return refuse_write(p, "setting its mode");
+    return 0;
 }
 
 static int write_parts(struct packer *p)
@@ -288,7 +300,7 @@ int engine_pack(const struct engine_pack_options *opt, struct engine_err *err)
 {
     struct packer p = { .opt = opt, .err = err, .fd = -1 };
     uint32_t n_threads = opt->n_threads ? opt->n_threads : machine_cores();
-    bool is_complete = check_other_file(&p) == 0 && gguf_open(&p.g, opt->in, err) == 0 &&
+    bool is_complete = gguf_open(&p.g, opt->in, err) == 0 && check_other_file(&p) == 0 &&
                        plan(&p) == 0 && workers_open(&p.workers, n_threads, err) == 0 &&
                        open_part(&p) == 0 && write_parts(&p) == 0 && complete(&p) == 0;
     packer_fini(&p, is_complete);

@@ -11,6 +11,7 @@
 #include "kernels/kernels.h"
 
 enum {
+    MOST_ROWS = 1 << 30, /* of a matrix: far above any, and its panels can still be counted */
     PANELS_PER_ITEM = 8, /* a few hundred KB: claiming costs nothing, threads end together */
 };
 #define NO_PANELS UINT64_MAX
@@ -33,7 +34,7 @@ bool repack_wants(const struct gguf *g, const struct gguf_tensor *t)
 {
     const struct kern_type_info *info = kern_type_info(t->type);
     return !t->in_panels && info->supported && info->group_values && t->bytes > 0 &&
-           t->ne[0] <= UINT32_MAX && t->ne[1] >= KERN_PANEL_ROWS && t->ne[1] <= UINT32_MAX &&
+           t->ne[0] <= UINT32_MAX && t->ne[1] >= KERN_PANEL_ROWS && t->ne[1] <= MOST_ROWS &&
            t->ne[3] == 1 && !is_only_looked_up(g, t);
 }
 

@@ -103,6 +103,9 @@ static int find_vector(struct finder *f, const char *role, uint32_t n, bool requ
         return required ? missing(f) : 0;
     if (check_shape(f, t, n, 1, 1) != 0)
         return -1;
+    if (t->in_panels)
+        return engine_fail(f->err, ENGINE_ERR_FILE, "tensor \"%s\" is a vector, and in panels",
+                           t->name);
     float *copy = own(f, n * sizeof(float));
     if (!copy)
         return -1;

@@ -17,9 +17,10 @@ static void add_part(struct engine_part *sum, const struct engine_part *p)
 void bench_parts_add(struct bench_parts *sum, const struct engine *e, uint32_t n_steps)
 {
     const struct engine_part *parts;
-    sum->n = engine_profile(e, &parts);
+    uint32_t n = engine_profile(e, &parts);
+    sum->n = n < BENCH_MAX_PARTS ? n : BENCH_MAX_PARTS;
     sum->n_steps += n_steps;
-    for (uint32_t i = 0; i < sum->n && i < BENCH_MAX_PARTS; i++) {
+    for (uint32_t i = 0; i < sum->n; i++) {
         sum->part[i].name = parts[i].name;
         add_part(&sum->part[i], &parts[i]);
     }

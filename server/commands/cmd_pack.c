@@ -36,6 +36,7 @@ static int pack(const struct options *o)
                                        .progress = cmd_progress_show,
                                        .progress_ctx = &progress,
                                        .cancel = cmd_signals_flag() };
+    cmd_guard_mapping();
     int rc = engine_pack(&opt, &err);
     cmd_progress_end(&progress);
     if (rc != 0)

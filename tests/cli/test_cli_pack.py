@@ -2,6 +2,7 @@
 """lacuna pack: the same model, laid out as loading would."""
 import os
 import pathlib
+import shutil
 
 import pytest
 
@@ -51,8 +52,18 @@ def test_says_what_it_cannot_do_and_leaves_nothing(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["cut.gguf"]
 
 
-def test_a_packed_model_is_not_packed_again(tmp_path):
-    assert "packed already" in refused(DATAERR, "pack", "-m", packed(QUANT / "Q4_0.gguf", tmp_path), "-o", tmp_path / "x")
+@pytest.mark.parametrize("name", ["Q4_0.gguf", "BF16.gguf"])
+def test_a_packed_model_is_not_packed_again(name, tmp_path):
+    assert "packed already" in refused(DATAERR, "pack", "-m", packed(QUANT / name, tmp_path), "-o", tmp_path / "x")
+
+
+def test_a_file_beside_the_output_is_not_touched(tmp_path):
+    model = tmp_path / "out.gguf.part"
+    shutil.copy(QUANT / "Q4_0.gguf", model)
+    model.chmod(0o640)
+    good("pack", "-m", model, "-o", tmp_path / "out.gguf")
+    assert model.read_bytes() == (QUANT / "Q4_0.gguf").read_bytes()
+    assert (tmp_path / "out.gguf").stat().st_mode & 0o777 == 0o640
 
 
 def test_panels_of_another_version_are_refused(tmp_path):

@@ -152,26 +152,49 @@ Test(scheduler, more_choices_than_seats_still_finish)
 
 Test(scheduler, prompts_wait_in_the_queue_until_their_turn_is_near)
 {
-    static struct test_request t[9], important;
+    enum { N = 13, SEATS = 8 };
+    static struct test_request t[N], important;
     open_with(ENGINE(.held = true, .max_rows = 16), OPTIONS(0));
     submit_plain(&t[0], "0123456789", 4);
     fake_engine_wait_held(fx.engine);
-    for (int i = 1; i < 9; i++)
+    for (int i = 1; i < N; i++)
         submit_plain(&t[i], "0123456789", 4);
     one_step();
-    cr_assert_eq(n_seqs_open(), 1 + 4, "four prompts of ten fill two steps of 16 rows");
+    cr_assert_eq(n_seqs_open(), 1 + SEATS,
+                 "eight prompts of ten fill more than two steps of 16 rows");
     test_request_init(&important, "0123456789", 4);
     important.opt.priority = -1;
     test_request_submit(&important, &fx);
     one_step();
     cr_assert_neq(important.log.n_kinds, 0, "the others are less important");
     fake_engine_go(fx.engine, UINT64_MAX);
-    for (int i = 0; i < 9; i++) {
+    for (int i = 0; i < N; i++) {
         test_request_wait(&t[i]);
         test_request_close(&t[i]);
     }
     test_request_wait(&important);
     test_request_close(&important);
+    sched_fixture_close(&fx);
+}
+
+Test(scheduler, a_short_prompt_does_not_wait_for_long_ones)
+{
+    static const char long_prompt[] = "01234567890123456789012345678901234567890123456789";
+    static struct test_request longs[2], shorter;
+    open_with(ENGINE(.held = true, .max_rows = 4), OPTIONS(0));
+    submit_plain(&longs[0], long_prompt, 4);
+    fake_engine_wait_held(fx.engine);
+    submit_plain(&longs[1], long_prompt, 4);
+    submit_plain(&shorter, "01", 4);
+    one_step();
+    cr_assert_neq(shorter.log.n_kinds, 0, "it has a seat");
+    fake_engine_go(fx.engine, UINT64_MAX);
+    for (int i = 0; i < 2; i++) {
+        test_request_wait(&longs[i]);
+        test_request_close(&longs[i]);
+    }
+    test_request_wait(&shorter);
+    test_request_close(&shorter);
     sched_fixture_close(&fx);
 }
 
