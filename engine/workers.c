@@ -155,12 +155,17 @@ uint32_t workers_n(const struct workers *w)
     return w->n_threads;
 }
 
-/* Workers take no signals: those are the main thread's business. */
+/* Workers take no signals: those are the main thread's business.  But for those that a thread sends
+ * itself: blocked, they would end the process without the handler's word (a mapped file cut short). */
 static int start_threads(struct workers *w)
 {
     sigset_t all, old;
     int rc = 0;
     sigfillset(&all);
+    sigdelset(&all, SIGBUS);
+    sigdelset(&all, SIGSEGV);
+    sigdelset(&all, SIGFPE);
+    sigdelset(&all, SIGILL);
     pthread_sigmask(SIG_SETMASK, &all, &old);
     while (rc == 0 && w->n_started < w->n_threads - 1) {
         rc = pthread_create(&w->threads[w->n_started], NULL, worker_main, w);
