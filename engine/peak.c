@@ -5,8 +5,8 @@
  * A lane is an item of the pool that lasts as long as the measurement, so that k lanes are k threads.
  */
 #include <stdlib.h>
-#include <time.h>
 
+#include "engine/clock.h"
 #include "engine/internal.h"
 
 enum {
@@ -18,9 +18,7 @@ enum {
 
 static double now(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+    return (double)engine_clock_ns() * 1e-9;
 }
 
 /* ---- reading ---- */

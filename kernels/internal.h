@@ -44,7 +44,6 @@ void packed_unpack(const struct kern_matrix *w, size_t row, uint32_t col, uint32
 
 /* Scalar kernels that a variant may take over as they are: nothing to gain from vectors. */
 void ref_dequantise(enum kern_type type, const void *src, float *dst, size_t n);
-void ref_rope(float *head, const float *cos_sin, uint32_t n_pairs, bool interleaved);
 
 /* ---- ref_attend.c ---- */
 

@@ -234,7 +234,7 @@ static void ref_activate(enum kern_activation kind, const float *gate, const flo
     }
 }
 
-void ref_rope(float *head, const float *cos_sin, uint32_t n_pairs, bool interleaved)
+static void ref_rope(float *head, const float *cos_sin, uint32_t n_pairs, bool interleaved)
 {
     for (uint32_t i = 0; i < n_pairs; i++) {
         float *a = interleaved ? head + 2 * i : head + i;

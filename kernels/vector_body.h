@@ -418,4 +418,16 @@ static void vec_max_sum_exp(const float *x, size_t n, float *max, float *sum)
 
 #include "kernels/vector_attend.h"
 
+/* What a variant offers: all of it is written in its vocabulary. */
+#define VEC_TABLE(isa)                                                                             \
+    {                                                                                              \
+        .name = (isa), .dequantise = ref_dequantise, .quantise = vec_quantise,                     \
+        .mul_mat = vec_mul_mat, .rms_norm = vec_rms_norm, .add_scaled = vec_add_scaled,            \
+        .activate = vec_activate, .rope = vec_rope, .kv_store = vec_kv_store,                      \
+        .kv_seal = vec_kv_seal, .attend = vec_attend, .attend_fold = vec_attend_fold,              \
+        .attend_last = vec_attend_last, .max_index = vec_max_index,                                \
+        .first_above = vec_first_above, .all_finite = vec_all_finite, .peak = vec_peak,            \
+        .read = vec_read, .max_sum_exp = vec_max_sum_exp                                           \
+    }
+
 #endif

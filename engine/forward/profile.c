@@ -4,7 +4,7 @@
  */
 #include "engine/forward/profile.h"
 
-#include <time.h>
+#include "engine/clock.h"
 
 static const char *const names[PROFILE_N_PARTS] = {
     [PROFILE_EMBED] = "embed",         [PROFILE_ATTENTION_NORM] = "attention norm",
@@ -17,13 +17,6 @@ static const char *const names[PROFILE_N_PARTS] = {
     [PROFILE_SAMPLING] = "sampling",
 };
 
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
 void profile_start(struct profile *p)
 {
     *p = (struct profile){ .is_on = true };
@@ -34,14 +27,14 @@ void profile_start(struct profile *p)
 void profile_mark(struct profile *p)
 {
     if (p->is_on)
-        p->mark_ns = now_ns();
+        p->mark_ns = engine_clock_ns();
 }
 
 void profile_end(struct profile *p, enum profile_part part)
 {
     if (!p->is_on)
         return;
-    uint64_t now = now_ns();
+    uint64_t now = engine_clock_ns();
     p->part[part].ns += now - p->mark_ns;
     p->mark_ns = now;
 }

@@ -19,6 +19,7 @@
  */
 #include "engine/model/gguf_internal.h"
 
+#include "engine/clock.h"
 #include "engine/huge.h"
 #include "engine/storage/io.h"
 
@@ -29,7 +30,6 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 enum {
@@ -104,13 +104,6 @@ static void *address_of(const struct gguf_part *p, uint64_t offset)
 
 /* ---- progress and refusals ---- */
 
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
-}
-
 /* Adds to what is done and tells the caller: of the start, the end, and in between not too often.
  */
 static void advance(struct load *l, uint64_t bytes)
@@ -118,7 +111,7 @@ static void advance(struct load *l, uint64_t bytes)
     l->done_bytes += bytes;
     if (!l->opt->progress)
         return;
-    uint64_t now = now_ns();
+    uint64_t now = engine_clock_ns();
     bool is_end = l->done_bytes == l->total_bytes && bytes > 0;
     if (l->told_ns != 0 && !is_end && now - l->told_ns < PROGRESS_NS)
         return;

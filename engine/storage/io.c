@@ -16,6 +16,7 @@
  * what follows is what follows a real one; an injected EIO is an attempt that ends without having
  * been made.
  */
+#include "engine/clock.h"
 #include "engine/storage/io_internal.h"
 
 #include <assert.h>
@@ -46,13 +47,6 @@ struct io {
     uint64_t n_draws; /* random numbers drawn for faults */
     char reason[IO_REASON_BYTES];
 };
-
-static uint64_t now_ns(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
-}
 
 const char *io_errno_text(int errno_value)
 {
@@ -158,7 +152,7 @@ static void finish(struct io *io, struct io_read *r, int64_t result)
     r->result = result;
     struct finished *f = &io->ring[(io->ring_head + io->ring_n++) % io->depth];
     f->read = r;
-    f->due_ns = io->faults.delay_us ? now_ns() + 1000U * (uint64_t)io->faults.delay_us : 0;
+    f->due_ns = io->faults.delay_us ? engine_clock_ns() + 1000U * (uint64_t)io->faults.delay_us : 0;
 }
 
 static void start_attempt(struct io *io, struct io_read *r)
@@ -231,7 +225,7 @@ static void sleep_until(uint64_t due_ns)
 static uint32_t hand_out(struct io *io, struct io_read **done, uint32_t max)
 {
     uint32_t n = 0;
-    uint64_t now = io->faults.delay_us ? now_ns() : 0;
+    uint64_t now = io->faults.delay_us ? engine_clock_ns() : 0;
     while (n < max && io->ring_n > 0 && io->ring[io->ring_head].due_ns <= now) {
         done[n++] = io->ring[io->ring_head].read;
         io->ring_head = (io->ring_head + 1) % io->depth;

@@ -31,7 +31,8 @@ static double most(double a, double b)
     return a > b ? a : b;
 }
 
-double bench_part_bound(const struct engine_part *part, const struct engine_peak *peak)
+/* The shortest time that a part could take, in seconds. */
+static double part_bound(const struct engine_part *part, const struct engine_peak *peak)
 {
     double reading = (double)part->bytes / peak->read;
     double multiplying = (double)part->int8_macs / peak->int8 + (double)part->f32_macs / peak->f32;
@@ -71,7 +72,7 @@ void bench_print_parts(const struct bench_parts *parts, const struct engine_peak
            peak ? "  bound ms reached" : "");
     for (uint32_t i = 0; i < parts->n; i++) {
         const struct engine_part *p = &parts->part[i];
-        double bound = peak ? bench_part_bound(p, peak) : 0;
+        double bound = peak ? part_bound(p, peak) : 0;
         if (p->ns == 0)
             continue;
         bounds += bound;
@@ -92,7 +93,7 @@ void bench_print_parts_json(const struct bench_parts *parts, const struct engine
                (double)p->bytes / parts->n_steps, (double)p->int8_macs / parts->n_steps,
                (double)p->f32_macs / parts->n_steps);
         if (peak)
-            printf(", \"bound_ms\": %.5f", bench_part_bound(p, peak) * 1e3 / parts->n_steps);
+            printf(", \"bound_ms\": %.5f", part_bound(p, peak) * 1e3 / parts->n_steps);
         putchar('}');
     }
     putchar(']');

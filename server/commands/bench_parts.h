@@ -19,9 +19,6 @@ struct bench_parts {
 /* Adds what the engine measured in n_steps. */
 void bench_parts_add(struct bench_parts *sum, const struct engine *e, uint32_t n_steps);
 
-/* The shortest time that a part could take, in seconds. */
-double bench_part_bound(const struct engine_part *part, const struct engine_peak *peak);
-
 void bench_print_peaks(const struct engine_peak *peaks, uint32_t n);
 /* peak: of the threads that ran, or NULL: times only. */
 void bench_print_parts(const struct bench_parts *parts, const struct engine_peak *peak);
