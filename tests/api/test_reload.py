@@ -140,7 +140,7 @@ def test_the_queue_limit_changes(configured):
 
     with RawConnection(one.server) as running, RawConnection(one.server) as second, RawConnection(one.server) as third:
         running.send_request("/v1/completions", {**LONG, "max_tokens": 4000})
-        running.read_head()
+        running.read_until(b"data: ")  # the head comes while it still waits, and second would then be refused
         second.send_request("/v1/completions", LONG)
         until(lambda: waiting() == 1, 5, "one waits")
         assert status(one, "x") == 429
