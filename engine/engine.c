@@ -217,7 +217,8 @@ static int open_parts(struct engine *e, const struct memory_plan *plan, struct e
 {
     struct forward_options f = { .max_rows = e->opt.max_rows,
                                  .max_logit_rows = e->opt.max_logit_rows,
-                                 .n_ctx = plan->n_ctx };
+                                 .n_ctx = plan->n_ctx,
+                                 .n_threads = e->opt.n_threads };
     struct kv_options kv = plan->kv;
     kv.hash = hash_bytes_128;
     if (getrandom(&kv.hash_seed, sizeof(kv.hash_seed), 0) < 0)

@@ -77,7 +77,8 @@ static void plan_fixed(struct memory_plan *p, const struct memory_plan_input *in
 {
     struct forward_options f = { .max_rows = in->max_rows,
                                  .max_logit_rows = in->max_logit_rows,
-                                 .n_ctx = p->n_ctx };
+                                 .n_ctx = p->n_ctx,
+                                 .n_threads = in->n_threads };
     p->weights = in->weight_bytes;
     p->activations = forward_bytes(in->shape, &f);
     p->sampling = in->n_threads * sampler_bytes(in->shape->n_vocab);

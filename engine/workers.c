@@ -27,6 +27,8 @@ enum {
     CACHE_LINE = 64,
 };
 
+static _Thread_local uint32_t self;
+
 struct workers {
     /* Written by worker 0 between runs. */
     void (*fn)(void *ctx, uint32_t item);
@@ -40,6 +42,7 @@ struct workers {
     _Alignas(CACHE_LINE) _Atomic uint32_t round; /* futex of the workers; moves with every run */
     _Atomic uint32_t n_asleep;
     _Atomic uint32_t owner_waits; /* worker 0 sleeps on n_done */
+    _Atomic uint32_t n_numbered;  /* workers that have their number */
     _Atomic bool stop;
 };
 
@@ -100,6 +103,7 @@ static void *worker_main(void *arg)
     struct workers *w = arg;
     uint32_t seen = 0;
     pthread_setname_np(pthread_self(), "lacuna-worker");
+    self = atomic_fetch_add(&w->n_numbered, 1) + 1;
     while (!atomic_load(&w->stop)) {
         wait_for_round(w, seen);
         seen = atomic_load(&w->round);
@@ -153,6 +157,11 @@ void workers_run(struct workers *w, void (*fn)(void *ctx, uint32_t item), void *
 uint32_t workers_n(const struct workers *w)
 {
     return w->n_threads;
+}
+
+uint32_t workers_self(void)
+{
+    return self;
 }
 
 /* Workers take no signals: those are the main thread's business.  But for those that a thread sends

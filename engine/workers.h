@@ -15,6 +15,8 @@ enum { WORKERS_MAX_ITEMS = (1 << 24) - 1 };
 int workers_open(struct workers **out, uint32_t n_threads, struct engine_err *err);
 void workers_close(struct workers *w); /* NULL is fine */
 uint32_t workers_n(const struct workers *w);
+/* The number of the calling worker, below workers_n. */
+uint32_t workers_self(void);
 
 /* Calls fn(ctx, i) once for each i < n_items, on any thread, and returns when all are done.
  * What was written before is seen by the items, what they write is seen after. */

@@ -142,7 +142,7 @@ enum {
     KERN_TILE_ROWS = 32,   /* row ranges of a multiple of it are fastest */
     KERN_ATTN_ITEM = 1024, /* tokens per attention item */
     KERN_ATTN_TILE = 32,   /* tokens per tile of the K layout */
-    KERN_ATTN_MAX_QUERIES = 16, /* queries per call of attend */
+    KERN_ATTN_MAX_QUERIES = 48, /* queries per call of attend: the more, the better */
     KERN_MAX_HEAD_DIM = 512,
 };
 
@@ -221,12 +221,14 @@ struct kern_table {
     /* dst[0..n) = the values of n weights, n a multiple of the block.  Any supported type. */
     void (*dequantise)(enum kern_type type, const void *src, float *dst, size_t n);
 
-    /* Quantises rows [row0, row1) of x into act (row r of x to row r of act). */
-    void (*quantise)(const float *x, struct kern_act *act, uint32_t row0, uint32_t row1);
+    /* Quantises rows [row0, row1), columns [col0, col1) (multiples of KERN_BLOCK), into act.  x is
+     * the element (row0, col0); a row begins ldx values behind its predecessor. */
+    void (*quantise)(const float *x, size_t ldx, struct kern_act *act, uint32_t row0, uint32_t row1,
+                     uint32_t col0, uint32_t col1);
 
     /* y[t][r] = sum over c of w[r][c] * x[t][c] for r in [row0, row1), t in [t0, t1).
      * row0 is a multiple of KERN_PANEL_ROWS, row1 too unless it is w->n_rows.
-     * y is [..][ldy]; element (t, r) is y[t * ldy + r]. */
+     * y is the element (t0, row0); a token's outputs begin ldy values behind its predecessor's. */
     void (*mul_mat)(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
                     const struct kern_input *x, uint32_t t0, uint32_t t1, float *y, size_t ldy);
 

@@ -238,7 +238,7 @@ PANEL_INLINE void few_rows(enum kern_type type, const struct kern_matrix *w, uin
     const uint8_t *panel = (const uint8_t *)w->data + row0 / KERN_PANEL_ROWS * bytes;
     for (uint32_t r = row0; r < row1; r += KERN_PANEL_ROWS, panel += bytes) {
         uint32_t n_rows = row1 - r < KERN_PANEL_ROWS ? row1 - r : KERN_PANEL_ROWS;
-        float *out = y + t0 * ldy + r;
+        float *out = y + (r - row0);
         if (n_t == 1)
             few_tokens(type, panel, w->n_cols, act, t0, 1, out, ldy, n_rows);
         else if (n_t == 2)
@@ -393,7 +393,7 @@ PANEL_INLINE void product_tokens(const struct piece *p, const struct kern_act *a
     size_t n_tiles = (t1 - t0 + PANEL_TILE_TOKENS - 1) / PANEL_TILE_TOKENS;
     for (size_t t = t0; t < t1; n_tiles--) {
         uint32_t n_t = (uint32_t)((t1 - t + n_tiles - 1) / n_tiles);
-        float *out = y + t * ldy;
+        float *out = y + (t - t0) * ldy;
         if (n_t == 1)
             tile_panels(p, act, group, zero, has_min, is_wide, t, n_p, 1, out, ldy, n_rows);
         else if (n_t == 2)
@@ -410,7 +410,7 @@ PANEL_INLINE void product_tokens(const struct piece *p, const struct kern_act *a
     }
 }
 
-/* The panels of a piece, the last of which has n_rows rows; y points at the first row. */
+/* The panels of a piece, the last of which has n_rows rows; y is the first one's, of token t0. */
 static void piece_product(const struct piece *p, enum kern_type type, const struct kern_act *act,
                           size_t t0, size_t t1, uint32_t n_p, float *y, size_t ldy, uint32_t n_rows)
 {
@@ -456,7 +456,7 @@ PANEL_INLINE void many_rows(enum kern_type type, const struct kern_matrix *w, ui
                     fill_from_rows(type, &piece.panel[i], w, r + i * KERN_PANEL_ROWS, piece.col,
                                    piece.n_cols);
             }
-            piece_product(&piece, type, act, t0, t1, n_p, y + r, ldy, n_rows);
+            piece_product(&piece, type, act, t0, t1, n_p, y + (r - row0), ldy, n_rows);
         }
     }
 }

@@ -105,13 +105,14 @@ static void quantise_block(const float *x, int8_t *q, float *d)
     }
 }
 
-static void quantise_row(const float *x, const struct kern_act *act, size_t row)
+static void quantise_row(const float *x, const struct kern_act *act, size_t row, uint32_t col0,
+                         uint32_t col1)
 {
     uint32_t n = act->n_cols;
-    for (uint32_t b = 0; b < n / KERN_BLOCK; b++) {
-        int8_t *q = act->q + row * n + (size_t)b * KERN_BLOCK;
-        size_t at = row * (n / KERN_BLOCK) + b;
-        quantise_block(x + (size_t)b * KERN_BLOCK, q, &act->d[at]);
+    for (uint32_t col = col0; col < col1; col += KERN_BLOCK) {
+        int8_t *q = act->q + row * n + col;
+        size_t at = (row * n + col) / KERN_BLOCK;
+        quantise_block(x + (col - col0), q, &act->d[at]);
         int32_t sum[2] = { 0, 0 };
         for (int i = 0; i < KERN_BLOCK; i++)
             sum[i / 16] += q[i];
@@ -124,10 +125,11 @@ static void quantise_row(const float *x, const struct kern_act *act, size_t row)
     }
 }
 
-static void ref_quantise(const float *x, struct kern_act *act, uint32_t row0, uint32_t row1)
+static void ref_quantise(const float *x, size_t ldx, struct kern_act *act, uint32_t row0,
+                         uint32_t row1, uint32_t col0, uint32_t col1)
 {
-    for (size_t r = row0; r < row1; r++)
-        quantise_row(x + r * act->n_cols, act, r);
+    for (uint32_t r = row0; r < row1; r++)
+        quantise_row(x + (r - row0) * ldx, act, r, col0, col1);
 }
 
 static float dot_float(const struct kern_matrix *w, const void *row, const float *x)
@@ -186,8 +188,8 @@ static void ref_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row
     for (size_t r = row0; r < row1; r++) {
         const uint8_t *row = (const uint8_t *)w->data + r * w->row_bytes;
         for (size_t t = t0; t < t1; t++)
-            y[t * ldy + r] = quantised ? dot_quantised(w, r, x->act, t)
-                                       : dot_float(w, row, x->x + t * w->n_cols);
+            y[(t - t0) * ldy + (r - row0)] = quantised ? dot_quantised(w, r, x->act, t)
+                                                       : dot_float(w, row, x->x + t * w->n_cols);
     }
 }
 

@@ -118,6 +118,12 @@ static inline v16 v16_fma(v16 a, v16 b, v16 c)
     return v16_make(_mm256_fmadd_ps(a.lo, b.lo, c.lo), _mm256_fmadd_ps(a.hi, b.hi, c.hi));
 }
 
+/* c - a b, as one fma */
+static inline v16 v16_fnma(v16 a, v16 b, v16 c)
+{
+    return v16_make(_mm256_fnmadd_ps(a.lo, b.lo, c.lo), _mm256_fnmadd_ps(a.hi, b.hi, c.hi));
+}
+
 /* a < b ? a : b, and a > b ? a : b: a NaN in a gives b. */
 static inline v16 v16_min(v16 a, v16 b)
 {
@@ -197,10 +203,11 @@ static inline uint32_t v16_lanes_above(v16 x, v16 limit)
     return lo | hi << 8;
 }
 
-/* 2^n for whole n in -126 .. 127. */
-static inline v16 v16_exp2_whole(v16 n)
+/* a 2^n for whole n in -126 .. 127, where no result is subnormal. */
+static inline v16 v16_scale(v16 a, v16 n)
 {
-    return v16_make(v8_exp2_whole(n.lo), v8_exp2_whole(n.hi));
+    return v16_make(_mm256_mul_ps(a.lo, v8_exp2_whole(n.lo)),
+                    _mm256_mul_ps(a.hi, v8_exp2_whole(n.hi)));
 }
 
 static inline __m256 v8_keep_range(__m256 v, __m256i lane, int first, int end)

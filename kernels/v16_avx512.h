@@ -93,6 +93,12 @@ static inline v16 v16_fma(v16 a, v16 b, v16 c)
     return _mm512_fmadd_ps(a, b, c);
 }
 
+/* c - a b, as one fma */
+static inline v16 v16_fnma(v16 a, v16 b, v16 c)
+{
+    return _mm512_fnmadd_ps(a, b, c);
+}
+
 /* a < b ? a : b, and a > b ? a : b: a NaN in a gives b. */
 static inline v16 v16_min(v16 a, v16 b)
 {
@@ -154,11 +160,10 @@ static inline uint32_t v16_lanes_above(v16 x, v16 limit)
     return _mm512_cmp_ps_mask(x, limit, _CMP_GT_OQ);
 }
 
-/* 2^n for whole n in -126 .. 127. */
-static inline v16 v16_exp2_whole(v16 n)
+/* a 2^n for whole n in -126 .. 127, where no result is subnormal. */
+static inline v16 v16_scale(v16 a, v16 n)
 {
-    __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(e, 23));
+    return _mm512_scalef_ps(a, n);
 }
 
 /* -INFINITY in the lanes outside [first, end). */

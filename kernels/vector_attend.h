@@ -364,7 +364,7 @@ static void vec_kv_seal(void *page, uint32_t page_tokens, const void *const *par
     }
 }
 
-/* ---- attention ---- */
+/* ---- attention: what all ways share ---- */
 
 /* Scores become weights: masked, capped, exponentials of the distance to the maximum.  Outside of
  * the query's range a weight is exactly 0, so that it adds nothing to sums shared by queries. */
@@ -386,7 +386,7 @@ static inline void vec_weights(const struct kern_attend *a, uint32_t i, float *s
     a->m[i] = v16_max_lane(max);
     max = v16_set1(first < end ? a->m[i] : 0.0f);
     for (uint32_t j = from; j < to; j += 16) {
-        v16 p = vec_exp(v16_sub(v16_load(s + j), max));
+        v16 p = vec_exp_below(v16_sub(v16_load(s + j), max));
         sum = v16_add(sum, p);
         v16_store(s + j, p);
     }
@@ -438,7 +438,32 @@ vec_span_values(const struct kern_attend *a, enum kern_kv kv, float (*p)[KERN_AT
             vec_values(a, kv, p + k, s->all_end, s->end[k], o + (size_t)k * a->head_dim, 1);
 }
 
-_Static_assert(VEC_ATTN_QUERIES <= 6, "see vec_attend_kind");
+/* `call` with N, a constant, for the number n of queries in 1 .. VEC_ATTN_QUERIES. */
+#define VEC_WITH_N(n, call)                                                                        \
+    do {                                                                                           \
+        if ((n) == 1) {                                                                            \
+            enum { N = 1 };                                                                        \
+            call;                                                                                  \
+        } else if ((n) == 2) {                                                                     \
+            enum { N = 2 };                                                                        \
+            call;                                                                                  \
+        } else if (VEC_ATTN_QUERIES > 2 && (n) == 3) {                                             \
+            enum { N = 3 };                                                                        \
+            call;                                                                                  \
+        } else if (VEC_ATTN_QUERIES > 3 && (n) == 4) {                                             \
+            enum { N = 4 };                                                                        \
+            call;                                                                                  \
+        } else if (VEC_ATTN_QUERIES > 4 && (n) == 5) {                                             \
+            enum { N = 5 };                                                                        \
+            call;                                                                                  \
+        } else if (VEC_ATTN_QUERIES > 5) {                                                         \
+            enum { N = 6 };                                                                        \
+            call;                                                                                  \
+        }                                                                                          \
+    } while (0)
+_Static_assert(VEC_ATTN_QUERIES <= 6, "see VEC_WITH_N");
+
+/* ---- attention: few queries, which read the pages as they stream by ---- */
 
 /* Queries [i, i + n): kv and n are constants after inlining. */
 static inline __attribute__((always_inline)) void
@@ -471,39 +496,225 @@ vec_attend_some(const struct kern_attend *a, enum kern_kv kv, uint32_t i, uint32
         vec_add_to_all(a->o + (size_t)(i + k) * a->head_dim, bias[k], a->head_dim);
 }
 
-static inline __attribute__((always_inline)) void vec_attend_kind(const struct kern_attend *a,
-                                                                  enum kern_kv kv)
+/* In groups of about the same size, each of which reads the pages once. */
+static inline uint32_t vec_group_size(uint32_t n_left)
 {
-    /* In groups of about the same size, each of which reads the pages once. */
-    uint32_t n_groups = (a->n_q + VEC_ATTN_QUERIES - 1) / VEC_ATTN_QUERIES;
-    for (uint32_t i = 0, n; i < a->n_q; i += n, n_groups--) {
-        n = (a->n_q - i + n_groups - 1) / n_groups;
-        if (n == 1)
-            vec_attend_some(a, kv, i, 1);
-        else if (n == 2)
-            vec_attend_some(a, kv, i, 2);
-        else if (VEC_ATTN_QUERIES > 2 && n == 3)
-            vec_attend_some(a, kv, i, 3);
-        else if (VEC_ATTN_QUERIES > 3 && n == 4)
-            vec_attend_some(a, kv, i, 4);
-        else if (VEC_ATTN_QUERIES > 4 && n == 5)
-            vec_attend_some(a, kv, i, 5);
-        else if (VEC_ATTN_QUERIES > 5)
-            vec_attend_some(a, kv, i, 6);
+    uint32_t n_groups = (n_left + VEC_ATTN_QUERIES - 1) / VEC_ATTN_QUERIES;
+    return (n_left + n_groups - 1) / n_groups;
+}
+
+static inline __attribute__((always_inline)) void vec_attend_few(const struct kern_attend *a,
+                                                                 enum kern_kv kv)
+{
+    for (uint32_t i = 0, n; i < a->n_q; i += n) {
+        n = vec_group_size(a->n_q - i);
+        VEC_WITH_N(n, vec_attend_some(a, kv, i, N));
     }
+}
+
+/* ---- attention: many queries, for which each tile of F16 is widened once ---- */
+
+enum {
+    VEC_WIDE_CHANNELS = 128, /* of a tile of keys at a time: 16 KiB */
+    VEC_WIDE_COLUMNS = 16 * VEC_ATTN_COLUMNS,
+    VEC_MAX_GROUPS = (KERN_ATTN_MAX_QUERIES + VEC_ATTN_QUERIES - 1) / VEC_ATTN_QUERIES,
+    /* Of the scores: rows a power of two apart would compete for the same lines of the cache. */
+    VEC_SCORE_STEP = KERN_ATTN_ITEM + 16,
+};
+
+struct vec_group {
+    uint32_t i, n; /* queries [i, i + n) */
+    struct vec_span span;
+};
+
+struct vec_many {
+    const struct kern_attend *a;
+    struct vec_group group[VEC_MAX_GROUPS];
+    uint32_t n_groups;
+    uint32_t tile0, tile1; /* tokens of the tiles that some query sees */
+    float wide[KERN_ATTN_TILE * VEC_WIDE_CHANNELS] __attribute__((aligned(64)));
+    float s[KERN_ATTN_MAX_QUERIES * VEC_SCORE_STEP] __attribute__((aligned(64)));
+};
+
+static uint32_t vec_tile_start(uint32_t j)
+{
+    return j / KERN_ATTN_TILE * KERN_ATTN_TILE;
+}
+
+static uint32_t vec_tile_end(uint32_t j)
+{
+    return vec_tile_start(j + KERN_ATTN_TILE - 1);
+}
+
+static void vec_make_groups(struct vec_many *m, const struct kern_attend *a)
+{
+    m->a = a;
+    m->n_groups = 0;
+    m->tile0 = KERN_ATTN_ITEM;
+    m->tile1 = 0;
+    for (uint32_t i = 0; i < a->n_q;) {
+        struct vec_group *g = &m->group[m->n_groups++];
+        g->i = i;
+        g->n = vec_group_size(a->n_q - i);
+        i += g->n;
+        vec_find_span(a, g->i, g->n, &g->span);
+        if (g->span.any_first >= g->span.any_end)
+            continue;
+        uint32_t tile0 = vec_tile_start(g->span.any_first), tile1 = vec_tile_end(g->span.any_end);
+        m->tile0 = tile0 < m->tile0 ? tile0 : m->tile0;
+        m->tile1 = tile1 > m->tile1 ? tile1 : m->tile1;
+    }
+}
+
+/* n_rows rows of n columns, `step` apart, become floats side by side. */
+static inline void vec_widen(const uint16_t *src, uint32_t n_rows, size_t step, uint32_t n,
+                             float *dst)
+{
+    for (uint32_t r = 0; r < n_rows; r++, src += step, dst += n)
+        for (uint32_t c = 0; c < n; c += 16)
+            v16_store(dst + c, v16_load_f16(src + c));
+}
+
+/* s [n][32] += scores of n queries against n_channels channels of a widened tile of keys. */
+static inline __attribute__((always_inline)) void
+vec_wide_scores(const float *wide, uint32_t n_channels, const float *q, size_t q_step, float *s,
+                bool is_first, uint32_t n)
+{
+    v16 acc[VEC_ATTN_QUERIES][2];
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t h = 0; h < 2; h++)
+            acc[i][h] = is_first ? v16_set1(0.0f)
+                                 : v16_load(s + (size_t)i * VEC_SCORE_STEP + 16 * h);
+    for (uint32_t c = 0; c < n_channels; c++, wide += KERN_ATTN_TILE) {
+        v16 k0 = v16_load(wide), k1 = v16_load(wide + 16);
+        for (uint32_t i = 0; i < n; i++) {
+            v16 qc = v16_set1(q[i * q_step + c]);
+            acc[i][0] = v16_fma(qc, k0, acc[i][0]);
+            acc[i][1] = v16_fma(qc, k1, acc[i][1]);
+        }
+    }
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t h = 0; h < 2; h++)
+            v16_store(s + (size_t)i * VEC_SCORE_STEP + 16 * h, acc[i][h]);
+}
+
+static void vec_many_scores(struct vec_many *m)
+{
+    const struct kern_attend *a = m->a;
+    for (uint32_t j = m->tile0; j < m->tile1; j += KERN_ATTN_TILE)
+        for (uint32_t c = 0, n_c; c < a->head_dim; c += n_c) {
+            const uint16_t *page = a->pages[j / a->page_tokens];
+            size_t tile = kern_k_tile(j % a->page_tokens, a->head_dim) + (size_t)c * KERN_ATTN_TILE;
+            n_c = a->head_dim - c < VEC_WIDE_CHANNELS ? a->head_dim - c : VEC_WIDE_CHANNELS;
+            vec_widen(page + tile, n_c, KERN_ATTN_TILE, KERN_ATTN_TILE, m->wide);
+            for (const struct vec_group *g = m->group; g < m->group + m->n_groups; g++) {
+                const float *q = a->q + (size_t)g->i * a->head_dim + c;
+                float *s = m->s + (size_t)g->i * VEC_SCORE_STEP + j;
+                if (j < g->span.any_end && j + KERN_ATTN_TILE > g->span.any_first)
+                    VEC_WITH_N(g->n, vec_wide_scores(m->wide, n_c, q, a->head_dim, s, c == 0, N));
+            }
+        }
+}
+
+/* o += sum of p v for n queries over n_tokens widened rows of 16 n_v columns. */
+static inline __attribute__((always_inline)) void vec_wide_values(const float *wide,
+                                                                  uint32_t n_tokens, uint32_t n_v,
+                                                                  const float *p, float *o,
+                                                                  size_t o_step, uint32_t n)
+{
+    v16 acc[VEC_ATTN_QUERIES][VEC_ATTN_COLUMNS];
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t k = 0; k < n_v; k++)
+            acc[i][k] = v16_load(o + i * o_step + 16 * k);
+    for (uint32_t j = 0; j < n_tokens; j++, wide += 16 * n_v)
+        for (uint32_t k = 0; k < n_v; k++) {
+            v16 v = v16_load(wide + 16 * k);
+            for (uint32_t i = 0; i < n; i++)
+                acc[i][k] = v16_fma(v16_set1(p[(size_t)i * VEC_SCORE_STEP + j]), v, acc[i][k]);
+        }
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t k = 0; k < n_v; k++)
+            v16_store(o + i * o_step + 16 * k, acc[i][k]);
+}
+
+/* The tokens of [first, end) in the widened tile at j, for n queries from query i on. */
+static inline void vec_tile_values(struct vec_many *m, uint32_t i, uint32_t n, uint32_t first,
+                                   uint32_t end, uint32_t j, uint32_t c, uint32_t n_v)
+{
+    size_t dim = m->a->head_dim;
+    first = first > j ? first : j;
+    end = end < j + KERN_ATTN_TILE ? end : j + KERN_ATTN_TILE;
+    if (first >= end)
+        return;
+    const float *wide = m->wide + (size_t)(first - j) * 16 * n_v;
+    const float *p = m->s + (size_t)i * VEC_SCORE_STEP + first;
+    float *o = m->a->o + i * dim + c;
+    if (n_v == VEC_ATTN_COLUMNS)
+        VEC_WITH_N(n, vec_wide_values(wide, end - first, VEC_ATTN_COLUMNS, p, o, dim, N));
+    else
+        VEC_WITH_N(n, vec_wide_values(wide, end - first, 1, p, o, dim, N));
+}
+
+/* See vec_span_values. */
+static void vec_group_values(struct vec_many *m, const struct vec_group *g, uint32_t j, uint32_t c,
+                             uint32_t n_v)
+{
+    const struct vec_span *s = &g->span;
+    if (s->any_first >= j + KERN_ATTN_TILE || s->any_end <= j)
+        return;
+    for (uint32_t k = 0; k < g->n && s->all_first > j; k++) {
+        uint32_t stop = s->end[k] < s->all_first ? s->end[k] : s->all_first;
+        vec_tile_values(m, g->i + k, 1, s->first[k], stop, j, c, n_v);
+    }
+    vec_tile_values(m, g->i, g->n, s->all_first, s->all_end, j, c, n_v);
+    for (uint32_t k = 0; k < g->n && s->all_end < j + KERN_ATTN_TILE; k++)
+        vec_tile_values(m, g->i + k, 1, s->all_end, s->end[k], j, c, n_v);
+}
+
+static void vec_many_values(struct vec_many *m)
+{
+    const struct kern_attend *a = m->a;
+    memset(a->o, 0, (size_t)a->n_q * a->head_dim * sizeof(float));
+    for (uint32_t j = m->tile0; j < m->tile1; j += KERN_ATTN_TILE)
+        for (uint32_t c = 0, n_v; c < a->head_dim; c += 16 * n_v) {
+            const uint16_t *page = a->pages[j / a->page_tokens];
+            size_t row = kern_v_row(a->page_tokens, j % a->page_tokens, a->head_dim) + c;
+            n_v = a->head_dim - c < VEC_WIDE_COLUMNS ? 1 : VEC_ATTN_COLUMNS;
+            vec_widen(page + row, KERN_ATTN_TILE, a->head_dim, 16 * n_v, m->wide);
+            for (const struct vec_group *g = m->group; g < m->group + m->n_groups; g++)
+                vec_group_values(m, g, j, c, n_v);
+        }
+}
+
+static void vec_attend_many(const struct kern_attend *a)
+{
+    struct vec_many m;
+    vec_make_groups(&m, a);
+    vec_many_scores(&m);
+    for (const struct vec_group *g = m.group; g < m.group + m.n_groups; g++) {
+        bool is_blind = g->span.any_first >= g->span.any_end;
+        uint32_t tile0 = is_blind ? 0 : vec_tile_start(g->span.any_first);
+        uint32_t tile1 = is_blind ? 0 : vec_tile_end(g->span.any_end);
+        for (uint32_t k = 0; k < g->n; k++)
+            vec_weights(a, g->i + k, m.s + (size_t)(g->i + k) * VEC_SCORE_STEP, tile0, tile1);
+    }
+    vec_many_values(&m);
 }
 
 static void vec_attend(const struct kern_attend *a)
 {
     switch (a->kv) {
     case KERN_KV_F16:
-        vec_attend_kind(a, KERN_KV_F16);
+        if (a->n_q > 2 * VEC_ATTN_QUERIES)
+            vec_attend_many(a);
+        else
+            vec_attend_few(a, KERN_KV_F16);
         break;
     case KERN_KV_F32:
-        vec_attend_kind(a, KERN_KV_F32);
+        vec_attend_few(a, KERN_KV_F32);
         break;
     case KERN_KV_Q8:
-        vec_attend_kind(a, KERN_KV_Q8);
+        vec_attend_few(a, KERN_KV_Q8);
         break;
     }
 }

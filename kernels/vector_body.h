@@ -9,20 +9,23 @@
 #include <math.h>
 #include <string.h>
 
-static inline v16 vec_exp(v16 x)
+/* exp(x) for x <= 0 (or no number), as softmaxes have it: the same bits for less. */
+static inline v16 vec_exp_below(v16 x)
 {
-    v16 n = v16_rint(v16_mul(v16_min(x, v16_set1(KERN_EXP_MAX)), v16_set1(KERN_LOG2_E)));
-    n = v16_max(n, v16_set1(-126.0f));
-    v16 minus_n = v16_sub(v16_set1(0.0f), n);
-    v16 r = v16_fma(minus_n, v16_set1(KERN_LN2_LOW), v16_fma(minus_n, v16_set1(KERN_LN2_HIGH), x));
+    v16 n = v16_max(v16_rint(v16_mul(x, v16_set1(KERN_LOG2_E))), v16_set1(-126.0f));
+    v16 r = v16_fnma(n, v16_set1(KERN_LN2_LOW), v16_fnma(n, v16_set1(KERN_LN2_HIGH), x));
     v16 p = v16_fma(v16_set1(KERN_EXP_C6), r, v16_set1(KERN_EXP_C5));
     p = v16_fma(p, r, v16_set1(KERN_EXP_C4));
     p = v16_fma(p, r, v16_set1(KERN_EXP_C3));
     p = v16_fma(p, r, v16_set1(KERN_EXP_C2));
     p = v16_fma(p, r, v16_set1(1.0f));
     p = v16_fma(p, r, v16_set1(1.0f));
-    v16 y = v16_mul(p, v16_exp2_whole(n));
-    y = v16_select_less(x, v16_set1(KERN_EXP_MIN), v16_set1(0.0f), y);
+    return v16_select_less(x, v16_set1(KERN_EXP_MIN), v16_set1(0.0f), v16_scale(p, n));
+}
+
+static inline v16 vec_exp(v16 x)
+{
+    v16 y = vec_exp_below(v16_min(v16_set1(KERN_EXP_MAX), x)); /* a NaN stays one */
     return v16_select_less(v16_set1(KERN_EXP_MAX), x, v16_set1(INFINITY), y);
 }
 
@@ -74,11 +77,12 @@ static inline void vec_quantise_block(const float *x, struct kern_act *act, size
     act->xs32[at] = d * (float)(sum_a + sum_b);
 }
 
-static void vec_quantise(const float *x, struct kern_act *act, uint32_t row0, uint32_t row1)
+static void vec_quantise(const float *x, size_t ldx, struct kern_act *act, uint32_t row0,
+                         uint32_t row1, uint32_t col0, uint32_t col1)
 {
-    size_t n_blocks = act->n_cols / KERN_BLOCK;
-    for (size_t at = row0 * n_blocks; at < row1 * n_blocks; at++)
-        vec_quantise_block(x + at * KERN_BLOCK, act, at);
+    for (size_t r = row0; r < row1; r++, x += ldx)
+        for (uint32_t c = col0; c < col1; c += KERN_BLOCK)
+            vec_quantise_block(x + (c - col0), act, (r * act->n_cols + c) / KERN_BLOCK);
 }
 
 /* ---- products with F32, F16 and BF16 weights ---- */
@@ -107,7 +111,7 @@ static inline __attribute__((always_inline)) void
 vec_float_tile(enum kern_type type, const struct kern_matrix *w, size_t r, uint32_t n_r,
                const float *x, size_t t, uint32_t n_t, float *y, size_t ldy)
 {
-    v16 acc[4][4];
+    v16 acc[4][4]; /* y is the element (t, r) */
     const uint8_t *row = (const uint8_t *)w->data + r * w->row_bytes;
     const float *xt = x + t * w->n_cols;
     uint32_t whole = w->n_cols / 16 * 16, rest = w->n_cols - whole;
@@ -133,7 +137,7 @@ vec_float_tile(enum kern_type type, const struct kern_matrix *w, size_t r, uint3
     }
     for (uint32_t i = 0; i < n_r; i++)
         for (uint32_t j = 0; j < n_t; j++)
-            y[(t + j) * ldy + r + i] = v16_tree(acc[i][j]);
+            y[j * ldy + i] = v16_tree(acc[i][j]);
 }
 
 /* How many rows and tokens a tile has: as many accumulators as the registers hold. */
@@ -142,19 +146,19 @@ vec_float_range(enum kern_type type, const struct kern_matrix *w, size_t row0, s
                 const float *x, size_t t0, size_t t1, float *y, size_t ldy)
 {
     size_t t = t0;
-    for (; t + VEC_TILE_TOKENS <= t1; t += VEC_TILE_TOKENS) {
+    for (; t + VEC_TILE_TOKENS <= t1; t += VEC_TILE_TOKENS, y += VEC_TILE_TOKENS * ldy) {
         size_t r = row0;
         for (; r + VEC_TILE_ROWS <= row1; r += VEC_TILE_ROWS)
-            vec_float_tile(type, w, r, VEC_TILE_ROWS, x, t, VEC_TILE_TOKENS, y, ldy);
+            vec_float_tile(type, w, r, VEC_TILE_ROWS, x, t, VEC_TILE_TOKENS, y + (r - row0), ldy);
         for (; r < row1; r++)
-            vec_float_tile(type, w, r, 1, x, t, VEC_TILE_TOKENS, y, ldy);
+            vec_float_tile(type, w, r, 1, x, t, VEC_TILE_TOKENS, y + (r - row0), ldy);
     }
-    for (; t < t1; t++) {
+    for (; t < t1; t++, y += ldy) {
         size_t r = row0;
         for (; r + 4 <= row1; r += 4)
-            vec_float_tile(type, w, r, 4, x, t, 1, y, ldy);
+            vec_float_tile(type, w, r, 4, x, t, 1, y + (r - row0), ldy);
         for (; r < row1; r++)
-            vec_float_tile(type, w, r, 1, x, t, 1, y, ldy);
+            vec_float_tile(type, w, r, 1, x, t, 1, y + (r - row0), ldy);
     }
 }
 
@@ -408,7 +412,7 @@ static void vec_max_sum_exp(const float *x, size_t n, float *max, float *sum)
         *max = x[i] > *max ? x[i] : *max;
     m = v16_set1(*max);
     for (i = 0; i + 16 <= n; i += 16)
-        acc = v16_add(acc, vec_exp(v16_sub(v16_load(x + i), m)));
+        acc = v16_add(acc, vec_exp_below(v16_sub(v16_load(x + i), m)));
     float lane[16];
     v16_store(lane, acc);
     for (; i < n; i++)

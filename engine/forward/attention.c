@@ -3,7 +3,7 @@
  * attention.c - attention of all rows of a step over the pages of their sequences.
  *
  * One routine for prompts and decoding.  The work list is made once per step and KV group; an entry
- * is a block of up to 16 queries (rows times the query heads of one KV head) that read the same
+ * is a block of up to 48 queries (rows times the query heads of one KV head) that read the same
  * pages. Long prompts go through their items of 1,024 tokens one after the other, folding as they
  * go.  For the one or two rows of a decoding sequence each item is an entry of its own, so that one
  * long sequence keeps all threads busy; its partials are folded afterwards in the same order: same
@@ -236,7 +236,7 @@ struct attention_job {
     struct forward *f;
     const struct layer_shape *layer;
     const struct attention_plan *plan;
-    bool quantise; /* the output projection wants it */
+    const struct kern_matrix *o; /* the output projection */
 };
 
 /* The queries of a block, gathered: they are adjacent for the kernel. */
@@ -436,8 +436,7 @@ static void finish_row(void *ctx, uint32_t row)
     const struct attention_job *job = ctx;
     if (job->plan->row_partial[row] != NO_PARTIAL)
         fold_partials(job, row);
-    if (job->quantise)
-        job->f->kern->quantise(job->f->attn.x, &job->f->attn.act, row, row + 1);
+    forward_quantise_row(job->f, &job->f->attn, job->o, row);
 }
 
 /* What the rows see, and the pages that hold it, each run's once. */
@@ -463,7 +462,7 @@ void attention_forward(struct forward *f, uint32_t layer)
         .f = f,
         .layer = shape,
         .plan = &f->plan[shape->group],
-        .quantise = kern_type_is_quantised(f->weights->layer[layer].o.type),
+        .o = &f->weights->layer[layer].o,
     };
     workers_run(f->workers, work_item, &job, job.plan->n_work);
     forward_rows(f, finish_row, &job, f->n_rows);

@@ -6,7 +6,7 @@
  *   layer.c      one block, top to bottom
  *   paging.c     where the keys and values of a step's rows go
  *   attention.c  the work list over (sequence, KV head, items of 1,024 tokens) and its execution
- *   ffn.c        the dense feed-forward
+ *   ffn.c        gated products, and the dense feed-forward
  *   moe.c        router, experts, shared expert
  *   scratch.c    all buffers, sized at open
  *   profile.c    the time that each part takes
@@ -93,6 +93,7 @@ struct routing {
 struct forward_options {
     uint32_t max_rows, max_logit_rows;
     uint32_t n_ctx; /* longest sequence */
+    uint32_t n_threads;
 };
 
 struct forward {
@@ -122,27 +123,26 @@ struct forward {
     uint8_t *spare_pages; /* [max_rows / 2] open pages of one layer */
 
     /* Buffers, by rows. */
-    float *x;                        /* [rows][n_embd] the residual */
-    struct activations in;           /* normed input of a block, [rows][n_embd] */
-    float *q, *k, *v;                /* [rows][heads * head_dim] */
-    struct activations attn;         /* [rows][heads * head_dim] */
-    float *block;                    /* [rows][n_embd] a block's output */
-    float *gate;                     /* [rows][n_ff] */
-    struct activations hidden;       /* [rows][n_ff] up, then the product */
+    float *x;                  /* [rows][n_embd] the residual */
+    struct activations in;     /* normed input of a block, [rows][n_embd] */
+    float *q, *k, *v;          /* [rows][heads * head_dim] */
+    struct activations attn;   /* [rows][heads * head_dim] */
+    float *block;              /* [rows][n_embd] a block's output */
+    struct activations hidden; /* [rows][n_ff] */
+    float *tiles;              /* [n_threads][2][tile_values] see ffn.c */
+    uint32_t tile_values;
     float *angles[CONFIG_MAX_ROPES]; /* [rows][2 * n_pairs] */
 
     uint32_t max_partials;
     float *partial_m, *partial_l, *partial_o; /* [max_partials], [..], [..][head_dim] */
 
     struct routing routing;
-    float *router_logits;        /* [rows][n_experts] */
-    struct activations gathered; /* [rows * n_used][n_embd] */
-    float *expert_gate;          /* [rows * n_used][n_ff_expert] */
-    struct activations expert_hidden;
-    float *expert_out;  /* [rows * n_used][n_embd] */
-    float *shared_gate; /* [rows][n_ff_shared] */
-    struct activations shared_hidden;
-    float *shared_weight; /* [rows] */
+    float *router_logits;             /* [rows][n_experts] */
+    struct activations gathered;      /* [rows * n_used][n_embd] */
+    struct activations expert_hidden; /* [rows * n_used][n_ff_expert] */
+    float *expert_out;                /* [rows * n_used][n_embd] */
+    struct activations shared_hidden; /* [rows][n_ff_shared] */
+    float *shared_weight;             /* [rows] */
 
     struct activations head; /* [max_logit_rows][n_embd] */
     float *logits;           /* [max_logit_rows][n_vocab] */
@@ -188,11 +188,22 @@ uint8_t *paging_open_part(const struct forward *f, const struct layer_shape *lay
 /* attention.c */
 void attention_plan_step(struct forward *f);
 void attention_forward(struct forward *f, uint32_t layer);
+
+/* hidden = act(in gate^T + gate_bias) * (in up^T + up_bias): of dense layers, experts and shared
+ * experts alike. */
+struct gated {
+    const struct kern_matrix *gate, *up; /* gate is not read if the architecture is ungated */
+    const float *gate_bias, *up_bias;    /* NULL: none */
+    const struct kern_matrix *down;      /* what reads hidden: quantised if this is, else floats */
+    const struct kern_input *in;
+    struct activations *hidden;
+};
+/* Neurons [n0, n1) (multiples of KERN_TILE_ROWS, but for the last) of rows [t0, t1); any worker. */
+void ffn_hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, uint32_t n1,
+                     uint32_t t0, uint32_t t1);
+/* All neurons of all rows. */
+void ffn_hidden(struct forward *f, const struct gated *g);
 void ffn_forward(struct forward *f, const struct layer_weights *w);
-/* One row of act(gate) * up, which is hidden.x before and after; quantised if `down`, which reads it, is.
- * For dense layers, experts and shared experts alike. */
-void ffn_hidden_row(struct forward *f, const float *gate, struct activations *hidden,
-                    const struct kern_matrix *down, uint32_t row);
 /* Chooses each row's experts from x [rows][n_embd], the router's input. */
 void moe_route(struct forward *f, const struct layer_weights *w, const float *x);
 void moe_forward(struct forward *f, const struct layer_weights *w);
@@ -208,6 +219,13 @@ struct product {
 enum { FORWARD_MAX_PRODUCTS = 4 };
 void forward_products(struct forward *f, const struct product *p, uint32_t n,
                       enum profile_part part);
+/* Matrix rows for one item of work when n_tokens rows of n_cols are multiplied: a multiple of
+ * KERN_TILE_ROWS. */
+uint32_t forward_item_rows(uint32_t n_cols, uint32_t n_tokens);
+
+/* Quantises a row of a for the matrix that reads it, if that is quantised. */
+void forward_quantise_row(struct forward *f, struct activations *a, const struct kern_matrix *w,
+                          uint32_t row);
 
 /* Runs fn(ctx, row) for n_rows rows, several to an item where there are many. */
 void forward_rows(struct forward *f, void (*fn)(void *ctx, uint32_t row), void *ctx,

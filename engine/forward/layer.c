@@ -32,7 +32,7 @@ static void block_input(struct forward *f, const float *norm, uint32_t row)
     else
         memcpy(in, x, n * sizeof(*in));
     if (n % KERN_BLOCK == 0)
-        f->kern->quantise(f->in.x, &f->in.act, row, row + 1);
+        f->kern->quantise(in, n, &f->in.act, row, row + 1, 0, n);
 }
 
 static void attention_input(void *ctx, uint32_t row)

@@ -98,7 +98,7 @@ void moe_route(struct forward *f, const struct layer_weights *w, const float *x)
                          .ldy = f->shape->n_experts,
                          .n_rows = f->n_rows };
     if (kern_type_is_quantised(w->router.type))
-        f->kern->quantise(x, &own->act, 0, f->n_rows);
+        f->kern->quantise(x, own->n, &own->act, 0, f->n_rows, 0, own->n);
     forward_products(f, &p, 1, PROFILE_ROUTER);
     forward_rows(f, route_row, &job, f->n_rows);
     assign_slots(f);
@@ -129,46 +129,67 @@ static void gather_row(void *ctx, uint32_t slot)
     memcpy(f->gathered.x + slot * n, f->in.x + from * n, n * sizeof(float));
 }
 
-/* Items of a product over all active experts: (expert, block of matrix rows). */
-struct experts_job {
-    struct forward *f;
-    const struct expert_matrix *w;
-    const struct kern_input *in;
-    float *y;
-    uint32_t blocks; /* per expert */
-};
-
+/* Items of work over all active experts: (expert, block of its matrices' rows). */
 enum { EXPERT_ITEM_ROWS = 2 * KERN_TILE_ROWS };
 
-static void expert_item(void *ctx, uint32_t item)
+struct expert_item {
+    uint32_t expert;
+    uint32_t row0, row1; /* of the matrix */
+    uint32_t t0, t1;     /* of the gathered rows */
+};
+
+static uint32_t item_blocks(uint32_t n_rows)
 {
-    const struct experts_job *job = ctx;
-    const struct routing *r = &job->f->routing;
-    uint32_t e = r->active[item / job->blocks], row0 = item % job->blocks * EXPERT_ITEM_ROWS;
-    struct kern_matrix w = weights_expert(job->w, e);
-    uint32_t row1 = row0 + EXPERT_ITEM_ROWS < w.n_rows ? row0 + EXPERT_ITEM_ROWS : w.n_rows;
-    job->f->kern->mul_mat(&w, row0, row1, job->in, r->offset[e], r->offset[e + 1], job->y,
-                          w.n_rows);
+    return (n_rows + EXPERT_ITEM_ROWS - 1) / EXPERT_ITEM_ROWS;
 }
 
-static void expert_product(struct forward *f, const struct expert_matrix *w,
-                           const struct kern_input *in, float *y, enum profile_part part)
+static struct expert_item find_item(const struct routing *r, uint32_t n_rows, uint32_t item)
 {
-    struct experts_job job = { f, w, in, y,
-                               (w->first.n_rows + EXPERT_ITEM_ROWS - 1) / EXPERT_ITEM_ROWS };
-    workers_run(f->workers, expert_item, &job, job.blocks * f->routing.n_active);
+    uint32_t expert = r->active[item / item_blocks(n_rows)];
+    uint32_t row0 = item % item_blocks(n_rows) * EXPERT_ITEM_ROWS;
+    return (struct expert_item){ .expert = expert,
+                                 .row0 = row0,
+                                 .row1 = row0 + EXPERT_ITEM_ROWS < n_rows ? row0 + EXPERT_ITEM_ROWS
+                                                                          : n_rows,
+                                 .t0 = r->offset[expert],
+                                 .t1 = r->offset[expert + 1] };
+}
+
+static void count_experts(struct forward *f, const struct expert_matrix *w, enum profile_part part)
+{
     for (uint32_t i = 0; i < f->routing.n_active; i++) {
         const uint32_t *slots = &f->routing.offset[f->routing.active[i]];
         profile_add_product(&f->profile, part, &w->first, slots[1] - slots[0]);
     }
-    profile_end(&f->profile, part);
 }
 
-static void expert_hidden_row(void *ctx, uint32_t slot)
+static void hidden_item(void *ctx, uint32_t item)
 {
     const struct moe_job *job = ctx;
-    ffn_hidden_row(job->f, job->f->expert_gate, &job->f->expert_hidden, &job->w->down_experts.first,
-                   slot);
+    struct forward *f = job->f;
+    const struct layer_weights *w = job->w;
+    struct expert_item i = find_item(&f->routing, w->up_experts.first.n_rows, item);
+    struct kern_matrix gate = weights_expert(&w->gate_experts, i.expert);
+    struct kern_matrix up = weights_expert(&w->up_experts, i.expert);
+    struct kern_input in = { .x = f->gathered.x, .act = &f->gathered.act };
+    struct gated g = { .gate = &gate,
+                       .up = &up,
+                       .down = &w->down_experts.first,
+                       .in = &in,
+                       .hidden = &f->expert_hidden };
+    ffn_hidden_tile(f, &g, i.row0, i.row1, i.t0, i.t1);
+}
+
+static void down_item(void *ctx, uint32_t item)
+{
+    const struct moe_job *job = ctx;
+    struct forward *f = job->f;
+    size_t n = f->shape->n_embd;
+    struct expert_item i = find_item(&f->routing, (uint32_t)n, item);
+    struct kern_matrix down = weights_expert(&job->w->down_experts, i.expert);
+    struct kern_input hidden = { .x = f->expert_hidden.x, .act = &f->expert_hidden.act };
+    f->kern->mul_mat(&down, i.row0, i.row1, &hidden, i.t0, i.t1, f->expert_out + i.t0 * n + i.row0,
+                     n);
 }
 
 static void combine_row(void *ctx, uint32_t row)
@@ -185,12 +206,6 @@ static void combine_row(void *ctx, uint32_t row)
 
 /* ---- the shared expert ---- */
 
-static void shared_hidden_row(void *ctx, uint32_t row)
-{
-    const struct moe_job *job = ctx;
-    ffn_hidden_row(job->f, job->f->shared_gate, &job->f->shared_hidden, &job->w->shared_down, row);
-}
-
 static void add_shared_row(void *ctx, uint32_t row)
 {
     const struct moe_job *job = ctx;
@@ -206,22 +221,24 @@ static void add_shared_row(void *ctx, uint32_t row)
 static void shared_forward(struct forward *f, const struct layer_weights *w)
 {
     struct moe_job job = { f, w };
-    uint32_t n = f->shape->n_ff_shared;
     struct kern_input in = { .x = f->in.x, .act = &f->in.act };
     struct kern_input hidden = { .x = f->shared_hidden.x, .act = &f->shared_hidden.act };
-    struct product wide[3] = {
-        { .w = &w->shared_gate, .x = &in, .y = f->shared_gate, .ldy = n, .n_rows = f->n_rows },
-        { .w = &w->shared_up, .x = &in, .y = f->shared_hidden.x, .ldy = n, .n_rows = f->n_rows },
-        { .w = &w->shared_router, .x = &in, .y = f->shared_weight, .ldy = 1, .n_rows = f->n_rows },
+    struct gated g = { .gate = &w->shared_gate,
+                       .up = &w->shared_up,
+                       .down = &w->shared_down,
+                       .in = &in,
+                       .hidden = &f->shared_hidden };
+    struct product router = {
+        .w = &w->shared_router, .x = &in, .y = f->shared_weight, .ldy = 1, .n_rows = f->n_rows
     };
     struct product down = { .w = &w->shared_down,
                             .x = &hidden,
                             .y = f->gathered.x,
                             .ldy = f->shape->n_embd,
                             .n_rows = f->n_rows };
-    forward_products(f, wide, w->shared_router.n_rows ? 3 : 2, PROFILE_GATE_UP);
-    forward_rows(f, shared_hidden_row, &job, f->n_rows);
-    profile_end(&f->profile, PROFILE_ACTIVATION);
+    if (w->shared_router.n_rows)
+        forward_products(f, &router, 1, PROFILE_ROUTER);
+    ffn_hidden(f, &g);
     forward_products(f, &down, 1, PROFILE_DOWN);
     forward_rows(f, add_shared_row, &job, f->n_rows);
 }
@@ -229,17 +246,17 @@ static void shared_forward(struct forward *f, const struct layer_weights *w)
 void moe_forward(struct forward *f, const struct layer_weights *w)
 {
     struct moe_job job = { f, w };
-    struct kern_input in = { .x = f->gathered.x, .act = &f->gathered.act };
-    struct kern_input hidden = { .x = f->expert_hidden.x, .act = &f->expert_hidden.act };
-    uint32_t n_picks = f->n_rows * f->shape->n_experts_used;
+    uint32_t n_picks = f->n_rows * f->shape->n_experts_used, n_active = f->routing.n_active;
 
     forward_rows(f, gather_row, &job, n_picks);
     profile_end(&f->profile, PROFILE_ROUTER);
-    expert_product(f, &w->gate_experts, &in, f->expert_gate, PROFILE_GATE_UP);
-    expert_product(f, &w->up_experts, &in, f->expert_hidden.x, PROFILE_GATE_UP);
-    forward_rows(f, expert_hidden_row, &job, n_picks);
-    profile_end(&f->profile, PROFILE_ACTIVATION);
-    expert_product(f, &w->down_experts, &hidden, f->expert_out, PROFILE_DOWN);
+    workers_run(f->workers, hidden_item, &job, n_active * item_blocks(w->up_experts.first.n_rows));
+    count_experts(f, &w->gate_experts, PROFILE_GATE_UP);
+    count_experts(f, &w->up_experts, PROFILE_GATE_UP);
+    profile_end(&f->profile, PROFILE_GATE_UP);
+    workers_run(f->workers, down_item, &job, n_active * item_blocks(f->shape->n_embd));
+    count_experts(f, &w->down_experts, PROFILE_DOWN);
+    profile_end(&f->profile, PROFILE_DOWN);
     forward_rows(f, combine_row, &job, f->n_rows);
     if (w->shared_down.n_rows)
         shared_forward(f, w);

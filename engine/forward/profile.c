@@ -7,13 +7,19 @@
 #include "engine/clock.h"
 
 static const char *const names[PROFILE_N_PARTS] = {
-    [PROFILE_EMBED] = "embed",         [PROFILE_ATTENTION_NORM] = "attention norm",
-    [PROFILE_QKV] = "q, k, v",         [PROFILE_PLACE] = "rope, KV store",
-    [PROFILE_ATTENTION] = "attention", [PROFILE_ATTENTION_OUT] = "attention out",
-    [PROFILE_FFN_NORM] = "ffn norm",   [PROFILE_ROUTER] = "router",
-    [PROFILE_GATE_UP] = "gate, up",    [PROFILE_ACTIVATION] = "activation",
-    [PROFILE_DOWN] = "down",           [PROFILE_RESIDUAL] = "residual",
-    [PROFILE_HEAD_NORM] = "head norm", [PROFILE_HEAD] = "head",
+    [PROFILE_EMBED] = "embed",
+    [PROFILE_ATTENTION_NORM] = "attention norm",
+    [PROFILE_QKV] = "q, k, v",
+    [PROFILE_PLACE] = "rope, KV store",
+    [PROFILE_ATTENTION] = "attention",
+    [PROFILE_ATTENTION_OUT] = "attention out",
+    [PROFILE_FFN_NORM] = "ffn norm",
+    [PROFILE_ROUTER] = "router",
+    [PROFILE_GATE_UP] = "gate, up, activation",
+    [PROFILE_DOWN] = "down",
+    [PROFILE_RESIDUAL] = "residual",
+    [PROFILE_HEAD_NORM] = "head norm",
+    [PROFILE_HEAD] = "head",
     [PROFILE_SAMPLING] = "sampling",
 };
 

@@ -16,6 +16,7 @@ enum {
     ALIGN = 64,
     /* Partials of split attention: at most this many bytes; longer work is folded as it goes. */
     PARTIAL_BYTES = 32 << 20,
+    MIN_TILE_TOKENS = 64, /* a tile holds as many tokens, or all rows of a step */
 };
 
 struct arena {
@@ -56,7 +57,7 @@ static void take_step(struct arena *a, struct forward *f)
     f->carried = take(a, rows, sizeof(*f->carried));
     f->spare_pages = take(a, paging_spare_bytes(s, f->opt.max_rows), 1);
     for (uint32_t g = 0; g < s->n_groups; g++) {
-        /* A row's query heads of one KV head make at most ceil(heads / 16) works. */
+        /* A row's query heads of one KV head make at most ceil(heads / 48) works. */
         uint64_t blocks = (uint64_t)s->n_kv_heads *
                           ((s->n_heads / s->n_kv_heads + KERN_ATTN_MAX_QUERIES - 1) /
                            KERN_ATTN_MAX_QUERIES);
@@ -84,8 +85,9 @@ static void take_layer(struct arena *a, struct forward *f)
     f->v = take(a, rows * kv, sizeof(float));
     take_act(a, &f->attn, rows, s->n_heads * s->head_dim);
     f->block = take(a, rows * s->n_embd, sizeof(float));
-    f->gate = take(a, rows * s->n_ff, sizeof(float));
     take_act(a, &f->hidden, rows, s->n_ff);
+    f->tile_values = KERN_TILE_ROWS * (uint32_t)(rows > MIN_TILE_TOKENS ? rows : MIN_TILE_TOKENS);
+    f->tiles = take(a, (uint64_t)f->opt.n_threads * 2 * f->tile_values, sizeof(float));
     for (uint32_t i = 0; i < CONFIG_MAX_ROPES; i++)
         f->angles[i] = take(a, rows * s->head_dim, sizeof(float)); /* n_pairs is read later */
 }
@@ -104,10 +106,8 @@ static void take_experts(struct arena *a, struct forward *f)
     f->routing.active = take(a, s->n_experts, sizeof(uint32_t));
     f->router_logits = take(a, rows * s->n_experts, sizeof(float));
     take_act(a, &f->gathered, picks, s->n_embd);
-    f->expert_gate = take(a, picks * s->n_ff_expert, sizeof(float));
     take_act(a, &f->expert_hidden, picks, s->n_ff_expert);
     f->expert_out = take(a, picks * s->n_embd, sizeof(float));
-    f->shared_gate = take(a, rows * s->n_ff_shared, sizeof(float));
     take_act(a, &f->shared_hidden, rows, s->n_ff_shared);
     f->shared_weight = take(a, rows, sizeof(float));
 }

@@ -38,6 +38,13 @@ void forward_rows(struct forward *f, void (*fn)(void *ctx, uint32_t row), void *
         workers_run(f->workers, rows_item, &job, (n_rows + job.per_item - 1) / job.per_item);
 }
 
+void forward_quantise_row(struct forward *f, struct activations *a, const struct kern_matrix *w,
+                          uint32_t row)
+{
+    if (kern_type_is_quantised(w->type))
+        f->kern->quantise(a->x + (size_t)row * a->n, a->n, &a->act, row, row + 1, 0, a->n);
+}
+
 struct products_job {
     const struct forward *f;
     const struct product *p;
@@ -55,13 +62,13 @@ static void products_item(void *ctx, uint32_t item)
     uint32_t row0 = (item - job->first_item[i]) * job->item_rows[i];
     uint32_t row1 = row0 + job->item_rows[i];
     job->f->kern->mul_mat(p->w, row0, row1 < p->w->n_rows ? row1 : p->w->n_rows, p->x, 0, p->n_rows,
-                          p->y, p->ldy);
+                          p->y + row0, p->ldy);
 }
 
 /* Depends on the shape alone, though the results would not care. */
-static uint32_t rows_per_item(const struct product *p)
+uint32_t forward_item_rows(uint32_t n_cols, uint32_t n_tokens)
 {
-    uint64_t per_tile = (uint64_t)p->w->n_cols * KERN_TILE_ROWS * p->n_rows;
+    uint64_t per_tile = (uint64_t)n_cols * KERN_TILE_ROWS * n_tokens;
     uint64_t tiles = per_tile < PRODUCT_MACS ? PRODUCT_MACS / per_tile : 1;
     return (uint32_t)tiles * KERN_TILE_ROWS;
 }
@@ -72,7 +79,7 @@ void forward_products(struct forward *f, const struct product *p, uint32_t n,
     struct products_job job = { .f = f, .p = p };
     for (uint32_t i = 0; i < n; i++) {
         profile_add_product(&f->profile, part, p[i].w, p[i].n_rows);
-        job.item_rows[i] = rows_per_item(&p[i]);
+        job.item_rows[i] = forward_item_rows(p[i].w->n_cols, p[i].n_rows);
         job.first_item[i + 1] = job.first_item[i] +
                                 (p[i].w->n_rows + job.item_rows[i] - 1) / job.item_rows[i];
     }
@@ -101,8 +108,7 @@ static void head_input(void *ctx, uint32_t i)
     uint32_t n = f->shape->n_embd;
     f->kern->rms_norm(f->x + (size_t)f->logit_row[i] * n, f->weights->output_norm,
                       f->shape->norm_eps, n, f->head.x + (size_t)i * n);
-    if (kern_type_is_quantised(f->weights->output.type))
-        f->kern->quantise(f->head.x, &f->head.act, i, i + 1);
+    forward_quantise_row(f, &f->head, &f->weights->output, i);
 }
 
 static void head_output(void *ctx, uint32_t i)

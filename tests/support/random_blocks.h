@@ -115,6 +115,12 @@ static inline void random_act_init(struct kern_act *act, uint32_t rows, uint32_t
     act->xs16 = malloc(n / 16 * sizeof(float) + 64);
 }
 
+static inline void random_act_quantise(const struct kern_table *k, const float *x,
+                                       struct kern_act *act, uint32_t n_rows)
+{
+    k->quantise(x, act->n_cols, act, 0, n_rows, 0, act->n_cols);
+}
+
 static inline void random_act_fini(struct kern_act *act)
 {
     free(act->q);

@@ -60,14 +60,14 @@ static void cache_fini(struct cache *c)
     free(c->v);
 }
 
-/* What the items of all queries give; out [N_Q][dim]. */
+/* What the items of all queries give; out [n_q][dim]. */
 static void attend_all(const struct kern_table *k, struct cache *c, const float *q,
                        const uint32_t *first, const uint32_t *end, uint32_t n_q, float cap,
                        float *out)
 {
     enum { ITEMS = 2 };
-    float m[ITEMS][N_Q], l[ITEMS][N_Q];
-    float *o = malloc(sizeof(float) * ITEMS * N_Q * c->dim);
+    float m[ITEMS][KERN_ATTN_MAX_QUERIES], l[ITEMS][KERN_ATTN_MAX_QUERIES];
+    float *o = malloc(sizeof(float) * ITEMS * n_q * c->dim);
     for (uint32_t item = 0; item < ITEMS; item++) {
         const void *pages[MAX_PAGES] = { 0 };
         for (uint32_t p = 0; p < MAX_PAGES; p++) {
@@ -90,7 +90,7 @@ static void attend_all(const struct kern_table *k, struct cache *c, const float 
                                  .item_first = item * KERN_ATTN_ITEM,
                                  .m = m[item],
                                  .l = l[item],
-                                 .o = o + (size_t)item * N_Q * c->dim };
+                                 .o = o + (size_t)item * n_q * c->dim };
         k->attend(&a);
     }
     memset(out, 0, sizeof(float) * n_q * c->dim);
@@ -98,7 +98,7 @@ static void attend_all(const struct kern_table *k, struct cache *c, const float 
         float *sum = out + (size_t)i * c->dim, max = -INFINITY, total = 0.0f;
         for (uint32_t item = 0; item < ITEMS; item++)
             k->attend_fold(&max, &total, sum, m[item][i], l[item][i],
-                           o + ((size_t)item * N_Q + i) * c->dim, c->dim);
+                           o + ((size_t)item * n_q + i) * c->dim, c->dim);
         for (uint32_t d = 0; d < c->dim; d++)
             sum[d] /= total;
     }
@@ -131,6 +131,58 @@ Test(attend, every_variant_gives_the_bits_of_ref)
         }
 }
 
+/* As a prompt has them: three heads of adjacent rows, behind a window or not, before and across the
+ * border of two items; some see nothing. */
+static void make_prompt_queries(uint32_t row0, uint32_t window, uint32_t n_q, uint32_t *first,
+                                uint32_t *end)
+{
+    for (uint32_t i = 0; i < n_q; i++) {
+        end[i] = row0 + i / 3;
+        first[i] = window && end[i] > window ? end[i] - window : 0;
+        if (i % 17 == 16)
+            first[i] = end[i];
+    }
+}
+
+static void check_prompt_queries(struct cache *c, uint32_t row0, uint32_t window, uint32_t n_q)
+{
+    uint32_t first[KERN_ATTN_MAX_QUERIES], end[KERN_ATTN_MAX_QUERIES];
+    size_t n = (size_t)n_q * c->dim;
+    float *q = random_floats(n, 3), *a = malloc(n * sizeof(*a)), *b = malloc(n * sizeof(*b));
+    make_prompt_queries(row0, window, n_q, first, end);
+    attend_all(kern_select("ref"), c, q, first, end, n_q, 0.0f, a);
+    for (uint32_t v = 0; v < kern_n_usable(); v++) {
+        attend_all(kern_usable(v), c, q, first, end, n_q, 0.0f, b);
+        cr_assert(memcmp(a, b, n * sizeof(*a)) == 0,
+                  "%s, kind %d, head_dim %u, %u queries at %u, window %u", kern_usable(v)->name,
+                  c->kv, c->dim, n_q, row0, window);
+    }
+    free(q), free(a), free(b);
+}
+
+Test(attend, many_queries_get_the_bits_of_ref)
+{
+    enum { MANY = KERN_ATTN_MAX_QUERIES };
+    static const struct {
+        uint32_t dim;
+        enum kern_kv kv;
+    } caches[] = { { 16, KERN_KV_F16 },
+                   { 80, KERN_KV_F16 },
+                   { 256, KERN_KV_F16 },
+                   { 64, KERN_KV_F32 },
+                   { 64, KERN_KV_Q8 } };
+    for (size_t i = 0; i < sizeof(caches) / sizeof(caches[0]); i++) {
+        struct cache c;
+        cache_init(&c, caches[i].dim, caches[i].kv);
+        check_prompt_queries(&c, 0, 0, MANY);
+        check_prompt_queries(&c, 50, 0, 13);
+        check_prompt_queries(&c, 300, 40, MANY - 1);
+        check_prompt_queries(&c, 1015, 40, 31);
+        check_prompt_queries(&c, 1020, 0, 20);
+        cache_fini(&c);
+    }
+}
+
 Test(attend, a_query_alone_gets_the_bits_it_gets_in_company)
 {
     float *q = random_floats(N_Q * 64, 3), all[N_Q * 64], one[64];
@@ -154,9 +206,12 @@ Test(attend, a_query_alone_gets_the_bits_it_gets_in_company)
  * earlier. */
 Test(attend, a_value_that_is_no_number_reaches_only_who_sees_it)
 {
-    static const uint32_t first[N_Q] = { 0, 0, 0, 0, 0, 20, 0 };
-    static const uint32_t end[N_Q] = { 40, 41, 42, 43, 44, 45, 46 };
-    float *q = random_floats(N_Q * 64, 3), all[N_Q * 64];
+    enum { ROWS = 16 }; /* more than the widest kernel calls few */
+    static const uint32_t first[ROWS] = { 0, 0, 0, 0, 0, 20 };
+    uint32_t end[ROWS];
+    float *q = random_floats(ROWS * 64, 3), all[ROWS * 64];
+    for (uint32_t i = 0; i < ROWS; i++)
+        end[i] = 40 + i;
     for (int kind = 0; kind < 2; kind++) {
         struct cache c;
         cache_init(&c, 64, kinds[kind]);
@@ -166,14 +221,14 @@ Test(attend, a_value_that_is_no_number_reaches_only_who_sees_it)
         kern_select("ref")->kv_store(c.page[0], kinds[kind], PAGE, 42, 1, 64, c.k, bad, 0);
         kern_select("ref")->kv_store(c.page[0], kinds[kind], PAGE, 10, 1, 64, c.k, bad, 0);
         for (uint32_t v = 0; v < kern_n_usable(); v++) {
-            attend_all(kern_usable(v), &c, q, first, end, N_Q, 0.0f, all);
+            attend_all(kern_usable(v), &c, q, first, end, ROWS, 0.0f, all);
             cr_assert(!isfinite(all[0]), "token 10");
             cr_assert(!isfinite(all[5 * 64]), "token 42");
         }
         kern_select("ref")->kv_store(c.page[0], kinds[kind], PAGE, 10, 1, 64, c.k, c.v, 0);
         for (uint32_t v = 0; v < kern_n_usable(); v++) {
-            attend_all(kern_usable(v), &c, q, first, end, N_Q, 0.0f, all);
-            for (int i = 0; i < N_Q * 64; i++)
+            attend_all(kern_usable(v), &c, q, first, end, ROWS, 0.0f, all);
+            for (int i = 0; i < ROWS * 64; i++)
                 cr_assert_eq(isnan(all[i]) != 0, i / 64 >= 3 && i % 2 == 0, "%s query %d",
                              kern_usable(v)->name, i / 64);
         }

@@ -167,10 +167,12 @@ Test(quantise, every_variant_gives_the_bits_of_ref)
     struct kern_act a, b;
     random_act_init(&a, ROWS, COLS);
     random_act_init(&b, ROWS, COLS);
-    ref()->quantise(x, &a, 0, ROWS);
+    random_act_quantise(ref(), x, &a, ROWS);
     for (uint32_t v = 0; v < kern_n_usable(); v++) {
-        kern_usable(v)->quantise(x, &b, 0, 2);
-        kern_usable(v)->quantise(x, &b, 2, ROWS);
+        const struct kern_table *k = kern_usable(v);
+        k->quantise(x, COLS, &b, 0, 2, 0, COLS);
+        k->quantise(x + 2 * COLS, COLS, &b, 2, ROWS, 0, 32);
+        k->quantise(x + 2 * COLS + 32, COLS, &b, 2, ROWS, 32, COLS);
         cr_assert_arr_eq(a.q, b.q, ROWS * COLS);
         cr_assert_arr_eq(a.sum32, b.sum32, ROWS * COLS / 32 * sizeof(int32_t));
         cr_assert_arr_eq(a.sum16, b.sum16, ROWS * COLS / 16 * sizeof(int32_t));
@@ -189,9 +191,9 @@ Test(quantise, no_quotient_is_rounded_to_the_wrong_side)
     struct kern_act a, b;
     random_act_init(&a, ROWS, COLS);
     random_act_init(&b, ROWS, COLS);
-    ref()->quantise(x, &a, 0, ROWS);
+    random_act_quantise(ref(), x, &a, ROWS);
     for (uint32_t v = 0; v < kern_n_usable(); v++) {
-        kern_usable(v)->quantise(x, &b, 0, ROWS);
+        random_act_quantise(kern_usable(v), x, &b, ROWS);
         cr_assert_arr_eq(a.q, b.q, ROWS * COLS, "%s", kern_usable(v)->name);
     }
     random_act_fini(&a), random_act_fini(&b), free(x);
@@ -208,7 +210,7 @@ Test(quantise, what_is_not_finite_stays_visible)
                 random_act_init(&a, 1, 32);
                 for (int i = 0; i < 32; i++)
                     x[i] = i == at ? bad[k] : (float)i;
-                kern_usable(v)->quantise(x, &a, 0, 1);
+                random_act_quantise(kern_usable(v), x, &a, 1);
                 cr_assert(isnan(a.d[0]) && isnan(a.xs32[0]), "%s", kern_usable(v)->name);
                 for (int i = 0; i < 32; i++)
                     cr_assert_eq(a.q[i], 0);
