@@ -515,7 +515,7 @@ static inline __attribute__((always_inline)) void vec_attend_few(const struct ke
 /* ---- attention: many queries, for which each tile of F16 is widened once ---- */
 
 enum {
-    VEC_WIDE_CHANNELS = 128, /* of a tile of keys at a time: 16 KiB */
+    VEC_WIDE_CHANNELS = 64, /* of a tile of keys at a time: 8 KiB, which leaves room for queries */
     VEC_WIDE_COLUMNS = 16 * VEC_ATTN_COLUMNS,
     VEC_MAX_GROUPS = (KERN_ATTN_MAX_QUERIES + VEC_ATTN_QUERIES - 1) / VEC_ATTN_QUERIES,
     /* Of the scores: rows a power of two apart would compete for the same lines of the cache. */

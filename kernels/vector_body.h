@@ -54,7 +54,8 @@ static inline struct vec_quotients vec_quotients(v16 a, v16 b, float d)
     struct vec_quotients q = { v16_rint(x), v16_rint(y) };
     v16 off = v16_max(v16_abs(v16_sub(x, q.a)), v16_abs(v16_sub(y, q.b)));
     bool is_subnormal = d < 1e-30f; /* nearly: its reciprocal may overflow */
-    return is_subnormal || v16_max_lane(off) > near_middle ? vec_divide(a, b, d) : q;
+    bool is_near = v16_lanes_above(off, v16_set1(near_middle)) != 0;
+    return is_subnormal || is_near ? vec_divide(a, b, d) : q;
 }
 
 /* Block `at` of the rows.  Sums of whole numbers this small are exact in any order. */
