@@ -11,6 +11,8 @@
 #include "kernels/v16_avx2.h"
 
 enum {
+    PANEL_FEW_PANELS = 1,
+    PANEL_FEW_TOKENS = 4,
     PANEL_TILE_PANELS = 1,
     PANEL_TILE_TOKENS = 3,
     VEC_TILE_ROWS = 2,

@@ -8,6 +8,8 @@
 #include "kernels/v16_avx512.h"
 
 enum {
+    PANEL_FEW_PANELS = 2,
+    PANEL_FEW_TOKENS = 6,
     PANEL_TILE_PANELS = 2,
     PANEL_TILE_TOKENS = 6,
     VEC_TILE_ROWS = 4,

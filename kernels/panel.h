@@ -12,8 +12,10 @@
  *    is used several times; between the pieces the accumulators wait in y.
  * A matrix in rows goes the second way, however few the tokens are.
  *
- * A variant defines PANEL_TILE_PANELS and PANEL_TILE_TOKENS before it includes this file, and
- * panel_transpose() anywhere.
+ * A variant defines before it includes this file
+ *     PANEL_FEW_PANELS, PANEL_FEW_TOKENS     of a tile of the first way
+ *     PANEL_TILE_PANELS, PANEL_TILE_TOKENS   of a tile of the second
+ * and panel_transpose() anywhere.
  */
 #ifndef LACUNA_KERNELS_PANEL_H
 #define LACUNA_KERNELS_PANEL_H
@@ -26,11 +28,12 @@
 enum {
     PANEL_COLS = 768, /* of a piece: two panels of it leave room for activations in 48 KiB */
     PANEL_GROUPS = PANEL_COLS / 16,
-    PANEL_FEW_TOKENS = 4,
     PANEL_AHEAD = 2048, /* bytes of prefetching */
 };
 
-_Static_assert(PANEL_TILE_TOKENS <= 6 && PANEL_TILE_PANELS <= 2, "see tile_tokens");
+_Static_assert(PANEL_TILE_TOKENS <= 6 && PANEL_TILE_PANELS <= 2, "see product_tokens");
+_Static_assert(PANEL_FEW_TOKENS == 4 || PANEL_FEW_TOKENS == 6, "see few_tokens");
+_Static_assert(PANEL_FEW_PANELS <= 2, "see few_tokens");
 
 /* 256 columns of 16 rows, [16][256], to [64][16][4]. */
 static void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u);
@@ -177,76 +180,152 @@ PANEL_INLINE void rows_store(float *y, v16 v, uint32_t n_rows)
         v16_store_part(y, v, n_rows);
 }
 
+/* How many of n_left tokens are the next tile of at most `most`: 7 are 4 and 3, not 6 and 1. */
+static inline uint32_t tile_size(size_t n_left, uint32_t most)
+{
+    size_t n_tiles = (n_left + most - 1) / most;
+    return (uint32_t)((n_left + n_tiles - 1) / n_tiles);
+}
+
+/* Panels of the next tile of at most `most`, where n_left rows are left. */
+static inline uint32_t panels_together(uint32_t n_left, uint32_t most)
+{
+    uint32_t n = (n_left + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS;
+    return n < most ? n : most;
+}
+
+/* Rows of the last of n panels. */
+static inline uint32_t rows_of_last(uint32_t n_left, uint32_t n)
+{
+    uint32_t left = n_left - (n - 1) * KERN_PANEL_ROWS;
+    return left < KERN_PANEL_ROWS ? left : KERN_PANEL_ROWS;
+}
+
 /* ---- few tokens ---- */
 
-/* The group of columns [col, col + 16 or 32) for n_t tokens: exact integer sums, then the canonical
- * fma's. */
-PANEL_INLINE void few_group(enum kern_type type, const uint8_t *head, const uint8_t *codes,
-                            const struct tokens *x, uint32_t g, uint32_t g_in_chunk, uint32_t k0,
-                            uint32_t n_t, v16 *acc)
+/* Tokens of a tile: six where unpacking takes no registers. */
+static inline uint32_t few_tile_tokens(enum kern_type type)
 {
-    uint32_t group = unpack_group(type), per_block = KERN_BLOCK / group;
+    return packed_bits(type) == 8 ? PANEL_FEW_TOKENS : 4;
+}
+
+/* Up to how many tokens this way is the faster one, as measured: what is unpacked for each tile has to
+ * be little. */
+static inline uint32_t few_max(enum kern_type type)
+{
+    if (PANEL_FEW_PANELS == 1 || packed_chunk_blocks(type) > 1)
+        return 4;
+    return packed_bits(type) == 8 ? 24 : 12;
+}
+
+/* Panels side by side, from their first bytes on. */
+struct streams {
+    const uint8_t *panel;
+    size_t panel_bytes, codes_at;
+};
+
+/* Group g of the columns, for n_p panels and n_t tokens: exact integer sums, then the canonical fma's. */
+PANEL_INLINE void few_group(enum kern_type type, const struct streams *w, const struct tokens *x,
+                            uint32_t g, uint32_t n_p, uint32_t n_t, v16 (*acc)[PANEL_FEW_TOKENS])
+{
+    uint32_t group = unpack_group(type), per_block = KERN_BLOCK / group, block = g / per_block;
+    uint32_t chunk = packed_chunk_blocks(type);
     bool has_min = unpack_has_min(type);
-    w16 sum[PANEL_FEW_TOKENS];
-    v16 s, m = v16_set1(0.0f);
+    const uint8_t *head = w->panel + (size_t)(block / chunk) * packed_head_bytes(type);
+    const uint8_t *codes = w->panel + w->codes_at + (size_t)block * packed_code_bytes(type);
+    w16 sum[PANEL_FEW_PANELS][PANEL_FEW_TOKENS];
+    v16 s[PANEL_FEW_PANELS], m[PANEL_FEW_PANELS];
     for (uint32_t t = 0; t < n_t; t++)
-        sum[t] = unpack_zero(type) ? w16_set1(-unpack_zero(type) * x->sum[t * x->group_step + g])
-                                   : w16_zero();
+        for (uint32_t i = 0; i < n_p; i++)
+            sum[i][t] = unpack_zero(type)
+                            ? w16_set1(-unpack_zero(type) * x->sum[t * x->group_step + g])
+                            : w16_zero();
     for (uint32_t k = 0; k < group / 4; k++) {
-        w16 u = packed_columns(type, codes, k0 + k);
+        w16 u[PANEL_FEW_PANELS];
+        for (uint32_t i = 0; i < n_p; i++)
+            u[i] = packed_columns(type, codes + i * w->panel_bytes, g % per_block * group / 4 + k);
         for (uint32_t t = 0; t < n_t; t++)
-            sum[t] = w16_dot(sum[t], u, x->q + t * x->q_step + (size_t)g * group + 4 * k,
-                             unpack_max(type) > 127);
+            for (uint32_t i = 0; i < n_p; i++)
+                sum[i][t] = w16_dot(sum[i][t], u[i],
+                                    x->q + t * x->q_step + (size_t)g * group + 4 * k,
+                                    unpack_max(type) > 127);
     }
-    packed_group(type, head, g_in_chunk, &s, &m);
+    for (uint32_t i = 0; i < n_p; i++)
+        packed_group(type, head + i * w->panel_bytes, g % (chunk * per_block), &s[i], &m[i]);
     for (uint32_t t = 0; t < n_t; t++) {
-        v16 d = v16_set1(x->d[t * x->d_step + g / per_block]);
-        acc[t] = v16_fma(v16_mul(s, d), v16_from_w16(sum[t]), acc[t]);
-        if (has_min)
-            acc[t] = v16_fma(m, v16_set1(x->xs[t * x->group_step + g]), acc[t]);
+        v16 d = v16_set1(x->d[t * x->d_step + block]);
+        for (uint32_t i = 0; i < n_p; i++)
+            acc[i][t] = v16_fma(v16_mul(s[i], d), v16_from_w16(sum[i][t]), acc[i][t]);
+        for (uint32_t i = 0; i < n_p && has_min; i++)
+            acc[i][t] = v16_fma(m[i], v16_set1(x->xs[t * x->group_step + g]), acc[i][t]);
     }
 }
 
-PANEL_INLINE void few_tokens(enum kern_type type, const uint8_t *panel, uint32_t n_cols,
-                             const struct kern_act *act, size_t t0, uint32_t n_t, float *y,
-                             size_t ldy, uint32_t n_rows)
+/* n_p panels, the last of which has n_rows rows, times n_t tokens from t0 on; both are constants after
+ * inlining. */
+PANEL_INLINE void few_tile(enum kern_type type, const struct streams *w, uint32_t n_cols,
+                           const struct kern_act *act, size_t t0, uint32_t n_p, uint32_t n_t,
+                           float *y, size_t ldy, uint32_t n_rows)
 {
     uint32_t group = unpack_group(type), per_block = KERN_BLOCK / group;
-    uint32_t chunk = packed_chunk_blocks(type);
-    const uint8_t *codes = panel + packed_codes_at(type, n_cols);
     struct tokens x = tokens_at(act, group, t0, 0);
-    v16 acc[PANEL_FEW_TOKENS];
-    for (uint32_t t = 0; t < n_t; t++)
-        acc[t] = v16_set1(0.0f);
-    for (uint32_t b = 0; b < n_cols / KERN_BLOCK; b++, codes += packed_code_bytes(type)) {
-        const uint8_t *head = panel + (size_t)(b / chunk) * packed_head_bytes(type);
-        for (uint32_t i = 0; i < packed_code_bytes(type); i += 64)
-            __builtin_prefetch(codes + PANEL_AHEAD + i);
+    v16 acc[PANEL_FEW_PANELS][PANEL_FEW_TOKENS];
+    for (uint32_t i = 0; i < n_p; i++)
+        for (uint32_t t = 0; t < n_t; t++)
+            acc[i][t] = v16_set1(0.0f);
+    for (uint32_t b = 0; b < n_cols / KERN_BLOCK; b++) {
+        const uint8_t *codes = w->panel + w->codes_at + (size_t)b * packed_code_bytes(type);
+        for (uint32_t i = 0; i < n_p; i++)
+            for (uint32_t at = 0; at < packed_code_bytes(type); at += 64)
+                __builtin_prefetch(codes + i * w->panel_bytes + PANEL_AHEAD + at);
         for (uint32_t h = 0; h < per_block; h++)
-            few_group(type, head, codes, &x, b * per_block + h, b % chunk * per_block + h,
-                      h * group / 4, n_t, acc);
+            few_group(type, w, &x, b * per_block + h, n_p, n_t, acc);
     }
     for (uint32_t t = 0; t < n_t; t++)
-        rows_store(y + t * ldy, acc[t], n_rows);
+        for (uint32_t i = 0; i < n_p; i++)
+            rows_store(y + t * ldy + (size_t)i * KERN_PANEL_ROWS, acc[i][t],
+                       i + 1 < n_p ? KERN_PANEL_ROWS : n_rows);
+}
+
+/* A lone panel at the end is multiplied token by token: fewer instances, and it is seldom. */
+PANEL_INLINE void few_tokens(enum kern_type type, const struct streams *w, uint32_t n_cols,
+                             const struct kern_act *act, size_t t, uint32_t n_p, uint32_t n_t,
+                             float *y, size_t ldy, uint32_t n_rows)
+{
+    if (n_p < PANEL_FEW_PANELS)
+        for (uint32_t i = 0; i < n_t; i++)
+            few_tile(type, w, n_cols, act, t + i, 1, 1, y + i * ldy, ldy, n_rows);
+    else if (n_t == 1)
+        few_tile(type, w, n_cols, act, t, PANEL_FEW_PANELS, 1, y, ldy, n_rows);
+    else if (n_t == 2)
+        few_tile(type, w, n_cols, act, t, PANEL_FEW_PANELS, 2, y, ldy, n_rows);
+    else if (n_t == 3)
+        few_tile(type, w, n_cols, act, t, PANEL_FEW_PANELS, 3, y, ldy, n_rows);
+    else if (n_t == 4)
+        few_tile(type, w, n_cols, act, t, PANEL_FEW_PANELS, 4, y, ldy, n_rows);
+    else if (PANEL_FEW_TOKENS > 4 && few_tile_tokens(type) > 4 && n_t == 5)
+        few_tile(type, w, n_cols, act, t, PANEL_FEW_PANELS, 5, y, ldy, n_rows);
+    else if (PANEL_FEW_TOKENS > 4 && few_tile_tokens(type) > 4)
+        few_tile(type, w, n_cols, act, t, PANEL_FEW_PANELS, 6, y, ldy, n_rows);
 }
 
 PANEL_INLINE void few_rows(enum kern_type type, const struct kern_matrix *w, uint32_t row0,
-                           uint32_t row1, const struct kern_act *act, size_t t0, uint32_t n_t,
+                           uint32_t row1, const struct kern_act *act, size_t t0, size_t t1,
                            float *y, size_t ldy)
 {
-    size_t bytes = packed_panel_bytes(type, w->n_cols);
-    const uint8_t *panel = (const uint8_t *)w->data + row0 / KERN_PANEL_ROWS * bytes;
-    for (uint32_t r = row0; r < row1; r += KERN_PANEL_ROWS, panel += bytes) {
-        uint32_t n_rows = row1 - r < KERN_PANEL_ROWS ? row1 - r : KERN_PANEL_ROWS;
-        float *out = y + (r - row0);
-        if (n_t == 1)
-            few_tokens(type, panel, w->n_cols, act, t0, 1, out, ldy, n_rows);
-        else if (n_t == 2)
-            few_tokens(type, panel, w->n_cols, act, t0, 2, out, ldy, n_rows);
-        else if (n_t == 3)
-            few_tokens(type, panel, w->n_cols, act, t0, 3, out, ldy, n_rows);
-        else
-            few_tokens(type, panel, w->n_cols, act, t0, 4, out, ldy, n_rows);
+    struct streams in = { .panel_bytes = packed_panel_bytes(type, w->n_cols),
+                          .codes_at = packed_codes_at(type, w->n_cols) };
+    in.panel = (const uint8_t *)w->data + row0 / KERN_PANEL_ROWS * in.panel_bytes;
+    for (uint32_t r = row0, n_p; r < row1; r += n_p * KERN_PANEL_ROWS) {
+        n_p = panels_together(row1 - r, PANEL_FEW_PANELS);
+        uint32_t n_rows = rows_of_last(row1 - r, n_p);
+        for (size_t t = t0; t < t1;) {
+            uint32_t n_t = tile_size(t1 - t, few_tile_tokens(type));
+            few_tokens(type, &in, w->n_cols, act, t, n_p, n_t, y + (t - t0) * ldy + (r - row0), ldy,
+                       n_rows);
+            t += n_t;
+        }
+        in.panel += n_p * in.panel_bytes;
     }
 }
 
@@ -357,15 +436,17 @@ PANEL_INLINE void tile_tokens(const struct piece *p, const struct kern_act *act,
                     sum[i][t] = w16_dot(sum[i][t], u[i],
                                         x.q + t * x.q_step + (size_t)g * group + 4 * k, is_wide);
         }
+        v16 s[PANEL_TILE_PANELS], m[PANEL_TILE_PANELS];
         for (uint32_t i = 0; i < n_p; i++) {
-            v16 s = v16_load(p->panel[i].s + at);
-            v16 m = has_min ? v16_load(p->panel[i].m + at) : s;
-            for (uint32_t t = 0; t < n_t; t++) {
-                v16 d = v16_set1(x.d[t * x.d_step + g * group / KERN_BLOCK]);
-                acc[i][t] = v16_fma(v16_mul(s, d), v16_from_w16(sum[i][t]), acc[i][t]);
-                if (has_min)
-                    acc[i][t] = v16_fma(m, v16_set1(x.xs[t * x.group_step + g]), acc[i][t]);
-            }
+            s[i] = v16_load(p->panel[i].s + at);
+            m[i] = has_min ? v16_load(p->panel[i].m + at) : s[i];
+        }
+        for (uint32_t t = 0; t < n_t; t++) {
+            v16 d = v16_set1(x.d[t * x.d_step + g * group / KERN_BLOCK]);
+            for (uint32_t i = 0; i < n_p; i++)
+                acc[i][t] = v16_fma(v16_mul(s[i], d), v16_from_w16(sum[i][t]), acc[i][t]);
+            for (uint32_t i = 0; i < n_p && has_min; i++)
+                acc[i][t] = v16_fma(m[i], v16_set1(x.xs[t * x.group_step + g]), acc[i][t]);
         }
     }
     for (uint32_t t = 0; t < n_t; t++)
@@ -385,14 +466,13 @@ PANEL_INLINE void tile_panels(const struct piece *p, const struct kern_act *act,
                     n_rows);
 }
 
-/* All tokens, in tiles of about the same size: 7 are 4 and 3, not 6 and 1. */
+/* All tokens. */
 PANEL_INLINE void product_tokens(const struct piece *p, const struct kern_act *act, uint32_t group,
                                  int zero, bool has_min, bool is_wide, size_t t0, size_t t1,
                                  uint32_t n_p, float *y, size_t ldy, uint32_t n_rows)
 {
-    size_t n_tiles = (t1 - t0 + PANEL_TILE_TOKENS - 1) / PANEL_TILE_TOKENS;
-    for (size_t t = t0; t < t1; n_tiles--) {
-        uint32_t n_t = (uint32_t)((t1 - t + n_tiles - 1) / n_tiles);
+    for (size_t t = t0; t < t1;) {
+        uint32_t n_t = tile_size(t1 - t, PANEL_TILE_TOKENS);
         float *out = y + (t - t0) * ldy;
         if (n_t == 1)
             tile_panels(p, act, group, zero, has_min, is_wide, t, n_p, 1, out, ldy, n_rows);
@@ -442,10 +522,8 @@ PANEL_INLINE void many_rows(enum kern_type type, const struct kern_matrix *w, ui
 {
     struct piece piece;
     for (uint32_t r = row0, n_p; r < row1; r += n_p * KERN_PANEL_ROWS) {
-        uint32_t n_panels = (row1 - r + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS;
-        n_p = n_panels < PANEL_TILE_PANELS ? n_panels : PANEL_TILE_PANELS;
-        uint32_t last = r + (n_p - 1) * KERN_PANEL_ROWS;
-        uint32_t n_rows = row1 - last < KERN_PANEL_ROWS ? row1 - last : KERN_PANEL_ROWS;
+        n_p = panels_together(row1 - r, PANEL_TILE_PANELS);
+        uint32_t n_rows = rows_of_last(row1 - r, n_p);
         for (piece.col = 0; piece.col < w->n_cols; piece.col += piece.n_cols) {
             piece.n_cols = piece_cols(w->n_cols - piece.col);
             for (uint32_t i = 0; i < n_p; i++) {
@@ -464,8 +542,8 @@ PANEL_INLINE void many_rows(enum kern_type type, const struct kern_matrix *w, ui
 /* One instance per type, so that what depends on it is settled before the loops. */
 #define PANEL_CASE(type)                                                                           \
     case type:                                                                                     \
-        if (w->layout == KERN_LAYOUT_PANELS && t1 - t0 <= PANEL_FEW_TOKENS)                        \
-            few_rows(type, w, row0, row1, act, t0, t1 - t0, y, ldy);                               \
+        if (w->layout == KERN_LAYOUT_PANELS && t1 - t0 <= few_max(type))                           \
+            few_rows(type, w, row0, row1, act, t0, t1, y, ldy);                                    \
         else                                                                                       \
             many_rows(type, w, row0, row1, act, t0, t1, y, ldy);                                   \
         break

@@ -15,7 +15,10 @@ static const enum kern_type types[] = {
     KERN_TYPE_Q4_K,   KERN_TYPE_Q5_K,  KERN_TYPE_Q6_K, KERN_TYPE_Q8_K, KERN_TYPE_IQ4_NL,
     KERN_TYPE_IQ4_XS, KERN_TYPE_MXFP4,
 };
-enum { N_TYPES = sizeof(types) / sizeof(types[0]), MAX_TOKENS = 21 };
+enum {
+    N_TYPES = sizeof(types) / sizeof(types[0]),
+    MAX_TOKENS = 29
+}; /* more than any kernel calls few */
 
 /* A random matrix and random quantised inputs. */
 struct problem {
