@@ -50,8 +50,9 @@ class Lacuna:
         return self.bench(model, "-p", n_prompt, "-n", 0, "--ctx", n_prompt + 64)
 
     def decode(self, model, batch, context=128):
+        n_ctx = context + context // 10 + 2 * N_GENERATED  # the KV pool holds at least four such sequences
         return self.bench(model, "-p", 0, "-n", N_GENERATED, "-b", batch, "-c", context, "--ctx",
-                          context + context // 10 + 2 * N_GENERATED)
+                          n_ctx * max(1, batch // 4))
 
     def load(self, model):
         return timed([self.binary, "run", "-m", model, "--threads", self.threads, "-n", 1, "--ctx", 4096, "a"])
