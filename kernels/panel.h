@@ -201,6 +201,13 @@ static inline uint32_t rows_of_last(uint32_t n_left, uint32_t n)
     return left < KERN_PANEL_ROWS ? left : KERN_PANEL_ROWS;
 }
 
+/* Asking beyond the matrix does no harm. */
+static inline void prefetch_bytes(const uint8_t *p, size_t bytes)
+{
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(p + i);
+}
+
 /* ---- few tokens ---- */
 
 /* Tokens of a tile: six where unpacking takes no registers. */
@@ -276,8 +283,7 @@ PANEL_INLINE void few_tile(enum kern_type type, const struct streams *w, uint32_
     for (uint32_t b = 0; b < n_cols / KERN_BLOCK; b++) {
         const uint8_t *codes = w->panel + w->codes_at + (size_t)b * packed_code_bytes(type);
         for (uint32_t i = 0; i < n_p; i++)
-            for (uint32_t at = 0; at < packed_code_bytes(type); at += 64)
-                __builtin_prefetch(codes + i * w->panel_bytes + PANEL_AHEAD + at);
+            prefetch_bytes(codes + i * w->panel_bytes + PANEL_AHEAD, packed_code_bytes(type));
         for (uint32_t h = 0; h < per_block; h++)
             few_group(type, w, &x, b * per_block + h, n_p, n_t, acc);
     }
@@ -343,14 +349,6 @@ struct piece {
     uint32_t col, n_cols;
 };
 
-/* Sixteen rows are sixteen short streams, which the processor's own prefetching does not follow:
- * ask for the same piece of the next panel.  Asking beyond the matrix does no harm. */
-static inline void prefetch_bytes(const uint8_t *p, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(p + i);
-}
-
 /* The 16 rows from row0 of a matrix in rows; rows beyond the last repeat it. */
 PANEL_INLINE void fill_from_rows(enum kern_type type, struct panel *p, const struct kern_matrix *w,
                                  size_t row0, uint32_t col, uint32_t n_cols)
@@ -368,6 +366,8 @@ PANEL_INLINE void fill_from_rows(enum kern_type type, struct panel *p, const str
                                     .s = p->s + group * KERN_PANEL_ROWS + i,
                                     .m = p->m + group * KERN_PANEL_ROWS + i,
                                     .stride = KERN_PANEL_ROWS };
+            /* Sixteen rows are sixteen short streams, which the processor's own prefetching does not
+             * follow: ask for the same piece of the next panel. */
             prefetch_bytes(src + KERN_PANEL_ROWS * w->row_bytes,
                            n / info->block_values * (size_t)info->block_bytes);
             unpack(type, src, n, &out);

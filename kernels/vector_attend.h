@@ -397,6 +397,7 @@ static inline void vec_weights(const struct kern_attend *a, uint32_t i, float *s
 struct vec_span {
     uint32_t first[VEC_ATTN_QUERIES], end[VEC_ATTN_QUERIES];
     uint32_t any_first, any_end, all_first, all_end;
+    uint32_t tile0, tile1; /* tokens of the tiles that any of them sees; none: tile0 > tile1 */
 };
 
 static inline void vec_find_span(const struct kern_attend *a, uint32_t i, uint32_t n,
@@ -415,6 +416,8 @@ static inline void vec_find_span(const struct kern_attend *a, uint32_t i, uint32
         s->all_first = first > s->all_first ? first : s->all_first;
         s->all_end = end < s->all_end ? end : s->all_end;
     }
+    s->tile0 = s->any_first / KERN_ATTN_TILE * KERN_ATTN_TILE;
+    s->tile1 = (s->any_end + KERN_ATTN_TILE - 1) / KERN_ATTN_TILE * KERN_ATTN_TILE;
     if (s->all_first >= s->all_end) /* nothing in common: each by itself, all before the "end" */
         s->all_first = s->all_end = KERN_ATTN_ITEM;
 }
@@ -473,11 +476,8 @@ vec_attend_some(const struct kern_attend *a, enum kern_kv kv, uint32_t i, uint32
     const float *q = a->q + (size_t)i * a->head_dim;
     struct vec_span span;
     vec_find_span(a, i, n, &span);
-    uint32_t tile0 = span.any_first - span.any_first % KERN_ATTN_TILE;
-    uint32_t tile1 = (span.any_end + KERN_ATTN_TILE - 1) / KERN_ATTN_TILE * KERN_ATTN_TILE;
-
-    for (uint32_t j = tile0; j < tile1; j += KERN_ATTN_TILE) {
-        const uint8_t *next = vec_tile_at(a, kv, j + KERN_ATTN_TILE, tile1);
+    for (uint32_t j = span.tile0; j < span.tile1; j += KERN_ATTN_TILE) {
+        const uint8_t *next = vec_tile_at(a, kv, j + KERN_ATTN_TILE, span.tile1);
         if (kv == KERN_KV_Q8) {
             for (uint32_t at = 0; at < a->head_dim * KERN_ATTN_TILE; at += 64)
                 __builtin_prefetch(next + at);
@@ -487,7 +487,7 @@ vec_attend_some(const struct kern_attend *a, enum kern_kv kv, uint32_t i, uint32
         }
     }
     for (uint32_t k = 0; k < n; k++) {
-        vec_weights(a, i + k, s[k], tile0, tile1);
+        vec_weights(a, i + k, s[k], span.tile0, span.tile1);
         if (kv == KERN_KV_Q8)
             bias[k] = vec_q8_scale_weights(a, s[k], span.first[k], span.end[k]);
     }
@@ -536,16 +536,6 @@ struct vec_many {
     float s[KERN_ATTN_MAX_QUERIES * VEC_SCORE_STEP] __attribute__((aligned(64)));
 };
 
-static uint32_t vec_tile_start(uint32_t j)
-{
-    return j / KERN_ATTN_TILE * KERN_ATTN_TILE;
-}
-
-static uint32_t vec_tile_end(uint32_t j)
-{
-    return vec_tile_start(j + KERN_ATTN_TILE - 1);
-}
-
 static void vec_make_groups(struct vec_many *m, const struct kern_attend *a)
 {
     m->a = a;
@@ -558,11 +548,8 @@ static void vec_make_groups(struct vec_many *m, const struct kern_attend *a)
         g->n = vec_group_size(a->n_q - i);
         i += g->n;
         vec_find_span(a, g->i, g->n, &g->span);
-        if (g->span.any_first >= g->span.any_end)
-            continue;
-        uint32_t tile0 = vec_tile_start(g->span.any_first), tile1 = vec_tile_end(g->span.any_end);
-        m->tile0 = tile0 < m->tile0 ? tile0 : m->tile0;
-        m->tile1 = tile1 > m->tile1 ? tile1 : m->tile1;
+        m->tile0 = g->span.tile0 < m->tile0 ? g->span.tile0 : m->tile0;
+        m->tile1 = g->span.tile1 > m->tile1 ? g->span.tile1 : m->tile1;
     }
 }
 
@@ -610,7 +597,7 @@ static void vec_many_scores(struct vec_many *m)
             for (const struct vec_group *g = m->group; g < m->group + m->n_groups; g++) {
                 const float *q = a->q + (size_t)g->i * a->head_dim + c;
                 float *s = m->s + (size_t)g->i * VEC_SCORE_STEP + j;
-                if (j < g->span.any_end && j + KERN_ATTN_TILE > g->span.any_first)
+                if (j >= g->span.tile0 && j < g->span.tile1)
                     VEC_WITH_N(g->n, vec_wide_scores(m->wide, n_c, q, a->head_dim, s, c == 0, N));
             }
         }
@@ -660,7 +647,7 @@ static void vec_group_values(struct vec_many *m, const struct vec_group *g, uint
                              uint32_t n_v)
 {
     const struct vec_span *s = &g->span;
-    if (s->any_first >= j + KERN_ATTN_TILE || s->any_end <= j)
+    if (j < s->tile0 || j >= s->tile1)
         return;
     for (uint32_t k = 0; k < g->n && s->all_first > j; k++) {
         uint32_t stop = s->end[k] < s->all_first ? s->end[k] : s->all_first;
@@ -691,13 +678,9 @@ static void vec_attend_many(const struct kern_attend *a)
     struct vec_many m;
     vec_make_groups(&m, a);
     vec_many_scores(&m);
-    for (const struct vec_group *g = m.group; g < m.group + m.n_groups; g++) {
-        bool is_blind = g->span.any_first >= g->span.any_end;
-        uint32_t tile0 = is_blind ? 0 : vec_tile_start(g->span.any_first);
-        uint32_t tile1 = is_blind ? 0 : vec_tile_end(g->span.any_end);
-        for (uint32_t k = 0; k < g->n; k++)
-            vec_weights(a, g->i + k, m.s + (size_t)(g->i + k) * VEC_SCORE_STEP, tile0, tile1);
-    }
+    for (const struct vec_group *g = m.group; g < m.group + m.n_groups; g++)
+        for (uint32_t i = g->i; i < g->i + g->n; i++)
+            vec_weights(a, i, m.s + (size_t)i * VEC_SCORE_STEP, g->span.tile0, g->span.tile1);
     vec_many_values(&m);
 }
 

@@ -107,12 +107,12 @@ static inline v16 vec_load_weight_part(enum kern_type type, const uint8_t *row, 
     return vec_load_weight(type, (const uint8_t *)h, 0);
 }
 
-/* n_r rows by n_t tokens at once; both are constants after inlining. */
+/* n_r rows by n_t tokens at once; both are constants after inlining.  y is the element (t, r). */
 static inline __attribute__((always_inline)) void
 vec_float_tile(enum kern_type type, const struct kern_matrix *w, size_t r, uint32_t n_r,
                const float *x, size_t t, uint32_t n_t, float *y, size_t ldy)
 {
-    v16 acc[4][4]; /* y is the element (t, r) */
+    v16 acc[4][4];
     const uint8_t *row = (const uint8_t *)w->data + r * w->row_bytes;
     const float *xt = x + t * w->n_cols;
     uint32_t whole = w->n_cols / 16 * 16, rest = w->n_cols - whole;

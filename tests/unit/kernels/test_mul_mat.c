@@ -17,8 +17,8 @@ static const enum kern_type types[] = {
 };
 enum {
     N_TYPES = sizeof(types) / sizeof(types[0]),
-    MAX_TOKENS = 29
-}; /* more than any kernel calls few */
+    MAX_TOKENS = 29, /* more than any kernel calls few */
+};
 
 /* A random matrix and random quantised inputs. */
 struct problem {
