@@ -17,7 +17,7 @@ build_packages=(gcc libc6-dev cmake ninja-build:ninja pkg-config git:git curl:cu
     libmicrohttpd-dev libgnutls28-dev libjansson-dev liburing-dev libjemalloc-dev libpcre2-dev
     libxxhash-dev libsystemd-dev python3:python3 python3-pip)
 test_packages=(libcriterion-dev clang clang-format libclang-rt-14-dev python3-venv nodejs:node
-    npm:npm chromium:chromium)
+    npm:npm chromium:chromium gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user)
 nightly_packages=(llvm)
 package_packages=(help2man dpkg-dev file gzip:gzip)
 # Where systemd runs, these packages would start services; their tests are then left out.

@@ -30,6 +30,10 @@ extern const struct kern_table kern_ref;
 extern const struct kern_table kern_avx2;
 extern const struct kern_table kern_avxvnni;
 extern const struct kern_table kern_avx512vnni;
+const struct kern_table *kern_avx512amx(void);
+#elif defined(__aarch64__)
+extern const struct kern_table kern_neondot;
+extern const struct kern_table kern_neoni8mm;
 #endif
 
 float kern_bf16_to_f32(uint16_t h);

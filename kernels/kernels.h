@@ -216,7 +216,8 @@ enum kern_peak {
 };
 
 struct kern_table {
-    const char *name; /* "ref", "avx2", "avxvnni", "avx512vnni" */
+    const char
+        *name; /* "ref", "avx2", "avxvnni", "avx512vnni", "avx512amx", "neondot", "neoni8mm" */
 
     /* dst[0..n) = the values of n weights, n a multiple of the block.  Any supported type. */
     void (*dequantise)(enum kern_type type, const void *src, float *dst, size_t n);
@@ -295,20 +296,24 @@ float kern_exp(float x);
 float kern_f16_to_f32(uint16_t h);
 uint16_t kern_f32_to_f16(float f); /* round to nearest even */
 
-/* The processor's features, read by CPUID and XGETBV (or HWCAP), never guessed. */
+/* The processor's features, read by CPUID and XGETBV or from the kernel's HWCAP, never guessed. */
 struct kern_cpu {
     bool fma_avx2; /* AVX2, FMA, F16C, BMI2 */
     bool avx_vnni; /* besides: the 256-bit VNNI without AVX-512 */
     bool avx512;   /* F, BW, DQ, VL */
     bool avx512_vnni;
+    bool amx_int8;  /* besides, and the kernel lets this process use it */
+    bool neon_dot;  /* arm64: SDOT, UDOT */
+    bool neon_i8mm; /* arm64: USDOT */
 };
 struct kern_cpu kern_cpu_detect(void);
 
-/* The best table this processor runs, or the one named max_isa (NULL or "" = best).
+/* The best table this processor runs, or the one named max_isa (NULL or "" = the best that was proved:
+ * "avx512amx" is taken by name alone).
  * Returns NULL if the name is unknown or not usable here: an error for the caller to report. */
 const struct kern_table *kern_select(const char *max_isa);
 
-/* All usable tables, best first; the last is always "ref". */
+/* All usable tables, best proved first; the last is always "ref". */
 uint32_t kern_n_usable(void);
 const struct kern_table *kern_usable(uint32_t i);
 

@@ -288,25 +288,12 @@ pack_row_type(enum kern_type type, const uint8_t *row, uint32_t n_cols, uint8_t 
 #define PACK_CASE(type)                                                                            \
     case type:                                                                                     \
         pack_row_type(type, row, w->n_cols, panel, i);                                             \
-        break
+        break;
 
 static void pack_row(const struct kern_matrix *w, const uint8_t *row, uint8_t *panel, uint32_t i)
 {
     switch (w->type) {
-        PACK_CASE(KERN_TYPE_Q4_0);
-        PACK_CASE(KERN_TYPE_Q4_1);
-        PACK_CASE(KERN_TYPE_Q5_0);
-        PACK_CASE(KERN_TYPE_Q5_1);
-        PACK_CASE(KERN_TYPE_Q8_0);
-        PACK_CASE(KERN_TYPE_Q2_K);
-        PACK_CASE(KERN_TYPE_Q3_K);
-        PACK_CASE(KERN_TYPE_Q4_K);
-        PACK_CASE(KERN_TYPE_Q5_K);
-        PACK_CASE(KERN_TYPE_Q6_K);
-        PACK_CASE(KERN_TYPE_Q8_K);
-        PACK_CASE(KERN_TYPE_IQ4_NL);
-        PACK_CASE(KERN_TYPE_IQ4_XS);
-        PACK_CASE(KERN_TYPE_MXFP4);
+        UNPACK_EACH_TYPE(PACK_CASE)
     default:
         break;
     }

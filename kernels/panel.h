@@ -1,212 +1,25 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * panel.h - products with quantised weights, written once in the vocabulary of v16_*.h.
- *
- * A vector holds the same columns of 16 rows, so that each row's sum stays in its lane: the canonical
- * order's single accumulator per output.  Two ways to the same bits:
+ * panel.h - products with quantised weights, written once in the vocabulary of v16_*.h.  Two ways to the
+ * same bits:
  *  - few tokens: a packed panel (packed.h) is multiplied as it streams by, bound by memory;
- *  - many: pieces of it are unpacked once into the first-level cache,
- *        u [n_cols / 4][16 rows][4]   what the dot products want
- *        s [n_groups][16], m [n_groups][16]
- *    and multiplied with all tokens there, several panels and tokens at a time so that what is loaded
- *    is used several times; between the pieces the accumulators wait in y.
+ *  - many: pieces of it are unpacked once (panel_piece.h), and multiplied with all tokens, several panels
+ *    and tokens at a time so that what is loaded is used several times; between the pieces the
+ *    accumulators wait in y.
  * A matrix in rows goes the second way, however few the tokens are.
  *
  * A variant defines before it includes this file
  *     PANEL_FEW_PANELS, PANEL_FEW_TOKENS     of a tile of the first way
  *     PANEL_TILE_PANELS, PANEL_TILE_TOKENS   of a tile of the second
- * and panel_transpose() anywhere.
  */
 #ifndef LACUNA_KERNELS_PANEL_H
 #define LACUNA_KERNELS_PANEL_H
 
-#include "kernels/packed.h"
-#include "kernels/unpack.h"
-
-#define PANEL_INLINE static inline __attribute__((always_inline))
-
-enum {
-    PANEL_COLS = 768, /* of a piece: two panels of it leave room for activations in 48 KiB */
-    PANEL_GROUPS = PANEL_COLS / 16,
-    PANEL_AHEAD = 2048, /* bytes of prefetching */
-};
+#include "kernels/panel_piece.h"
 
 _Static_assert(PANEL_TILE_TOKENS <= 6 && PANEL_TILE_PANELS <= 2, "see product_tokens");
 _Static_assert(PANEL_FEW_TOKENS == 4 || PANEL_FEW_TOKENS == 6, "see few_tokens");
 _Static_assert(PANEL_FEW_PANELS <= 2, "see few_tokens");
-
-/* 256 columns of 16 rows, [16][256], to [64][16][4]. */
-static void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u);
-
-/* ---- a packed block ---- */
-
-/* Bits [from, from + n) of each byte, at bit `to`. */
-PANEL_INLINE w16 plane_bits(w16 v, uint32_t from, uint32_t to, uint32_t n)
-{
-    if (from > to)
-        v = w16_shift_right(v, from - to);
-    else if (from < to)
-        v = w16_shift_left(v, to - from);
-    return w16_and_bytes(v, (uint8_t)(((1u << n) - 1) << to));
-}
-
-/* Columns 4k .. 4k + 3 of a plane of n bits, at bit `to`. */
-PANEL_INLINE w16 plane_columns(const uint8_t *plane, uint32_t n, uint32_t k, uint32_t to)
-{
-    switch (n) {
-    case 8:
-        return w16_load(plane + (size_t)64 * k);
-    case 4:
-        return plane_bits(w16_load(plane + (size_t)64 * (k % 4)), k / 4 * 4, to, 4);
-    case 2:
-        return plane_bits(w16_load(plane + (size_t)64 * (k / 4)), k % 4 * 2, to, 2);
-    default:
-        return plane_bits(w16_load(plane), k, to, 1);
-    }
-}
-
-/* Columns 4k .. 4k + 3 of a block. */
-PANEL_INLINE w16 packed_columns(enum kern_type type, const uint8_t *codes, uint32_t k)
-{
-    uint32_t low = packed_low_bits(type), high = packed_bits(type) - low;
-    w16 u = plane_columns(codes, low, k, 0);
-    if (high)
-        u = w16_or(u, plane_columns(codes + (size_t)64 * low, high, k, low));
-    if (unpack_table_of(type))
-        u = w16_look_up(w16_load_table(unpack_table_of(type)), u);
-    return u;
-}
-
-/* Number v of n six-bit ones. */
-PANEL_INLINE w16 packed_six(const uint8_t *p, uint32_t n, uint32_t v)
-{
-    w16 low = w16_shift_right(w16_load_u8(p + (size_t)KERN_PANEL_ROWS * (v / 2)), 4 * (v % 2));
-    w16 top = w16_shift_right(w16_load_u8(p + (size_t)8 * n + (size_t)KERN_PANEL_ROWS * (v / 4)),
-                              2 * (v % 4));
-    return w16_or(w16_and_dwords(low, 15), w16_shift_left(w16_and_dwords(top, 3), 4));
-}
-
-/* See unpack_e8m0_half. */
-PANEL_INLINE v16 packed_e8m0_half(const uint8_t *p)
-{
-    w16 e = w16_load_u8(p);
-    w16 normal = w16_shift_left(w16_add(e, w16_set1(-1)), 23);
-    w16 tiny = w16_shift_left(w16_add(w16_min(e, w16_set1(1)), w16_set1(1)), 21);
-    return v16_from_bits(w16_max(normal, tiny));
-}
-
-PANEL_INLINE v16 packed_d(const uint8_t *head)
-{
-    return v16_load_f16((const uint16_t *)(const void *)head);
-}
-
-/* Scales and minima of group g of a chunk, as unpack() makes them. */
-PANEL_INLINE void packed_group(enum kern_type type, const uint8_t *head, uint32_t g, v16 *s, v16 *m)
-{
-    const uint8_t *numbers = head + PACKED_D, *pairs = head + 2 * PACKED_D;
-    switch (type) {
-    case KERN_TYPE_MXFP4:
-        *s = packed_e8m0_half(head);
-        break;
-    case KERN_TYPE_Q4_1:
-    case KERN_TYPE_Q5_1:
-        *s = packed_d(head);
-        *m = packed_d(numbers);
-        break;
-    case KERN_TYPE_Q8_K:
-        *s = v16_load((const float *)(const void *)head);
-        break;
-    case KERN_TYPE_Q6_K:
-        *s = v16_mul(packed_d(head),
-                     v16_from_w16(w16_load_s8(numbers + (size_t)KERN_PANEL_ROWS * g)));
-        break;
-    case KERN_TYPE_Q2_K: {
-        w16 pair = w16_load_u8(pairs + (size_t)KERN_PANEL_ROWS * g);
-        *s = v16_mul(packed_d(head), v16_from_w16(w16_and_dwords(pair, 15)));
-        *m = v16_mul(v16_neg(packed_d(numbers)), v16_from_w16(w16_shift_right(pair, 4)));
-        break;
-    }
-    case KERN_TYPE_Q3_K:
-    case KERN_TYPE_IQ4_XS:
-        *s = v16_mul(
-            packed_d(head),
-            v16_from_w16(w16_add(packed_six(numbers, packed_n_six(type), g), w16_set1(-32))));
-        break;
-    case KERN_TYPE_Q4_K:
-    case KERN_TYPE_Q5_K:
-        *s = v16_mul(packed_d(head), v16_from_w16(packed_six(pairs, 16, g)));
-        *m = v16_mul(v16_neg(packed_d(numbers)), v16_from_w16(packed_six(pairs, 16, 8 + g)));
-        break;
-    default:
-        *s = packed_d(head);
-    }
-}
-
-/* ---- activations ---- */
-
-/* Those of adjacent tokens, from some column on. */
-struct tokens {
-    const int8_t *q;
-    const float *d, *xs;
-    const int32_t *sum;
-    size_t q_step, d_step, group_step; /* from one token to the next */
-};
-
-PANEL_INLINE struct tokens tokens_at(const struct kern_act *act, uint32_t group, size_t t,
-                                     size_t col)
-{
-    size_t k = act->n_cols;
-    const float *xs = group == 32 ? act->xs32 : act->xs16;
-    const int32_t *sum = group == 32 ? act->sum32 : act->sum16;
-    return (struct tokens){ .q = act->q + t * k + col,
-                            .d = act->d + (t * k + col) / KERN_BLOCK,
-                            .sum = sum + (t * k + col) / group,
-                            .xs = xs + (t * k + col) / group,
-                            .q_step = k,
-                            .d_step = k / KERN_BLOCK,
-                            .group_step = k / group };
-}
-
-PANEL_INLINE v16 rows_load(const float *y, uint32_t n_rows)
-{
-    return n_rows == KERN_PANEL_ROWS ? v16_load(y) : v16_load_part(y, n_rows);
-}
-
-PANEL_INLINE void rows_store(float *y, v16 v, uint32_t n_rows)
-{
-    if (n_rows == KERN_PANEL_ROWS)
-        v16_store(y, v);
-    else
-        v16_store_part(y, v, n_rows);
-}
-
-/* How many of n_left tokens are the next tile of at most `most`: 7 are 4 and 3, not 6 and 1. */
-static inline uint32_t tile_size(size_t n_left, uint32_t most)
-{
-    size_t n_tiles = (n_left + most - 1) / most;
-    return (uint32_t)((n_left + n_tiles - 1) / n_tiles);
-}
-
-/* Panels of the next tile of at most `most`, where n_left rows are left. */
-static inline uint32_t panels_together(uint32_t n_left, uint32_t most)
-{
-    uint32_t n = (n_left + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS;
-    return n < most ? n : most;
-}
-
-/* Rows of the last of n panels. */
-static inline uint32_t rows_of_last(uint32_t n_left, uint32_t n)
-{
-    uint32_t left = n_left - (n - 1) * KERN_PANEL_ROWS;
-    return left < KERN_PANEL_ROWS ? left : KERN_PANEL_ROWS;
-}
-
-/* Asking beyond the matrix does no harm. */
-static inline void prefetch_bytes(const uint8_t *p, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(p + i);
-}
 
 /* ---- few tokens ---- */
 
@@ -335,75 +148,7 @@ PANEL_INLINE void few_rows(enum kern_type type, const struct kern_matrix *w, uin
     }
 }
 
-/* ---- many tokens: filling a piece ---- */
-
-struct panel {
-    uint8_t u[PANEL_COLS * KERN_PANEL_ROWS] __attribute__((aligned(64)));
-    float s[PANEL_GROUPS * KERN_PANEL_ROWS] __attribute__((aligned(64)));
-    float m[PANEL_GROUPS * KERN_PANEL_ROWS] __attribute__((aligned(64)));
-};
-
-/* Adjacent panels, of which n_cols columns from col on are unpacked. */
-struct piece {
-    struct panel panel[PANEL_TILE_PANELS];
-    uint32_t col, n_cols;
-};
-
-/* The 16 rows from row0 of a matrix in rows; rows beyond the last repeat it. */
-PANEL_INLINE void fill_from_rows(enum kern_type type, struct panel *p, const struct kern_matrix *w,
-                                 size_t row0, uint32_t col, uint32_t n_cols)
-{
-    uint8_t rows[KERN_PANEL_ROWS][UNPACK_VALUES] __attribute__((aligned(64)));
-    const struct kern_type_info *info = kern_type_info(type);
-    for (uint32_t c = 0; c < n_cols; c += UNPACK_VALUES) {
-        uint32_t n = n_cols - c < UNPACK_VALUES ? n_cols - c : UNPACK_VALUES;
-        size_t group = c / unpack_group(type);
-        for (size_t i = 0; i < KERN_PANEL_ROWS; i++) {
-            size_t r = row0 + i < w->n_rows ? row0 + i : w->n_rows - 1;
-            const uint8_t *src = (const uint8_t *)w->data + r * w->row_bytes +
-                                 (size_t)((col + c) / info->block_values) * info->block_bytes;
-            struct unpacked out = { .u = rows[i],
-                                    .s = p->s + group * KERN_PANEL_ROWS + i,
-                                    .m = p->m + group * KERN_PANEL_ROWS + i,
-                                    .stride = KERN_PANEL_ROWS };
-            /* Sixteen rows are sixteen short streams, which the processor's own prefetching does not
-             * follow: ask for the same piece of the next panel. */
-            prefetch_bytes(src + KERN_PANEL_ROWS * w->row_bytes,
-                           n / info->block_values * (size_t)info->block_bytes);
-            unpack(type, src, n, &out);
-        }
-        panel_transpose((const uint8_t(*)[UNPACK_VALUES])rows, p->u + (size_t)c * KERN_PANEL_ROWS);
-    }
-}
-
-PANEL_INLINE void fill_from_packed(enum kern_type type, struct panel *p,
-                                   const struct kern_matrix *w, size_t row0, uint32_t col,
-                                   uint32_t n_cols)
-{
-    uint32_t group = unpack_group(type), per_block = KERN_BLOCK / group;
-    uint32_t chunk = packed_chunk_blocks(type), code_bytes = packed_code_bytes(type);
-    const uint8_t *panel = (const uint8_t *)w->data +
-                           row0 / KERN_PANEL_ROWS * packed_panel_bytes(type, w->n_cols);
-    const uint8_t *codes = panel + packed_codes_at(type, w->n_cols);
-    for (uint32_t i = 0; i < n_cols / KERN_BLOCK; i++) {
-        uint32_t b = col / KERN_BLOCK + i;
-        const uint8_t *head = panel + (size_t)(b / chunk) * packed_head_bytes(type);
-        prefetch_bytes(codes + (size_t)b * code_bytes + PANEL_AHEAD, code_bytes);
-        for (uint32_t k = 0; k < 8; k++)
-            w16_store(p->u + ((size_t)8 * i + k) * 64,
-                      packed_columns(type, codes + (size_t)b * code_bytes, k));
-        for (uint32_t h = 0; h < per_block; h++) {
-            size_t at = (size_t)(i * per_block + h) * KERN_PANEL_ROWS;
-            v16 s, m = v16_set1(0.0f);
-            packed_group(type, head, b % chunk * per_block + h, &s, &m);
-            v16_store(p->s + at, s);
-            if (unpack_has_min(type))
-                v16_store(p->m + at, m);
-        }
-    }
-}
-
-/* ---- many tokens: multiplying it ---- */
+/* ---- many tokens ---- */
 
 PANEL_INLINE void tile_tokens(const struct piece *p, const struct kern_act *act, uint32_t group,
                               int zero, bool has_min, bool is_wide, size_t t0, uint32_t n_p,
@@ -507,15 +252,6 @@ static void piece_product(const struct piece *p, enum kern_type type, const stru
         product_tokens(p, act, 32, zero, false, false, t0, t1, n_p, y, ldy, n_rows);
 }
 
-/* Columns of the next piece, of all that are left: pieces of about the same size, whole super-blocks. */
-static inline uint32_t piece_cols(uint32_t n_left)
-{
-    uint32_t n_pieces = (n_left + PANEL_COLS - 1) / PANEL_COLS;
-    uint32_t n = ((n_left + n_pieces - 1) / n_pieces + UNPACK_VALUES - 1) / UNPACK_VALUES *
-                 UNPACK_VALUES;
-    return n < n_left ? n : n_left;
-}
-
 PANEL_INLINE void many_rows(enum kern_type type, const struct kern_matrix *w, uint32_t row0,
                             uint32_t row1, const struct kern_act *act, size_t t0, size_t t1,
                             float *y, size_t ldy)
@@ -525,15 +261,7 @@ PANEL_INLINE void many_rows(enum kern_type type, const struct kern_matrix *w, ui
         n_p = panels_together(row1 - r, PANEL_TILE_PANELS);
         uint32_t n_rows = rows_of_last(row1 - r, n_p);
         for (piece.col = 0; piece.col < w->n_cols; piece.col += piece.n_cols) {
-            piece.n_cols = piece_cols(w->n_cols - piece.col);
-            for (uint32_t i = 0; i < n_p; i++) {
-                if (w->layout == KERN_LAYOUT_PANELS)
-                    fill_from_packed(type, &piece.panel[i], w, r + i * KERN_PANEL_ROWS, piece.col,
-                                     piece.n_cols);
-                else
-                    fill_from_rows(type, &piece.panel[i], w, r + i * KERN_PANEL_ROWS, piece.col,
-                                   piece.n_cols);
-            }
+            fill_piece(type, &piece, w, r, n_p);
             piece_product(&piece, type, act, t0, t1, n_p, y + (r - row0), ldy, n_rows);
         }
     }
@@ -546,7 +274,7 @@ PANEL_INLINE void many_rows(enum kern_type type, const struct kern_matrix *w, ui
             few_rows(type, w, row0, row1, act, t0, t1, y, ldy);                                    \
         else                                                                                       \
             many_rows(type, w, row0, row1, act, t0, t1, y, ldy);                                   \
-        break
+        break;
 
 static void panel_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
                           const struct kern_act *act, uint32_t t0, uint32_t t1, float *y,
@@ -555,20 +283,7 @@ static void panel_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t r
     if (t0 == t1)
         return;
     switch (w->type) {
-        PANEL_CASE(KERN_TYPE_Q4_0);
-        PANEL_CASE(KERN_TYPE_Q4_1);
-        PANEL_CASE(KERN_TYPE_Q5_0);
-        PANEL_CASE(KERN_TYPE_Q5_1);
-        PANEL_CASE(KERN_TYPE_Q8_0);
-        PANEL_CASE(KERN_TYPE_Q2_K);
-        PANEL_CASE(KERN_TYPE_Q3_K);
-        PANEL_CASE(KERN_TYPE_Q4_K);
-        PANEL_CASE(KERN_TYPE_Q5_K);
-        PANEL_CASE(KERN_TYPE_Q6_K);
-        PANEL_CASE(KERN_TYPE_Q8_K);
-        PANEL_CASE(KERN_TYPE_IQ4_NL);
-        PANEL_CASE(KERN_TYPE_IQ4_XS);
-        PANEL_CASE(KERN_TYPE_MXFP4);
+        UNPACK_EACH_TYPE(PANEL_CASE)
     default:
         break;
     }

@@ -22,11 +22,19 @@
 #include <string.h>
 #ifdef __SSSE3__
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #include "kernels/kernels.h"
 
 enum { UNPACK_VALUES = 256, UNPACK_GROUPS = 16 };
+
+/* x(type) for each type that can be unpacked. */
+#define UNPACK_EACH_TYPE(x)                                                                        \
+    x(KERN_TYPE_Q4_0) x(KERN_TYPE_Q4_1) x(KERN_TYPE_Q5_0) x(KERN_TYPE_Q5_1) x(KERN_TYPE_Q8_0)      \
+        x(KERN_TYPE_Q2_K) x(KERN_TYPE_Q3_K) x(KERN_TYPE_Q4_K) x(KERN_TYPE_Q5_K) x(KERN_TYPE_Q6_K)  \
+            x(KERN_TYPE_Q8_K) x(KERN_TYPE_IQ4_NL) x(KERN_TYPE_IQ4_XS) x(KERN_TYPE_MXFP4)
 
 /* Where 256 weights of one row go.  Scale and minimum of group g are s[g * stride], m[g * stride],
  * so that the rows of a panel can be unpacked side by side. */
@@ -52,6 +60,8 @@ static inline float unpack_f16(const uint8_t *p)
     memcpy(&h, p, sizeof(h));
 #ifdef __F16C__
     return __builtin_ia32_vcvtph2ps((__attribute__((vector_size(16))) short){ (short)h })[0];
+#elif defined(__ARM_NEON)
+    return vgetq_lane_f32(vcvt_f32_f16(vreinterpret_f16_u16(vdup_n_u16(h))), 0);
 #else
     return kern_f16_to_f32(h);
 #endif
@@ -156,6 +166,11 @@ static inline void unpack_table(const uint8_t *src, const uint8_t *table, uint8_
     __m128i t = (__m128i)unpack_load(table);
     unpack_store(u, (u8x16)_mm_shuffle_epi8(t, (__m128i)(v & 15)));
     unpack_store(u + 16, (u8x16)_mm_shuffle_epi8(t, (__m128i)(v >> 4)));
+#elif defined(__ARM_NEON)
+    u8x16 v = unpack_load(src);
+    uint8x16_t t = vld1q_u8(table);
+    unpack_store(u, (u8x16)vqtbl1q_u8(t, (uint8x16_t)(v & 15)));
+    unpack_store(u + 16, (u8x16)vqtbl1q_u8(t, (uint8x16_t)(v >> 4)));
 #else
     for (int j = 0; j < 16; j++) {
         u[j] = table[src[j] & 15];

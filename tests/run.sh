@@ -6,7 +6,8 @@
 #
 # Three builds are tested in one ctest run: release (all tests; gcc, warnings are errors), asan (all
 # tests again under AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer) and tsan (the
-# races).  That clang compiles everything without a warning is a test too.
+# races).  That clang compiles everything without a warning is a test too, and that the kernels for
+# arm64, in an emulator, give the bits of the reference.
 # With LACUNA_GOLDEN=FOLDER, what only the golden data can show is tested as well.
 set -euo pipefail
 
@@ -52,7 +53,8 @@ write_outer_ctest() {
     {
         echo "# Written by tests/run.sh."
         echo "add_test(clang:compiles_without_warnings \"$root/tests/compile_with_clang.sh\")"
-        echo "set_tests_properties(clang:compiles_without_warnings PROPERTIES TIMEOUT 1200)"
+        echo "add_test(arm64:kernels \"$root/tests/arm64/arm64.sh\")"
+        echo "set_tests_properties(clang:compiles_without_warnings arm64:kernels PROPERTIES TIMEOUT 1200)"
         for preset in release asan tsan; do
             echo "subdirs(\"$root/build/$preset\")"
         done

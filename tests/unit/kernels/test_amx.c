@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_amx.c - the logic of avx512amx.c with its instructions emulated, where there is AVX-512: the bits are
+ * those of the reference.  What the emulation does is what Intel's manual says of each instruction.
+ */
+#include <criterion/criterion.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+
+#include <immintrin.h>
+
+static struct {
+    uint32_t n_rows[8], row_bytes[8];
+    uint8_t bytes[8][16][64];
+} tiles;
+static uint32_t n_products;
+
+static void emulated_config(const void *config)
+{
+    const uint8_t *c = config;
+    cr_assert_eq(c[0], 1, "palette");
+    memset(&tiles, 0, sizeof(tiles));
+    for (int i = 0; i < 8; i++) {
+        tiles.n_rows[i] = c[48 + i];
+        tiles.row_bytes[i] = (uint32_t)(c[16 + 2 * i] | c[17 + 2 * i] << 8);
+        cr_assert(tiles.n_rows[i] <= 16 && tiles.row_bytes[i] <= 64);
+    }
+}
+
+static void emulated_load(int tile, const void *base, size_t stride)
+{
+    memset(tiles.bytes[tile], 0, sizeof(tiles.bytes[tile]));
+    for (uint32_t r = 0; r < tiles.n_rows[tile]; r++)
+        memcpy(tiles.bytes[tile][r], (const uint8_t *)base + r * stride, tiles.row_bytes[tile]);
+}
+
+static void emulated_store(int tile, void *base, size_t stride)
+{
+    for (uint32_t r = 0; r < tiles.n_rows[tile]; r++)
+        memcpy((uint8_t *)base + r * stride, tiles.bytes[tile][r], tiles.row_bytes[tile]);
+}
+
+static void emulated_zero(int tile)
+{
+    memset(tiles.bytes[tile], 0, sizeof(tiles.bytes[tile]));
+}
+
+/* c[m][n] += the sum over k and four bytes of a[m][k] (signed) * b[k][n] (unsigned). */
+static void emulated_dpbsud(int c, int a, int b)
+{
+    n_products++;
+    cr_assert_eq(tiles.n_rows[c], tiles.n_rows[a]);
+    cr_assert_eq(tiles.row_bytes[c], tiles.row_bytes[b]);
+    cr_assert_eq(tiles.row_bytes[a], 4 * tiles.n_rows[b]);
+    for (uint32_t m = 0; m < tiles.n_rows[c]; m++)
+        for (uint32_t n = 0; n < tiles.row_bytes[c] / 4; n++) {
+            int32_t sum;
+            memcpy(&sum, &tiles.bytes[c][m][4 * n], 4);
+            for (uint32_t k = 0; k < tiles.n_rows[b]; k++)
+                for (uint32_t i = 0; i < 4; i++)
+                    sum += (int8_t)tiles.bytes[a][m][4 * k + i] *
+                           (int32_t)tiles.bytes[b][k][4 * n + i];
+            memcpy(&tiles.bytes[c][m][4 * n], &sum, 4);
+        }
+}
+
+#undef _tile_loadconfig
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_zero
+#undef _tile_dpbsud
+#undef _tile_release
+#define _tile_loadconfig(config) emulated_config(config)
+#define _tile_loadd(tile, base, stride) emulated_load(tile, base, stride)
+#define _tile_stored(tile, base, stride) emulated_store(tile, base, stride)
+#define _tile_zero(tile) emulated_zero(tile)
+#define _tile_dpbsud(c, a, b) emulated_dpbsud(c, a, b)
+#define _tile_release() ((void)0)
+#define kern_avx512amx emulated_table
+const struct kern_table *emulated_table(void);
+
+#include "kernels/avx512amx.c"
+
+#include "tests/support/random_blocks.h"
+
+enum { MAX_TOKENS = 45 };
+
+static float *product(const struct kern_table *k, const struct kern_matrix *w,
+                      const struct kern_act *act, uint32_t t0, uint32_t t1)
+{
+    struct kern_input in = { .act = act };
+    float *y = malloc((size_t)MAX_TOKENS * w->n_rows * sizeof(float));
+    memset(y, 0xff, (size_t)MAX_TOKENS * w->n_rows * sizeof(float));
+    k->mul_mat(w, 0, w->n_rows, &in, t0, t1, y + (size_t)t0 * w->n_rows, w->n_rows);
+    return y;
+}
+
+static void check_tokens(const struct kern_matrix *w, const struct kern_matrix *packed,
+                         const struct kern_act *act, uint32_t t0, uint32_t t1)
+{
+    float *expected = product(kern_select("ref"), w, act, t0, t1);
+    const struct kern_matrix *layouts[] = { w, packed };
+    for (int i = 0; i < 2; i++) {
+        float *y = product(emulated_table(), layouts[i], act, t0, t1);
+        cr_assert_eq(memcmp(y, expected, (size_t)MAX_TOKENS * w->n_rows * sizeof(float)), 0,
+                     "%s, %u x %u, tokens %u to %u, layout %d", kern_type_info(w->type)->name,
+                     w->n_rows, w->n_cols, t0, t1, i);
+        free(y);
+    }
+    free(expected);
+}
+
+static void check_matrix(enum kern_type type, uint32_t rows, uint32_t cols)
+{
+    struct kern_matrix w = { .type = type, .n_rows = rows, .n_cols = cols };
+    struct kern_act act;
+    float *x = random_floats((size_t)MAX_TOKENS * cols, 3);
+    w.row_bytes = random_row_bytes(type, cols);
+    w.data = random_rows(type, rows, cols, 4);
+    random_act_init(&act, MAX_TOKENS, cols);
+    random_act_quantise(kern_select("ref"), x, &act, MAX_TOKENS);
+    void *data = aligned_alloc(64, kern_packed_bytes(type, rows, cols));
+    struct kern_matrix packed = w;
+    kern_pack(&w, 0, (rows + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS, data);
+    packed.layout = KERN_LAYOUT_PANELS;
+    packed.data = data;
+    check_tokens(&w, &packed, &act, 0, 16);
+    check_tokens(&w, &packed, &act, 1, MAX_TOKENS);
+    check_tokens(&w, &packed, &act, 5, 38);
+    free(data);
+    free((void *)(uintptr_t)w.data);
+    free(x);
+    random_act_fini(&act);
+}
+
+Test(amx, gives_the_bits_of_ref)
+{
+    if (!kern_cpu_detect().avx512_vnni)
+        cr_skip_test("no AVX-512 here");
+    for (uint32_t t = 0; t < KERN_N_TYPES; t++) {
+        const struct kern_type_info *info = kern_type_info(t);
+        if (!info->supported || info->group_values == 0)
+            continue;
+        uint32_t unit = info->block_values;
+        check_matrix((enum kern_type)t, 40, unit);
+        check_matrix((enum kern_type)t, 17, 3 * unit);
+        check_matrix((enum kern_type)t, 16, unit == 32 ? 53 * unit : 5 * unit);
+    }
+    cr_assert_gt(n_products, 10000u);
+}
+
+Test(amx, few_tokens_go_another_way)
+{
+    if (!kern_cpu_detect().avx512_vnni)
+        cr_skip_test("no AVX-512 here");
+    uint32_t before = n_products;
+    struct kern_matrix w = { .type = KERN_TYPE_Q8_0, .n_rows = 16, .n_cols = 32 };
+    struct kern_act act;
+    float *x = random_floats(32 * 15, 3);
+    w.row_bytes = random_row_bytes(w.type, 32);
+    w.data = random_rows(w.type, 16, 32, 4);
+    random_act_init(&act, 15, 32);
+    random_act_quantise(kern_select("ref"), x, &act, 15);
+    free(product(emulated_table(), &w, &act, 0, 15));
+    cr_assert_eq(n_products, before);
+    free((void *)(uintptr_t)w.data);
+    free(x);
+    random_act_fini(&act);
+}
+
+Test(amx, is_not_chosen_unasked)
+{
+    cr_assert(strcmp(kern_select(NULL)->name, "avx512amx") != 0);
+    cr_assert_not_null(strstr(kern_names(), "avx512amx"));
+}
