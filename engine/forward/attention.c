@@ -21,7 +21,8 @@
 #include "engine/forward/forward.h"
 
 enum {
-    SPLIT_ROWS = 2, /* runs of at most this many rows are split by items */
+    SPLIT_ROWS = 2,  /* runs of at most this many rows are split by items */
+    ENOUGH_WORK = 4, /* blocks per thread: whoever is done first then waits for little */
     PAGES_PER_ITEM = KERN_ATTN_ITEM / KV_PAGE_TOKENS,
 };
 #define NO_PARTIAL UINT32_MAX
@@ -48,11 +49,17 @@ static void add_heads(const struct model_shape *s, struct attention_plan *plan,
         }
 }
 
+/* Rows that a block holds at most. */
+static uint32_t most_rows(const struct model_shape *s)
+{
+    return KERN_ATTN_MAX_QUERIES / block_heads(s);
+}
+
 /* Rows [first, first + n) of plan->rows, as many at a time as a block holds. */
 static void add_rows(const struct model_shape *s, struct attention_plan *plan,
                      struct attention_work work, uint32_t n)
 {
-    uint32_t most = KERN_ATTN_MAX_QUERIES / block_heads(s);
+    uint32_t most = most_rows(s);
     for (uint32_t end = work.first_row + n; work.first_row < end; work.first_row += most) {
         work.n_rows = end - work.first_row < most ? end - work.first_row : most;
         add_heads(s, plan, work);
@@ -71,22 +78,42 @@ static void items_of(const struct model_shape *s, uint32_t window, uint32_t pos,
 
 /* ---- runs in one piece ---- */
 
-/* How many rows from r on are one block: of one open page, if these have a form of their own. */
-static uint32_t rows_together(const struct model_shape *s, const struct run *run, uint32_t r)
+static uint32_t divide_up(uint32_t a, uint32_t b)
 {
-    uint32_t most = KERN_ATTN_MAX_QUERIES / block_heads(s), n = run->n_rows - r;
+    return (a + b - 1) / b;
+}
+
+/* Rows of a block: a large one reads its pages for more queries at once, but where there are few
+ * blocks each thread should have as many of them. */
+static uint32_t rows_of_block(const struct forward *f, uint32_t n_rows)
+{
+    const struct model_shape *s = f->shape;
+    uint32_t heads = s->n_kv_heads * divide_up(s->n_heads / s->n_kv_heads, block_heads(s));
+    uint32_t n_threads = f->opt.n_threads, most = most_rows(s);
+    uint32_t n_work = divide_up(n_rows, most) * heads;
+    if (n_rows == 0 || n_work >= ENOUGH_WORK * n_threads)
+        return most;
+    uint32_t wanted = divide_up(n_work, n_threads) * n_threads;
+    return divide_up(n_rows, divide_up(wanted, heads));
+}
+
+/* How many rows from r on are one block of at most `most`: about as many as in the other blocks of the
+ * run, and of one open page, if these have a form of their own. */
+static uint32_t rows_together(const struct model_shape *s, const struct run *run, uint32_t r,
+                              uint32_t most)
+{
+    uint32_t n_left = run->n_rows - r, n = divide_up(n_left, divide_up(n_left, most));
     uint32_t n_page = KV_PAGE_TOKENS - (run->pos0 + r) % KV_PAGE_TOKENS;
-    n = n < most ? n : most;
     return paging_has_open_pages(s) && n_page < n ? n_page : n;
 }
 
 static void plan_whole(struct forward *f, struct attention_plan *plan, uint32_t window,
-                       const struct run *run)
+                       const struct run *run, uint32_t most)
 {
     uint32_t unused;
     for (uint32_t r = 0, n; r < run->n_rows; r += n) {
         struct attention_work work = { .first_row = run->row0 + r };
-        n = rows_together(f->shape, run, r);
+        n = rows_together(f->shape, run, r, most);
         items_of(f->shape, window, run->pos0 + r, &work.item0, &unused);
         items_of(f->shape, window, run->pos0 + r + n - 1, &unused, &work.item1);
         if (work.item1 < work.item0)
@@ -203,9 +230,19 @@ static void plan_parts(struct forward *f, struct attention_plan *plan, uint32_t 
 
 /* ---- the plan of a group ---- */
 
+/* Rows of the runs that are not split, but for those that turn out to be too short for it. */
+static uint32_t n_prompt_rows(const struct forward *f)
+{
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < f->n_runs; i++)
+        n += f->run[i].n_rows > SPLIT_ROWS ? f->run[i].n_rows : 0;
+    return n;
+}
+
 static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t group)
 {
     uint32_t window = f->shape->group_window[group], n_partials = 0;
+    uint32_t most = rows_of_block(f, n_prompt_rows(f));
     plan->n_work = plan->n_split = 0;
     plan->n_rows = f->n_rows;
     for (uint32_t row = 0; row < f->n_rows; row++) {
@@ -214,7 +251,7 @@ static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t 
     }
     for (uint32_t i = 0; i < f->n_runs; i++) {
         if (!split(f, plan, window, &f->run[i], &n_partials)) {
-            plan_whole(f, plan, window, &f->run[i]);
+            plan_whole(f, plan, window, &f->run[i], most);
             continue;
         }
         plan->run_item[i] = plan->row_item0[f->run[i].row0];

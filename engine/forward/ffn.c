@@ -74,7 +74,7 @@ static void hidden_item(void *ctx, uint32_t item)
 void ffn_hidden(struct forward *f, const struct gated *g)
 {
     const struct kern_matrix *up = g->up;
-    struct hidden_job job = { f, g, forward_item_rows(2 * up->n_cols, f->n_rows) };
+    struct hidden_job job = { f, g, forward_item_rows(f, up->n_rows, 2 * up->n_cols, f->n_rows) };
     workers_run(f->workers, hidden_item, &job, (up->n_rows + job.item_rows - 1) / job.item_rows);
     profile_add_product(&f->profile, PROFILE_GATE_UP, up, f->n_rows);
     if (!f->shape->arch->ungated)

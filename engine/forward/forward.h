@@ -162,7 +162,10 @@ void forward_close(struct forward *f); /* NULL is fine */
 void forward_step(struct forward *f);
 
 /* layer.c and below */
+/* f->in must hold its input (layer_input); leaves there that of the next layer. */
 void layer_forward(struct forward *f, uint32_t layer);
+/* f->in's row from the residual's, as the attention of a layer wants it. */
+void layer_input(struct forward *f, const struct layer_weights *w, uint32_t row);
 
 /* paging.c */
 /* Bytes of the spare pages of a step. */
@@ -219,9 +222,10 @@ struct product {
 enum { FORWARD_MAX_PRODUCTS = 4 };
 void forward_products(struct forward *f, const struct product *p, uint32_t n,
                       enum profile_part part);
-/* Matrix rows for one item of work when n_tokens rows of n_cols are multiplied: a multiple of
- * KERN_TILE_ROWS. */
-uint32_t forward_item_rows(uint32_t n_cols, uint32_t n_tokens);
+/* Of a matrix of n_rows x n_cols, how many rows are one item of work when n_tokens rows are multiplied: a
+ * multiple of KERN_TILE_ROWS.  The results do not depend on it. */
+uint32_t forward_item_rows(const struct forward *f, uint32_t n_rows, uint32_t n_cols,
+                           uint32_t n_tokens);
 
 /* Quantises a row of a for the matrix that reads it, if that is quantised. */
 void forward_quantise_row(struct forward *f, struct activations *a, const struct kern_matrix *w,

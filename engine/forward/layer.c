@@ -3,7 +3,8 @@
  * layer.c - one block, top to bottom.  R rows, E = n_embd, H query heads, K KV heads, D channels:
  *
  *     x [R][E]                      the residual
- *     in = norm(x)                  [R][E]     (models with norms after the blocks: in = x)
+ *     in = norm(x)                  [R][E]     (models with norms after the blocks: in = x), made by
+ *                                              whoever wrote x: the layer before, or the embedding
  *     q, k, v = in Wq, in Wk, in Wv [R][H D], [R][K D], [R][K D]
  *     q, k normed and turned; k, v into their pages
  *     attn = attention(q)           [R][H D]
@@ -17,7 +18,7 @@
 /* The layer at hand, for the functions of a row. */
 struct layer_job {
     struct forward *f;
-    const struct layer_weights *w;
+    const struct layer_weights *w, *next; /* next: NULL behind the last layer */
     const struct layer_shape *shape;
 };
 
@@ -35,10 +36,9 @@ static void block_input(struct forward *f, const float *norm, uint32_t row)
         f->kern->quantise(in, n, &f->in.act, row, row + 1, 0, n);
 }
 
-static void attention_input(void *ctx, uint32_t row)
+void layer_input(struct forward *f, const struct layer_weights *w, uint32_t row)
 {
-    const struct layer_job *job = ctx;
-    block_input(job->f, job->w->attn_norm, row);
+    block_input(f, w->attn_norm, row);
 }
 
 static void add_bias(struct forward *f, float *y, const float *bias, uint32_t n)
@@ -122,6 +122,8 @@ static void ffn_output(void *ctx, uint32_t row)
 {
     const struct layer_job *job = ctx;
     add_block(job->f, job->w->down_bias, job->w->ffn_post_norm, row);
+    if (job->next)
+        layer_input(job->f, job->next, row);
 }
 
 static void project_qkv(struct forward *f, const struct layer_weights *w)
@@ -149,14 +151,13 @@ static void project_output(struct forward *f, const struct layer_weights *w)
 void layer_forward(struct forward *f, uint32_t layer)
 {
     const struct layer_weights *w = &f->weights->layer[layer];
-    struct layer_job job = { f, w, &f->shape->layer[layer] };
+    bool is_last = layer + 1 == f->shape->n_layers;
+    struct layer_job job = { f, w, is_last ? NULL : w + 1, &f->shape->layer[layer] };
     bool has_experts = w->router.n_rows != 0;
     bool early_router = f->shape->arch->router_input == ARCH_ROUTER_LAYER_INPUT;
 
     if (has_experts && early_router)
         moe_route(f, w, f->x);
-    forward_rows(f, attention_input, &job, f->n_rows);
-    profile_end(&f->profile, PROFILE_ATTENTION_NORM);
     project_qkv(f, w);
     workers_run(f->workers, place_qkv, &job, f->n_segments);
     paging_seal(f, job.shape);

@@ -7,8 +7,7 @@
 #include "engine/clock.h"
 
 static const char *const names[PROFILE_N_PARTS] = {
-    [PROFILE_EMBED] = "embed",
-    [PROFILE_ATTENTION_NORM] = "attention norm",
+    [PROFILE_EMBED] = "embed, first norm",
     [PROFILE_QKV] = "q, k, v",
     [PROFILE_PLACE] = "rope, KV store",
     [PROFILE_ATTENTION] = "attention",
@@ -17,7 +16,7 @@ static const char *const names[PROFILE_N_PARTS] = {
     [PROFILE_ROUTER] = "router",
     [PROFILE_GATE_UP] = "gate, up, activation",
     [PROFILE_DOWN] = "down",
-    [PROFILE_RESIDUAL] = "residual",
+    [PROFILE_RESIDUAL] = "residual, next norm",
     [PROFILE_HEAD_NORM] = "head norm",
     [PROFILE_HEAD] = "head",
     [PROFILE_SAMPLING] = "sampling",

@@ -14,7 +14,6 @@
 /* In the order of a step. */
 enum profile_part {
     PROFILE_EMBED,
-    PROFILE_ATTENTION_NORM,
     PROFILE_QKV,
     PROFILE_PLACE,
     PROFILE_ATTENTION,

@@ -11,9 +11,10 @@
 
 enum {
     ROW_ITEMS = 64, /* about so many: claiming costs little, and threads end together */
-    /* Matrix rows per item: enough work that claiming costs nothing, few enough that threads end
-     * together.  About this many multiplications. */
-    PRODUCT_MACS = 1 << 18,
+    /* Matrix rows per item: about this many multiplications, so that claiming costs nothing and the
+     * weights come in long streams; but fewer, where threads would not end together. */
+    PRODUCT_MACS = 1 << 19,
+    ITEMS_PER_THREAD = 4,
 };
 
 struct rows_job {
@@ -65,12 +66,14 @@ static void products_item(void *ctx, uint32_t item)
                           p->y + row0, p->ldy);
 }
 
-/* Depends on the shape alone, though the results would not care. */
-uint32_t forward_item_rows(uint32_t n_cols, uint32_t n_tokens)
+uint32_t forward_item_rows(const struct forward *f, uint32_t n_rows, uint32_t n_cols,
+                           uint32_t n_tokens)
 {
     uint64_t per_tile = (uint64_t)n_cols * KERN_TILE_ROWS * n_tokens;
-    uint64_t tiles = per_tile < PRODUCT_MACS ? PRODUCT_MACS / per_tile : 1;
-    return (uint32_t)tiles * KERN_TILE_ROWS;
+    uint64_t tiles = PRODUCT_MACS / per_tile;
+    uint64_t most = n_rows / (KERN_TILE_ROWS * ITEMS_PER_THREAD * f->opt.n_threads);
+    tiles = tiles < most ? tiles : most;
+    return (uint32_t)(tiles > 0 ? tiles : 1) * KERN_TILE_ROWS;
 }
 
 void forward_products(struct forward *f, const struct product *p, uint32_t n,
@@ -79,7 +82,7 @@ void forward_products(struct forward *f, const struct product *p, uint32_t n,
     struct products_job job = { .f = f, .p = p };
     for (uint32_t i = 0; i < n; i++) {
         profile_add_product(&f->profile, part, p[i].w, p[i].n_rows);
-        job.item_rows[i] = forward_item_rows(p[i].w->n_cols, p[i].n_rows);
+        job.item_rows[i] = forward_item_rows(f, p[i].w->n_rows, p[i].w->n_cols, p[i].n_rows);
         job.first_item[i + 1] = job.first_item[i] +
                                 (p[i].w->n_rows + job.item_rows[i] - 1) / job.item_rows[i];
     }
@@ -100,6 +103,7 @@ static void embed_row(void *ctx, uint32_t row)
         if (s->rope[i].n_pairs)
             rope_angles(&s->rope[i], f->place[row].pos,
                         f->angles[i] + (size_t)row * 2 * s->rope[i].n_pairs);
+    layer_input(f, &f->weights->layer[0], row);
 }
 
 static void head_input(void *ctx, uint32_t i)

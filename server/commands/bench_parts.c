@@ -52,7 +52,7 @@ static void print_line(const struct engine_part *p, double seconds, double bound
                        double all_ns, bool has_peak)
 {
     double macs = (double)p->int8_macs + (double)p->f32_macs;
-    printf("  %-16s %9.3f %5.1f%%", p->name, seconds * 1e3 / n_steps, (double)p->ns / all_ns * 100);
+    printf("  %-20s %9.3f %5.1f%%", p->name, seconds * 1e3 / n_steps, (double)p->ns / all_ns * 100);
     if (p->bytes)
         printf(" %8.1f %8.1f", (double)p->bytes / seconds * 1e-9, macs / seconds * 1e-9);
     else
@@ -68,7 +68,7 @@ void bench_print_parts(const struct bench_parts *parts, const struct engine_peak
     double bounds = 0;
     for (uint32_t i = 0; i < parts->n; i++)
         add_part(&all, &parts->part[i]);
-    printf("  %-16s %9s %6s %8s %8s%s\n", "part", "ms/step", "share", "GB/s", "GMAC/s",
+    printf("  %-20s %9s %6s %8s %8s%s\n", "part", "ms/step", "share", "GB/s", "GMAC/s",
            peak ? "  bound ms reached" : "");
     for (uint32_t i = 0; i < parts->n; i++) {
         const struct engine_part *p = &parts->part[i];

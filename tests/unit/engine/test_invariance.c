@@ -134,6 +134,8 @@ Test(invariance, logits_do_not_depend_on_company)
         check(models[m], alone, N_TOKENS, 2, 7, NULL, 7, 64);
         check(models[m], alone, N_TOKENS, 2, 8, NULL, 7, 1);
         check(models[m], alone, N_TOKENS, 3, 9, NULL, 2, N_TOKENS);
+        check(models[m], alone, N_TOKENS, 4, 10, NULL, 3, 20);
+        check(models[m], alone, N_TOKENS, 64, 11, NULL, 7, 16);
         free(alone);
     }
 }
