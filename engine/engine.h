@@ -249,6 +249,13 @@ int engine_seq_grow(struct engine_seq *seq, uint32_t n_tokens, struct engine_err
 int engine_seq_fork(const struct engine_seq *seq, struct engine_seq **out, struct engine_err *err);
 uint32_t engine_seq_n_tokens(const struct engine_seq *seq); /* computed, or found, so far */
 
+/* How many drafts may follow the next row of a sequence in a step: they stay in that row's page, so
+ * that none is begun for tokens which may never come. */
+uint32_t engine_seq_draft_room(const struct engine_seq *seq);
+/* The first draft of the last step that was not kept yet, this token, was right: it belongs to the
+ * sequence now.  The others are forgotten by the next step, which writes over them. */
+void engine_seq_keep(struct engine_seq *seq, int32_t token);
+
 /* Could a sequence of n_tokens ever be held, by an empty cache? */
 bool engine_fits(const struct engine *e, uint32_t n_tokens);
 
@@ -264,6 +271,7 @@ struct engine_row {
     int32_t token;
     uint32_t pos;
     bool want_logits;
+    bool is_draft; /* a guess, behind all other rows of its sequence: see engine_seq_keep */
     /* out */
     enum engine_row_status status;
     const float *logits; /* [n_vocab] until the next step, if wanted and done */

@@ -100,6 +100,16 @@ uint32_t engine_seq_n_tokens(const struct engine_seq *seq)
     return kv_seq_n_committed(seq->kv);
 }
 
+uint32_t engine_seq_draft_room(const struct engine_seq *seq)
+{
+    return KV_PAGE_TOKENS - 1 - kv_seq_n_committed(seq->kv) % KV_PAGE_TOKENS;
+}
+
+void engine_seq_keep(struct engine_seq *seq, int32_t token)
+{
+    kv_seq_commit(seq->kv, &token, 1);
+}
+
 /* ---- steps ---- */
 
 /* The end of the run of rows that belong to rows[i]'s sequence. */
@@ -137,6 +147,7 @@ static void add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint3
     for (uint32_t r = i; r < end; r++) {
         assert(rows[r].pos == rows[i].pos + (r - i));
         assert(rows[r].token >= 0 && (uint32_t)rows[r].token < f->shape->n_vocab);
+        assert(!rows[r].is_draft || rows[r].pos / KV_PAGE_TOKENS == rows[i].pos / KV_PAGE_TOKENS);
         add_row(f, &rows[r]);
     }
     f->n_runs++;
@@ -171,13 +182,23 @@ static void take_rows(struct engine *e, struct engine_row *rows, uint32_t n_rows
     }
 }
 
+static uint32_t count_drafts(const struct engine_row *rows, uint32_t n_rows)
+{
+    uint32_t n = 0;
+    while (n < n_rows && rows[n_rows - 1 - n].is_draft)
+        n++;
+    return n;
+}
+
 static void settle_rows(struct engine *e, struct engine_row *rows, uint32_t n_rows)
 {
     for (uint32_t i = 0, end; i < n_rows; i = end) {
         end = run_end(rows, n_rows, i);
         uint32_t good = settle_run(e->forward, rows, i, end);
-        /* All rows, or some have failed and the sequence ends here: see kv_seq_commit. */
-        kv_seq_commit(rows[i].seq->kv, e->forward->token + i, good - i);
+        uint32_t n_sure = good - i - count_drafts(rows + i, good - i);
+        /* All rows, or some have failed and the sequence ends here, or only drafts are left out: see
+         * kv_seq_commit. */
+        kv_seq_commit(rows[i].seq->kv, e->forward->token + i, n_sure);
     }
 }
 

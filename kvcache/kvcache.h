@@ -107,9 +107,9 @@ int kv_seq_reserve(struct kv_seq *seq, uint32_t n_tokens);
 
 /* n_new positions more are written in all layers: those of these tokens.  Pages that they complete
  * are sealed and can be found; if the cache already has the same page, that one takes its place.
- * Pages that no later position can see go back to their pool.  Never more than was reserved; and
- * where pages are open in parts, all that was written, or nothing ever again: a page that was begun
- * has taken the place of the one before. */
+ * Pages that no later position can see go back to their pool.  Never more than was reserved.  What
+ * was written beyond may be written again; but where pages are open in parts, not what lies in a page
+ * behind that of n_committed: a page that was begun has taken the place of the one before. */
 void kv_seq_commit(struct kv_seq *seq, const int32_t *tokens, uint32_t n_new);
 
 uint32_t kv_seq_n_committed(const struct kv_seq *seq);

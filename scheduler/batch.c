@@ -7,6 +7,8 @@
  * progresses, and the other half to the shortest remaining, so that a short prompt does not queue
  * behind a long one.  What nobody wanted goes to the oldest again.
  *
+ * Guesses (speculate.c) take what rows nobody else wants.
+ *
  * When more choices decode than fit, those that waited longest go first, and a share stays with the
  * prompts: else a full house of streams would keep every prompt out until one of them ends.
  */
@@ -101,6 +103,19 @@ static uint32_t pick_decoding(struct batch_item *items, uint32_t n_items, uint32
     return n_decoding;
 }
 
+/* What is left, to guesses. */
+static void give_drafts(struct batch_item *items, uint32_t n_items, struct room *room)
+{
+    for (uint32_t i = 0; i < n_items; i++) {
+        if (items[i].n_prefill > 0 || items[i].n_rows == 0)
+            continue;
+        uint32_t n = min_u32(items[i].n_drafts, min_u32(room->rows, room->logits));
+        items[i].n_rows += n;
+        room->rows -= n;
+        room->logits -= n;
+    }
+}
+
 static struct batch_item *oldest_prompt(struct batch_item *items, uint32_t n_items)
 {
     for (uint32_t i = 0; i < n_items; i++)
@@ -155,7 +170,11 @@ uint32_t batch_pick(struct batch_item *items, uint32_t n_items, const struct bat
     uint32_t most = limits->max_prompt_rows > 0 ? limits->max_prompt_rows : limits->max_rows;
     struct room left = { min_u32(limits->max_rows - n_rows, most),
                          limits->max_logit_rows - n_rows };
-    uint32_t before = left.rows;
+    struct room before = left;
     pick_prompts(items, n_items, &left);
-    return n_rows + before - left.rows;
+    n_rows += before.rows - left.rows;
+    left.rows = limits->max_rows - n_rows;
+    before.rows = left.rows;
+    give_drafts(items, n_items, &left);
+    return n_rows + before.rows - left.rows;
 }

@@ -16,6 +16,7 @@
 static const double AVERAGE_WEIGHT = 0.25; /* of the newest step: follows within a few */
 /* Of what is expected at most: a step during which something else had the cores says little. */
 static const double MOST_SURPRISE = 4;
+static const double FADING = 0.998; /* per step: half within some 350 */
 
 static uint32_t bucket_of(uint32_t n_rows)
 {
@@ -25,9 +26,7 @@ static uint32_t bucket_of(uint32_t n_rows)
     return bucket;
 }
 
-/* What so many decoding rows take alone; of a number that was never seen, what the nearest smaller
- * one took, else the nearest larger; 0: not known. */
-static double decode_ns(const struct budget *b, uint32_t n_decoding)
+double budget_decode_ns(const struct budget *b, uint32_t n_decoding)
 {
     if (n_decoding == 0)
         return 0;
@@ -51,12 +50,27 @@ static void follow(double *average, double now)
     *average += AVERAGE_WEIGHT * ((now < most ? now : most) - *average);
 }
 
+/* More rows never take less.  What was not seen for long is believed less and less, so that one slow
+ * step does not keep its number of rows from being tried again (see speculate.c). */
+static void note_decode(struct budget *b, uint32_t at, double ns)
+{
+    follow(&b->decode_ns[at], ns);
+    double now = b->decode_ns[at];
+    for (uint32_t i = 0; i < at; i++)
+        b->decode_ns[i] = b->decode_ns[i] < now ? b->decode_ns[i] : now;
+    for (uint32_t i = at + 1; i < BUDGET_N_BUCKETS; i++) {
+        double faded = b->decode_ns[i] * FADING;
+        if (b->decode_ns[i] > 0)
+            b->decode_ns[i] = faded > now ? faded : now;
+    }
+}
+
 void budget_note(struct budget *b, uint32_t n_decoding, uint32_t n_prompt_rows, uint64_t ns)
 {
     if (n_prompt_rows == 0 && n_decoding > 0) {
-        follow(&b->decode_ns[bucket_of(n_decoding)], (double)ns);
+        note_decode(b, bucket_of(n_decoding), (double)ns);
     } else if (n_prompt_rows > 0) {
-        double rest = (double)ns - decode_ns(b, n_decoding);
+        double rest = (double)ns - budget_decode_ns(b, n_decoding);
         double least = (double)ns / (n_prompt_rows + n_decoding) / MOST_SURPRISE;
         double row = rest / n_prompt_rows;
         follow(&b->row_ns, row > least ? row : least);
@@ -74,7 +88,7 @@ static double target_ns(const struct budget *b, uint32_t n_decoding, double alon
 
 uint32_t budget_rows(const struct budget *b, uint32_t n_decoding, uint32_t max_rows)
 {
-    double alone = decode_ns(b, n_decoding), target = target_ns(b, n_decoding, alone);
+    double alone = budget_decode_ns(b, n_decoding), target = target_ns(b, n_decoding, alone);
     uint64_t rows = BUDGET_FIRST_ROWS;
     if (b->row_ns > 0)
         rows = target > alone ? (uint64_t)((target - alone) / b->row_ns) : 0;

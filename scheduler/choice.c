@@ -21,7 +21,7 @@ static const struct sched_prompt *prompt_of(const struct choice *c)
     return &c->req->opt.prompts[c->index / c->req->opt.n];
 }
 
-static const int32_t *output_of(const struct choice *c)
+static int32_t *output_of(const struct choice *c)
 {
     return c->transcript.tokens + c->transcript.n_echo;
 }
@@ -97,6 +97,7 @@ static int open_seq(struct choice *c, struct engine *e, struct engine_err *err)
 static void start(struct choice *c)
 {
     c->n_computed = engine_seq_n_tokens(c->seq);
+    c->n_drafts = 0;
     c->state = CHOICE_RUNNING;
     if (c->admitted_ns == 0)
         c->admitted_ns = clock_now_ns();
@@ -117,6 +118,7 @@ int choice_admit(struct choice *c, struct engine *e, int32_t *known, uint32_t n_
     if (c->state == CHOICE_WAITING) {
         if (open_transcript(c, e, err))
             return -1;
+        speculate_odds_init(&c->odds);
         c->n_cached = engine_seq_n_tokens(c->seq);
     }
     start(c);
@@ -138,6 +140,7 @@ int choice_fork(struct choice *c, const struct choice *leader, struct engine_err
     if (engine_seq_fork(leader->seq, &c->seq, err) ||
         open_transcript(c, leader->transcript.detok.e, err))
         return -1;
+    speculate_odds_init(&c->odds);
     start(c);
     return 0;
 }
@@ -163,6 +166,47 @@ void choice_close(struct choice *c)
     if (c->state != CHOICE_OVER)
         c->req->n_over++;
     c->state = CHOICE_OVER;
+}
+
+/* ---- drafts ---- */
+
+static uint32_t min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+/* The last new token is never computed: guesses are at those before it. */
+void choice_draft(struct choice *c, struct speculate_item *item)
+{
+    const struct sched_prompt *prompt = prompt_of(c);
+    uint32_t n_output = n_output_of(c);
+    struct speculate_text text = { prompt->tokens, output_of(c), prompt->n_tokens, n_output };
+    uint32_t most = min_u32(SPECULATE_MAX, engine_seq_draft_room(c->seq));
+    c->n_drafts = speculate_lookup(&text, min_u32(most, c->max_tokens - n_output - 1),
+                                   output_of(c) + n_output, &c->n_match);
+    *item = (struct speculate_item){ .n_drafts = c->n_drafts };
+    if (c->n_drafts > 0)
+        item->likelihood = speculate_odds_of(&c->odds, c->n_match);
+}
+
+void choice_set_drafts(struct choice *c, uint32_t n)
+{
+    c->n_drafts = n;
+}
+
+/* Once the token is known that the first guess was about. */
+static void settle_draft(struct choice *c, int32_t token)
+{
+    if (c->n_drafts == 0)
+        return;
+    bool is_hit = output_of(c)[n_output_of(c)] == token;
+    speculate_learn(&c->odds, c->n_match, is_hit);
+    c->n_drafts = is_hit ? c->n_drafts - 1 : 0;
+    if (!is_hit)
+        return;
+    engine_seq_keep(c->seq, token);
+    c->n_computed++;
+    c->req->usage.accepted_tokens++;
 }
 
 /* ---- rows ---- */
@@ -194,6 +238,7 @@ static bool wants_logits(const struct choice *c, uint32_t pos)
 void choice_rows(const struct choice *c, uint32_t n_rows, struct engine_row *rows)
 {
     const struct sched_prompt *prompt = prompt_of(c);
+    uint32_t n_known = prompt->n_tokens + n_output_of(c);
     for (uint32_t i = 0; i < n_rows; i++) {
         uint32_t pos = c->n_computed + i;
         rows[i] = (struct engine_row){
@@ -202,6 +247,7 @@ void choice_rows(const struct choice *c, uint32_t n_rows, struct engine_row *row
                                             : output_of(c)[pos - prompt->n_tokens],
             .pos = pos,
             .want_logits = wants_logits(c, pos),
+            .is_draft = pos >= n_known,
         };
     }
 }
@@ -214,8 +260,8 @@ bool choice_job(const struct choice *c, const struct engine_row *row, struct eng
         return false;
     const struct sched_options_request *opt = &c->req->opt;
     const struct sched_prompt *prompt = prompt_of(c);
-    uint32_t n_output = n_output_of(c);
     bool echoes = row->pos + 1 < prompt->n_tokens;
+    uint32_t n_output = echoes ? 0 : row->pos + 1 - prompt->n_tokens; /* guesses included */
     bool bans = n_output < opt->min_tokens && !echoes;
     *job = (struct engine_sample){
         .logits = row->logits,
@@ -278,6 +324,7 @@ static int accept_token(struct choice *c, const struct engine_sample *job, struc
     if (job->token < 0 || (uint32_t)job->token >= n_vocab)
         return engine_fail(err, ENGINE_ERR_INTERNAL, "sampling gave token %d of %u", job->token,
                            n_vocab);
+    settle_draft(c, job->token);
     uint32_t n_output = n_output_of(c) + 1;
     bool may_match = n_output >= opt->min_tokens;
     enum token_kind kind = kind_of(c, job->token);
@@ -296,9 +343,15 @@ static int accept_token(struct choice *c, const struct engine_sample *job, struc
     return 0;
 }
 
+bool choice_awaits(const struct choice *c, const struct engine_sample *job)
+{
+    return c->state == CHOICE_RUNNING && c->finish == SCHED_FINISH_NONE &&
+           job->position <= c->n_computed;
+}
+
 int choice_accept(struct choice *c, const struct engine_sample *job, struct engine_err *err)
 {
-    assert(c->state == CHOICE_RUNNING && c->finish == SCHED_FINISH_NONE);
+    assert(choice_awaits(c, job));
     c->n_judged = job->position;
     if (job->forced < 0)
         return accept_token(c, job, err);

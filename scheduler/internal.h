@@ -32,6 +32,7 @@ struct batch_item {
     bool all_logits;    /* every prompt row wants logits (but see last_logits) */
     bool last_logits;   /* the last prompt row wants logits */
     uint64_t waited;    /* steps since it last had a row; decides among too many that decode */
+    uint32_t n_drafts;  /* rows with logits that it would like besides, if it decodes */
     uint32_t n_rows;    /* out: rows in this step */
 };
 
@@ -62,6 +63,49 @@ struct budget {
 void budget_note(struct budget *b, uint32_t n_decoding, uint32_t n_prompt_rows, uint64_t ns);
 /* Prompt rows that the next step may have beside n_decoding rows. */
 uint32_t budget_rows(const struct budget *b, uint32_t n_decoding, uint32_t max_rows);
+/* What so many decoding rows take alone; of a number that was never seen, what the nearest smaller
+ * one took, else the nearest larger; 0: not known. */
+double budget_decode_ns(const struct budget *b, uint32_t n_decoding);
+
+/* ---- speculate.c: what a choice may say next, and which guesses are worth a row.  Pure. ---- */
+
+enum {
+    SPECULATE_MAX = 15,         /* guesses of a choice in one step */
+    SPECULATE_LEAST_MATCH = 2,  /* tokens that must have come before */
+    SPECULATE_MOST_MATCH = 8,   /* more say nothing more */
+    SPECULATE_N_CLASSES = 3,    /* of how long the match is */
+    SPECULATE_MAX_CHOICES = 32, /* decoding together: beyond, each row costs its full price */
+    SPECULATE_RETRY = 64,       /* refusals after which one guess is made all the same, to learn */
+};
+
+/* Prompt and output, joined. */
+struct speculate_text {
+    const int32_t *prompt, *output;
+    uint32_t n_prompt, n_output;
+};
+/* Writes to draft what came after the text's end where it came before: at the latest of the longest
+ * matches.  Returns how many tokens, at most `most`, and the length of the match. */
+uint32_t speculate_lookup(const struct speculate_text *text, uint32_t most, int32_t *draft,
+                          uint32_t *n_match);
+
+/* How often guesses of a choice came true, by the length of the match. */
+struct speculate_odds {
+    double hit[SPECULATE_N_CLASSES];
+};
+void speculate_odds_init(struct speculate_odds *odds);
+double speculate_odds_of(const struct speculate_odds *odds, uint32_t n_match);
+void speculate_learn(struct speculate_odds *odds, uint32_t n_match, bool is_hit);
+
+/* The guesses of one choice: each is right with this likelihood if all before it are. */
+struct speculate_item {
+    double likelihood;
+    uint32_t n_drafts;
+    uint32_t n_rows; /* out: how many of them are worth a row */
+};
+/* Sets n_rows of all items so that tokens per time are most, for n_decoding choices that decode, with
+ * at most max_rows guesses.  *n_refused counts steps in which none was.  Returns the sum. */
+uint32_t speculate_pick(struct speculate_item *items, uint32_t n_items, uint32_t n_decoding,
+                        uint32_t max_rows, const struct budget *costs, uint32_t *n_refused);
 
 /* ---- stops.c: stop strings as one automaton ---- */
 
@@ -162,7 +206,10 @@ struct choice {
     uint64_t order;         /* of the first admission, among all choices */
     uint32_t n_computed;    /* positions in the cache */
     uint32_t n_judged;      /* positions whose logits were used: they are not wanted again */
-    uint64_t last_step;     /* number of the last step that had a row of it */
+    uint32_t n_drafts;      /* tokens behind the output in its array: guesses at what follows */
+    uint32_t n_match;       /* that they were guessed from */
+    struct speculate_odds odds;
+    uint64_t last_step; /* number of the last step that had a row of it */
     struct transcript transcript;
     uint64_t admitted_ns, first_token_ns;
     uint32_t n_cached;        /* positions that came from the prefix cache */
@@ -189,11 +236,17 @@ bool choice_grow(struct choice *c, uint32_t n_rows);
 void choice_pause(struct choice *c); /* gives its pages back */
 void choice_close(struct choice *c); /* idempotent; the state becomes CHOICE_OVER */
 void choice_describe(const struct choice *c, uint64_t step, struct batch_item *item);
+/* Of one that decodes: guesses at the tokens after the next row, for choice_set_drafts to choose how
+ * many of them become rows behind it. */
+void choice_draft(struct choice *c, struct speculate_item *item);
+void choice_set_drafts(struct choice *c, uint32_t n);
 /* Writes the next n_rows rows. */
 void choice_rows(const struct choice *c, uint32_t n_rows, struct engine_row *rows);
 /* The sampling job for a computed row; false if the row needs none. */
 bool choice_job(const struct choice *c, const struct engine_row *row, struct engine_sample *job);
-/* Takes the result of a job: an echoed token's log-probability or a new token. */
+/* Is the job's result still of use?  Not once the choice has ended, nor behind a guess that was wrong. */
+bool choice_awaits(const struct choice *c, const struct engine_sample *job);
+/* Takes the result of a job that it awaits: an echoed token's log-probability or a new token. */
 int choice_accept(struct choice *c, const struct engine_sample *job, struct engine_err *err);
 uint32_t choice_n_prompt(const struct choice *c);
 uint32_t choice_n_output(const struct choice *c);
@@ -330,7 +383,7 @@ void queue_close(struct queue *q); /* refuses what comes, wakes the loop */
 /* ---- sched_stats.c ---- */
 
 struct step_facts {
-    uint32_t n_seqs, n_rows, n_prompt_rows, n_generated;
+    uint32_t n_seqs, n_rows, n_prompt_rows, n_generated, n_drafted, n_accepted;
     uint32_t n_prompt_tokens; /* of prompts that were completed */
     uint64_t ns;
 };
@@ -382,6 +435,7 @@ struct sched {
     struct engine *engine;
     sched_event_fn *on_event;
     uint32_t max_seqs;
+    bool speculates;
     struct batch_limits limits; /* max_prompt_rows moves with each step */
     struct budget budget;
     int32_t *ends;
@@ -403,7 +457,9 @@ struct sched {
     struct sched_request *requests; /* those with a choice admitted, oldest first */
     bool blocked;                   /* the next choice found no pages, and none came back since */
     struct batch_item *items;
-    struct preempt_item *victims; /* [max_seqs] */
+    struct speculate_item *drafts; /* [max_seqs] */
+    uint32_t n_refused;            /* steps since one had a draft, of those that could */
+    struct preempt_item *victims;  /* [max_seqs] */
     struct engine_row *rows;
     struct engine_sample *jobs; /* [max_logit_rows + max_seqs], as job_choices */
     struct choice **job_choices;

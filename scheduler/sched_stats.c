@@ -53,6 +53,8 @@ void stats_add_step(struct stats *st, const struct step_facts *facts)
     live->prompt_tokens += facts->n_prompt_tokens;
     live->prefill_tokens += facts->n_prompt_rows;
     live->generated_tokens += facts->n_generated;
+    live->drafted_tokens += facts->n_drafted;
+    live->accepted_tokens += facts->n_accepted;
     live->step_tokens_sum += facts->n_rows;
     live->step_tokens[bucket_of(sched_step_token_bounds, SCHED_N_STEP_TOKEN_BOUNDS,
                                 facts->n_rows)]++;
@@ -64,7 +66,9 @@ void stats_add_step(struct stats *st, const struct step_facts *facts)
     } else {
         live->decode_step[bucket]++;
         live->decode_step_ns += facts->ns;
-        follow_rate(&st->decode_rate, facts->n_rows, facts->ns);
+        /* Without guesses that were wrong: no request asked for them. */
+        follow_rate(&st->decode_rate, facts->n_rows - (facts->n_drafted - facts->n_accepted),
+                    facts->ns);
     }
 }
 

@@ -112,10 +112,26 @@ static uint32_t count_decoding(const struct sched *s)
     return n;
 }
 
+/* Only where nobody's prompt wants the rows, and few decode. */
+static void draft(struct sched *s)
+{
+    if (!s->speculates || count_decoding(s) < s->n_running || s->n_running > SPECULATE_MAX_CHOICES)
+        return;
+    for (uint32_t i = 0; i < s->n_running; i++)
+        choice_draft(s->running[i], &s->drafts[i]);
+    uint32_t most = s->limits.max_rows < s->limits.max_logit_rows ? s->limits.max_rows
+                                                                  : s->limits.max_logit_rows;
+    uint32_t room = most > s->n_running ? most - s->n_running : 0;
+    speculate_pick(s->drafts, s->n_running, s->n_running, room, &s->budget, &s->n_refused);
+    for (uint32_t i = 0; i < s->n_running; i++)
+        s->items[i].n_drafts = s->drafts[i].n_rows;
+}
+
 static uint32_t pick_rows(struct sched *s, struct step_facts *facts)
 {
     for (uint32_t i = 0; i < s->n_running; i++)
         choice_describe(s->running[i], s->step, &s->items[i]);
+    draft(s);
     s->limits.max_prompt_rows = budget_rows(&s->budget, count_decoding(s), s->limits.max_rows);
     batch_pick(s->items, s->n_running, &s->limits);
     admit_make_room(s);
@@ -164,24 +180,37 @@ static uint32_t fork_followers(struct sched *s, struct choice *leader, const str
     return n_jobs;
 }
 
+/* A row that belongs to the choice. */
+static void count_row(struct choice *c, struct step_facts *facts)
+{
+    c->n_computed++;
+    if (c->n_computed == choice_n_prompt(c) && choice_n_output(c) == 0 && choice_is_leader(c))
+        facts->n_prompt_tokens += choice_n_prompt(c);
+}
+
 /* Rows in their order, up to the first that was not computed: a deferred one comes again in a later
- * step, with all behind it.  Returns how many jobs were added. */
+ * step, with all behind it.  A guess that gives no numbers was a bad one, no more.  Returns how many
+ * jobs were added. */
 static uint32_t take_rows(struct sched *s, struct choice *c, const struct engine_row *rows,
                           const struct batch_item *item, uint32_t n_jobs, struct step_facts *facts)
 {
-    uint32_t i = 0;
+    uint32_t i = 0, n_drafts = 0;
     for (; i < item->n_rows && rows[i].status == ENGINE_ROW_DONE; i++) {
-        c->n_computed++;
-        if (c->n_computed == choice_n_prompt(c) && choice_n_output(c) == 0 && choice_is_leader(c))
-            facts->n_prompt_tokens += choice_n_prompt(c);
+        if (rows[i].is_draft)
+            n_drafts++;
+        else
+            count_row(c, facts);
         if (!choice_job(c, &rows[i], &s->jobs[n_jobs]))
             continue;
         s->job_choices[n_jobs++] = c;
         if (rows[i].pos + 1 == choice_n_prompt(c))
             n_jobs = fork_followers(s, c, &rows[i], n_jobs);
     }
-    if (i < item->n_rows && rows[i].status == ENGINE_ROW_FAILED)
+    if (i < item->n_rows && rows[i].status == ENGINE_ROW_FAILED && !rows[i].is_draft)
         fail_choice(s, c);
+    choice_set_drafts(c, n_drafts);
+    c->req->usage.drafted_tokens += n_drafts;
+    facts->n_drafted += n_drafts;
     c->last_step = s->step;
     facts->n_rows += i;
     facts->n_prompt_rows += item->n_prefill > 0 ? i : 0;
@@ -213,24 +242,43 @@ static void note_first_token(struct sched_request *r)
         r->first_token_ns = clock_now_ns();
 }
 
-static void take_job(struct sched *s, struct choice *c, const struct engine_sample *job,
-                     struct step_facts *facts)
+static void take_job(struct choice *c, const struct engine_sample *job, struct step_facts *facts)
 {
     struct engine_err err = { .code = ENGINE_ERR_NONE };
-    if (c->req->failed)
+    uint32_t n_accepted = c->req->usage.accepted_tokens;
+    if (c->req->failed || !choice_awaits(c, job))
         return;
     if (choice_accept(c, job, &err)) {
         request_fail(c->req, &err);
         return;
     }
+    facts->n_accepted += c->req->usage.accepted_tokens - n_accepted;
     if (job->forced >= 0)
         return;
     facts->n_generated++;
     note_first_token(c->req);
+}
+
+/* What the step gave the choice, in one piece. */
+static void tell(struct sched *s, struct choice *c)
+{
+    if (c->req->failed || choice_n_output(c) == 0)
+        return;
     if (c->finish != SCHED_FINISH_NONE)
         finish_choice(s, c);
     else
         deliver_delta(s->on_event, c);
+}
+
+/* The jobs of a choice are adjacent. */
+static void take_jobs(struct sched *s, uint32_t n_jobs, struct step_facts *facts)
+{
+    for (uint32_t i = 0; i < n_jobs; i++) {
+        struct choice *c = s->job_choices[i];
+        take_job(c, &s->jobs[i], facts);
+        if (i + 1 == n_jobs || s->job_choices[i + 1] != c)
+            tell(s, c);
+    }
 }
 
 /* Choices that wanted nothing but their prompt computed. */
@@ -263,8 +311,7 @@ static void step(struct sched *s)
     for (uint32_t i = 0; i < s->n_running; i++)
         if (s->items[i].n_rows > 0 && !s->running[i]->req->failed)
             deliver_progress(s->on_event, s->running[i]);
-    for (uint32_t i = 0; i < n_jobs; i++)
-        take_job(s, s->job_choices[i], &s->jobs[i], &facts);
+    take_jobs(s, n_jobs, &facts);
     finish_prefilled(s);
     stats_add_step(&s->stats, &facts);
     budget_note(&s->budget, facts.n_rows - facts.n_prompt_rows, facts.n_prompt_rows, facts.ns);
@@ -350,13 +397,14 @@ static int take_memory(struct sched *s)
     s->running = calloc(s->max_seqs, sizeof(struct choice *));
     s->paused = calloc(s->paused_cap, sizeof(struct choice *));
     s->items = calloc(s->max_seqs, sizeof(*s->items));
+    s->drafts = calloc(s->max_seqs, sizeof(*s->drafts));
     s->victims = calloc(s->max_seqs, sizeof(*s->victims));
     s->rows = calloc(s->limits.max_rows, sizeof(*s->rows));
     s->jobs = calloc(n_jobs, sizeof(*s->jobs));
     s->job_choices = calloc(n_jobs, sizeof(struct choice *));
     s->known = calloc(engine_info(s->engine)->n_ctx, sizeof(*s->known));
-    bool has_all = s->running && s->paused && s->items && s->victims && s->rows && s->jobs &&
-                   s->job_choices && s->known;
+    bool has_all = s->running && s->paused && s->items && s->drafts && s->victims && s->rows &&
+                   s->jobs && s->job_choices && s->known;
     return has_all && slots_init(&s->slots, s->max_seqs) == 0 ? list_ends(s) : -1;
 }
 
@@ -379,6 +427,7 @@ static void destroy(struct sched *s)
     free(s->paused);
     free(s->known);
     free(s->victims);
+    free(s->drafts);
     free(s->items);
     free(s->rows);
     free(s->jobs);
@@ -403,6 +452,7 @@ int sched_open(struct sched **out, struct engine *e, const struct sched_options 
     s->max_positions = find_max_positions(e);
     s->limits = (struct batch_limits){ info->max_rows, info->max_logit_rows, 0 };
     s->budget.itl_target_ns = opt->itl_target_ns;
+    s->speculates = opt->speculate;
     assert(s->on_event && s->limits.max_rows > 0 && s->limits.max_logit_rows > 0);
     if (take_memory(s)) {
         engine_fail(err, ENGINE_ERR_MEMORY, "no memory for a scheduler of %u sequences",

@@ -86,6 +86,8 @@ struct sched_usage {
     uint32_t prompt_tokens; /* each prompt once */
     uint32_t cached_tokens;
     uint32_t completion_tokens; /* sum over the choices; end and stop tokens count */
+    uint32_t drafted_tokens;    /* guessed and computed (sched_options.speculate) */
+    uint32_t accepted_tokens;   /* of these, which then were chosen */
 };
 
 /* Of a choice's prompt: the first event has n_done == n_cached, the last n_done == n_total, and
@@ -140,6 +142,8 @@ struct sched_options { /* valid when zeroed but for on_event */
     uint64_t max_queue_wait_ns; /* 0: 60 s */
     uint64_t itl_target_ns;     /* between tokens of running streams while prompts are computed;
                                  * 0: twice what the streams take alone */
+    bool speculate;             /* compute guesses at the next tokens in the same step where that is
+                                 * likely to be faster: see speculate.c; changes no answer */
 };
 
 /* Starts the thread.  e must outlive the scheduler, which alone steps it. */
@@ -197,6 +201,8 @@ struct sched_stats {                   /* monotonic unless called "now" */
     uint64_t prefix_query_tokens; /* looked for in the prefix cache */
     uint64_t prefix_hit_tokens;   /* and found: these were not computed */
     uint64_t preemptions;         /* choices paused because pages ran out */
+    uint64_t drafted_tokens;      /* computed as guesses */
+    uint64_t accepted_tokens;     /* of these, which then were chosen */
     uint64_t steps;
     uint64_t prefill_step_ns, decode_step_ns; /* time in steps with and without prompt rows */
     /* histograms of steps: counts per bucket, not cumulative, the last is +Inf */

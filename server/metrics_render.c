@@ -370,6 +370,14 @@ static void add_cache(struct text *t, const struct cache_facts *c)
            "Choices paused because the KV pages ran out.");
 }
 
+static void add_drafts(struct text *t, const struct sched_stats *s)
+{
+    single(t, "lacuna_draft_tokens_total", "counter", t->model, (double)s->drafted_tokens,
+           "Tokens computed as guesses (--speculate).");
+    single(t, "lacuna_accepted_draft_tokens_total", "counter", t->model, (double)s->accepted_tokens,
+           "Of these, which were then chosen.");
+}
+
 /* What routers of the Gateway API Inference Extension read of servers that they take for vLLM.  The
  * colon is against the rules for names, so these are never there unasked. */
 static void add_vllm(struct text *t, const struct sched_stats *s, const struct cache_facts *c)
@@ -481,6 +489,7 @@ void metrics_render(const struct srv *s, struct buf *out, bool openmetrics)
     struct cache_facts cache = read_cache(e, &stats);
     add_scheduler(&t, &stats);
     add_cache(&t, &cache);
+    add_drafts(&t, &stats);
     add_success(&t, s->metrics);
     add_rejected(&t, s->metrics);
     add_cancelled(&t, s->metrics);

@@ -213,6 +213,10 @@ const struct options_row options_rows[] = {
       .help = "longest time between a stream's tokens while prompts are computed, in milliseconds; "
               "auto: twice what the streams take alone",
       GROUP_LOAD, SERVE },
+    { "speculate", 0, "HOW", CHOICE(speculate, "off lookup"), .def = "lookup",
+      .help = "lookup: where a text repeats what it or its prompt said before, compute several tokens "
+              "per step, if that is measured to be faster; the answers stay the same",
+      GROUP_LOAD, SERVE | OPTIONS_RUN },
     { "overload-status", 0, "CODE", CHOICE(overload_status, "429 503"), .def = "429",
       .help = "HTTP status of requests refused for load", GROUP_LOAD, SERVE },
     { "request-timeout", 0, "TIME", SECONDS(request_timeout_s, 0, 7 * 86400), .word = "off",

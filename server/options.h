@@ -70,6 +70,7 @@ struct options {
     uint64_t max_queue_tokens;
     uint32_t max_queue_wait_s, request_timeout_s, ping_s;
     uint32_t itl_target_ms;   /* 0: auto */
+    uint32_t speculate;       /* 0: off, 1: lookup */
     uint32_t overload_status; /* 0: 429, 1: 503 */
     /* life */
     uint32_t watchdog_s, drain_delay_s, drain_timeout_s;

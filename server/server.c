@@ -189,6 +189,7 @@ static struct sched_options sched_options_of(const struct srv_options *opt)
         .max_queue_tokens = opt->max_queue_tokens,
         .max_queue_wait_ns = opt->max_queue_wait_s * 1000000000ull,
         .itl_target_ns = opt->itl_target_ms * 1000000ull,
+        .speculate = opt->speculate,
     };
 }
 

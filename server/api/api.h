@@ -119,6 +119,7 @@ void api_render_usage(struct buf *b, const struct sched_usage *u);
 struct api_timings {             /* of the one choice of a request */
     uint32_t n_cached, n_prompt; /* found in the cache; computed */
     uint32_t n_predicted;
+    uint32_t n_drafted, n_accepted;   /* see sched_usage */
     uint64_t prompt_ns, predicted_ns; /* admitted to first token; first to last token */
 };
 void api_render_timings(struct buf *b, const struct api_timings *t);

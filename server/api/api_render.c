@@ -263,6 +263,8 @@ void api_render_timings(struct buf *b, const struct api_timings *t)
     buf_printf(b, "{\"cache_n\":%u", t->n_cached);
     add_phase(b, "prompt", t->n_prompt, ms_of(t->prompt_ns));
     add_phase(b, "predicted", t->n_predicted, ms_of(t->predicted_ns));
+    if (t->n_drafted > 0)
+        buf_printf(b, ",\"draft_n\":%u,\"draft_n_accepted\":%u", t->n_drafted, t->n_accepted);
     buf_char(b, '}');
 }
 

@@ -44,6 +44,8 @@ static void add_timings(const struct completion *c, struct buf *b)
         .n_cached = c->usage.cached_tokens,
         .n_prompt = c->usage.prompt_tokens - c->usage.cached_tokens,
         .n_predicted = c->usage.completion_tokens,
+        .n_drafted = c->usage.drafted_tokens,
+        .n_accepted = c->usage.accepted_tokens,
         .prompt_ns = prompt_end_ns - c->admitted_ns,
         .predicted_ns = c->last_token_ns - c->first_token_ns,
     };

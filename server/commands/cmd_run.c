@@ -225,6 +225,8 @@ static void print_statistics(const struct run *run)
     /* The first of them came out of the prompt's last step. */
     if (run->first > 0 && u->completion_tokens > 1 && decode > 0)
         fprintf(stderr, ", %.1f tok/s", (u->completion_tokens - 1) / decode);
+    if (u->drafted_tokens > 0)
+        fprintf(stderr, "; %u of %u guesses were right", u->accepted_tokens, u->drafted_tokens);
     fprintf(stderr, " (%s)\n", end_name(run));
 }
 
@@ -247,7 +249,9 @@ static int complete(const struct options *o, struct engine *e, struct run *run)
     if (exit_code)
         goto out;
     /* The one request may fill the whole context, and waits for nobody. */
-    struct sched_options so = { .on_event = on_event, .max_seqs = 1 };
+    struct sched_options so = { .on_event = on_event,
+                                .max_seqs = 1,
+                                .speculate = o->speculate == 1 };
     if (sched_open(&s, e, &so, &err)) {
         exit_code = cmd_fail_err(&err);
         goto out;

@@ -86,6 +86,7 @@ static void server_options(const struct options *o, const char *path, struct srv
         .max_queue_tokens = o->max_queue_tokens,
         .max_queue_wait_s = o->max_queue_wait_s,
         .itl_target_ms = o->itl_target_ms,
+        .speculate = o->speculate == 1,
         .ping_s = o->ping_s,
         .request_timeout_s = o->request_timeout_s,
         .watchdog_s = o->watchdog_s,

@@ -124,3 +124,20 @@ def test_a_request_that_can_never_fit_is_refused_at_once_with_the_numbers(start)
     client = start("--ctx", "512", "--kv-bytes", "25M")
     error = client.refused({"prompt": STORY * 40, "max_tokens": 4}, code="context_length_exceeded")
     assert error["n_ctx"] == 512 and error["n_prompt_tokens"] > 512
+
+
+def test_same_bytes_when_tokens_are_guessed(start, client):
+    """Prompts that invite to copy from them; greedy and not, with stop strings, logprobs and choices."""
+    lists = "apples, pears, plums, cherries, figs, dates and nuts. " * 3
+    bodies = [
+        {"prompt": lists + "He bought apples, pears,", "max_tokens": 2 * N_TOKENS, "temperature": 0.5 * (i % 2), "seed": i,
+         "logprobs": 2 if i == 2 else None, "stop": ["figs, dates and nuts. apples"] if i == 3 else None, "n": 1 + i // 4,
+         "frequency_penalty": 0.2 * (i == 4), "ignore_eos": True} for i in range(6)]
+    off = start("--speculate", "off")
+    plain = [choices(off.post("/v1/completions", body)) for body in bodies]
+    assert off.metric("lacuna_draft_tokens_total") == 0
+    drafted, accepted = (client.metric(f"lacuna_{kind}_tokens_total") for kind in ("draft", "accepted_draft"))
+    assert [choices(client.post("/v1/completions", body)) for body in bodies] == plain
+    assert together(client, bodies) == plain
+    assert client.metric("lacuna_draft_tokens_total") > drafted
+    assert client.metric("lacuna_accepted_draft_tokens_total") > accepted

@@ -2,13 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users of a loaded server feel, each figure beside its baseline of the same run.
 
-usage: bench_serve.py [OPTION...] [itl|prefix|choices|probes|hostile|overload ...]     (default: the first four)
+usage: bench_serve.py [OPTION...] [itl|prefix|choices|probes|speculate|hostile|overload ...]  (default: the first five)
 
   itl      gaps between tokens of 4 streams while an 8K-token prompt is prefilled (gemma3-270m), against the same
            streams alone; and that prompt's time to its first token, against an idle server
   prefix   time to the first token of a prompt of about 1,000 tokens, first and second time
   choices  KV pages in use at a prompt of about 1,000 tokens, n = 8 against n = 1
   probes   latency of /health and /metrics while 16 clients keep the server busy
+  speculate  tok/s with --speculate lookup against off, of streams that copy from their prompt and of ones that tell
+           something new, 1 and 8 at once
   hostile  p95 latency of well-behaved clients beside dribbled headers, half-open bodies, 2,000 idle connections and
            streams that are not read, against the same clients without; --rounds pairs, in turn (see crowd.py)
   overload Poisson arrivals at four times the capacity for --minutes: goodput against the capacity, what the refused are
@@ -161,7 +163,59 @@ async def bench_probes(options):
               f"of {len(values)} (bar 50 ms; the client's own loop included)")
 
 
-SHORT = {"itl": bench_itl, "prefix": bench_prefix, "choices": bench_choices, "probes": bench_probes}
+def sentences(rng, n):
+    names = ["Anna", "Ben", "Clara", "David", "Ella", "Finn"]
+    things = ["a red bicycle", "two old maps", "the last ticket", "some fresh bread", "a letter from home"]
+    places = ["at the station", "near the river", "in the garden", "behind the school", "on the market"]
+    return " ".join(f"{rng.choice(names)} found {rng.choice(things)} {rng.choice(places)}." for _ in range(n))
+
+
+def copying(rng):
+    text = sentences(rng, 12)
+    return f"Text:\n{text}\n\nThe same text once more, word by word:\n{text[:60]}"
+
+
+def telling(rng):
+    return f"{sentences(rng, 2)}\n\nWrite a poem about {words(rng, 3)}:\n"
+
+
+async def rate(http, prompts, n_tokens, temperature):
+    begin = time.perf_counter()
+    await asyncio.gather(*[http.post("/v1/completions", json={
+        "prompt": p, "max_tokens": n_tokens, "temperature": temperature, "seed": 1, "ignore_eos": True}) for p in prompts])
+    return len(prompts) * n_tokens / (time.perf_counter() - begin)
+
+
+async def metric(http, name):
+    for line in (await http.get("/metrics")).text.splitlines():
+        if line.startswith(name + "{"):
+            return float(line.rsplit(" ", 1)[1])
+    raise AssertionError(f"no {name}")
+
+
+async def bench_speculate(options):
+    rng = random.Random()
+    model = options.model or harness.model_path()
+    kinds = [("copies", copying, 0), ("tells", telling, 0), ("tells, temperature 1", telling, 1)]
+    with harness.Server("--speculate", "off", model=model) as plain, harness.Server(model=model) as guessing:
+        async with httpx.AsyncClient(base_url=plain.url, timeout=600) as off, \
+                httpx.AsyncClient(base_url=guessing.url, timeout=600) as on:
+            for n in (1, 8):
+                for name, make, temperature in kinds:
+                    pairs, before = [], [await metric(on, f"lacuna_{k}_tokens_total") for k in ("draft", "accepted_draft")]
+                    for _ in range(options.rounds):
+                        prompts = [make(rng) for _ in range(n)]
+                        pairs.append([await rate(http, prompts, 160, temperature) for http in (off, on)])
+                    drafted, accepted = (await metric(on, f"lacuna_{k}_tokens_total") - b
+                                         for k, b in zip(("draft", "accepted_draft"), before))
+                    off_rate, on_rate = (statistics.median(column) for column in zip(*pairs))
+                    ratio = statistics.median(b / a for a, b in pairs)
+                    print(f"{n} streams, {name}: off {off_rate:.0f}, lookup {on_rate:.0f} tok/s ({ratio:.2f}x); "
+                          f"{accepted:.0f} of {drafted:.0f} guesses right")
+
+
+SHORT = {"itl": bench_itl, "prefix": bench_prefix, "choices": bench_choices, "probes": bench_probes,
+         "speculate": bench_speculate}
 BENCHES = {**SHORT, "hostile": hostile.bench, "overload": overload.bench}
 
 
@@ -175,6 +229,7 @@ def main():
                         help="of hostile; may be given again (default: each)")
     parser.add_argument("--files", type=int, help="RLIMIT_NOFILE of the server of hostile (default: as here)")
     parser.add_argument("--minutes", type=float, default=5, help="of overload (default 5)")
+    parser.add_argument("--model", help="of speculate (default: the default model)")
     parser.add_argument("--bin", help="the server's program (default build/release/lacuna)")
     options = parser.parse_args()
     if options.bin:

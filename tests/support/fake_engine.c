@@ -61,6 +61,7 @@ struct engine {
 struct engine_seq {
     struct engine *e;
     uint32_t max_tokens, n_grown, n_pages, n_shared, n_tokens;
+    uint32_t n_drafts; /* tokens behind n_tokens that may still be kept */
     bool no_cache;
     uint64_t salt, last_step;
     int32_t tokens[];
@@ -516,6 +517,21 @@ uint32_t engine_seq_n_tokens(const struct engine_seq *seq)
     return seq->n_tokens;
 }
 
+uint32_t engine_seq_draft_room(const struct engine_seq *seq)
+{
+    return seq->e->opt.page_tokens - 1 - seq->n_tokens % seq->e->opt.page_tokens;
+}
+
+void engine_seq_keep(struct engine_seq *seq, int32_t token)
+{
+    struct engine *e = seq->e;
+    check_thread(e);
+    check(e, seq->n_drafts > 0 && seq->tokens[seq->n_tokens] == token, "keeps what was no draft",
+          (uint64_t)token);
+    seq->n_drafts -= seq->n_drafts > 0;
+    seq->n_tokens++;
+}
+
 bool engine_fits(const struct engine *e, uint32_t n_tokens)
 {
     return e->opt.overestimates || pages_for(e, n_tokens) <= e->opt.n_pages;
@@ -523,12 +539,11 @@ bool engine_fits(const struct engine *e, uint32_t n_tokens)
 
 /* ---- steps ---- */
 
-static int32_t next_token(const struct engine_seq *seq, uint64_t hash)
+static int32_t next_token(const struct engine_seq *seq, uint32_t pos, uint64_t hash)
 {
     const struct engine *e = seq->e;
     for (uint32_t i = 0; i < e->n_scripts; i++) {
         const struct script *sc = &e->scripts[i];
-        uint32_t pos = seq->n_tokens;
         if (sc->first == seq->tokens[0] && pos >= sc->start && pos - sc->start < sc->n)
             return sc->tokens[pos - sc->start];
     }
@@ -539,14 +554,15 @@ static int32_t next_token(const struct engine_seq *seq, uint64_t hash)
     return 'a' + (int32_t)(hash / 5 % 26);
 }
 
-static void fill_logits(const struct engine_seq *seq, float *logits)
+/* After the first n tokens of the sequence, drafts included. */
+static void fill_logits(const struct engine_seq *seq, uint32_t n, float *logits)
 {
     uint64_t hash = 1;
-    for (uint32_t i = 0; i < seq->n_tokens; i++)
+    for (uint32_t i = 0; i < n; i++)
         hash = mix(hash * 31 + (uint64_t)seq->tokens[i]);
     for (uint32_t i = 0; i < N_VOCAB; i++)
         logits[i] = (float)(mix(hash + i) % 1000) / 1000.0f;
-    logits[next_token(seq, hash)] += 10.0f;
+    logits[next_token(seq, n, hash)] += 10.0f;
 }
 
 /* A run of rows of one sequence. */
@@ -559,6 +575,11 @@ static void check_run(struct engine *e, const struct engine_row *rows, uint32_t 
         check(e, rows[i].pos == seq->n_tokens + i, "positions do not continue", rows[i].pos);
         check(e, rows[i].pos < seq->n_grown, "the sequence has not grown to this position",
               rows[i].pos);
+        check(e, i == 0 || rows[i].is_draft >= rows[i - 1].is_draft, "a row behind a draft", i);
+        check(e,
+              !rows[i].is_draft ||
+                  (i > 0 && rows[i].pos / e->opt.page_tokens == rows[0].pos / e->opt.page_tokens),
+              "a draft begins a page", rows[i].pos);
         check(e, rows[i].token >= 0 && rows[i].token < N_VOCAB, "no such token",
               (uint64_t)rows[i].token);
     }
@@ -569,6 +590,7 @@ static float *compute_run(struct engine *e, struct engine_row *rows, uint32_t n,
 {
     struct engine_seq *seq = rows[0].seq;
     enum engine_row_status status = ENGINE_ROW_DONE;
+    seq->n_drafts = 0;
     for (uint32_t i = 0; i < n; i++) {
         if (status == ENGINE_ROW_DONE && rows[i].token == FAKE_POISON)
             status = ENGINE_ROW_FAILED;
@@ -579,9 +601,11 @@ static float *compute_run(struct engine *e, struct engine_row *rows, uint32_t n,
         rows[i].logits = NULL;
         if (status != ENGINE_ROW_DONE)
             continue;
-        seq->tokens[seq->n_tokens++] = rows[i].token;
+        seq->tokens[seq->n_tokens + seq->n_drafts] = rows[i].token;
+        seq->n_drafts += rows[i].is_draft;
+        seq->n_tokens += !rows[i].is_draft;
         if (rows[i].want_logits) {
-            fill_logits(seq, logits);
+            fill_logits(seq, seq->n_tokens + seq->n_drafts, logits);
             rows[i].logits = logits;
             logits += N_VOCAB;
         }

@@ -50,6 +50,28 @@ Test(batch, the_oldest_prompt_has_half_of_what_is_left)
     cr_assert_eq(it[1].n_rows, 0);
 }
 
+static struct batch_item guessing(uint32_t n)
+{
+    return (struct batch_item){ .last_logits = true, .waited = 1, .n_drafts = n };
+}
+
+Test(batch, guesses_have_what_nobody_else_wants)
+{
+    struct batch_item alone[] = { guessing(7), guessing(4), decoding(1) };
+    cr_assert_eq(PICK(alone, 64, 64), 14);
+    cr_assert_eq(alone[0].n_rows, 8);
+    cr_assert_eq(alone[1].n_rows, 5);
+    cr_assert_eq(PICK(alone, 64, 9), 9, "each wants logits");
+    cr_assert_eq(alone[0].n_rows, 7);
+    cr_assert_eq(PICK(alone, 2, 64), 2, "no row of a choice is given away for them");
+    struct batch_item beside[] = { guessing(7), prompt(100) };
+    cr_assert_eq(PICK(beside, 64, 64), 64);
+    cr_assert_eq(beside[0].n_rows, 1);
+    struct batch_item some[] = { guessing(7), prompt(60) };
+    cr_assert_eq(PICK(some, 64, 64), 64);
+    cr_assert_eq(some[0].n_rows, 4);
+}
+
 Test(batch, a_prompt_alone_has_all_rows)
 {
     struct batch_item it[] = { prompt(1000) };

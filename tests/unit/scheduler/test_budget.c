@@ -67,6 +67,27 @@ Test(budget, the_target_asked_for_is_kept)
     cr_assert(ns > 36 * ms && ns < 42 * ms, "%llu", (unsigned long long)ns);
 }
 
+Test(budget, more_rows_never_take_less)
+{
+    struct budget b = { .row_ns = 0 };
+    budget_note(&b, 1, 0, 50 * ms); /* a slow first step */
+    budget_note(&b, 8, 0, 10 * ms);
+    cr_assert_eq(budget_decode_ns(&b, 1), (double)(10 * ms));
+    cr_assert_eq(budget_decode_ns(&b, 4), (double)(10 * ms));
+}
+
+Test(budget, what_was_not_seen_for_long_is_believed_less)
+{
+    struct budget b = { .row_ns = 0 };
+    budget_note(&b, 8, 0, 90 * ms); /* something else had the cores */
+    for (int i = 0; i < 700; i++)
+        budget_note(&b, 1, 0, 10 * ms);
+    cr_assert(budget_decode_ns(&b, 8) < (double)(30 * ms));
+    for (int i = 0; i < 2000; i++)
+        budget_note(&b, 1, 0, 10 * ms);
+    cr_assert_eq(budget_decode_ns(&b, 8), budget_decode_ns(&b, 1));
+}
+
 Test(budget, prompts_always_move)
 {
     struct budget b = { .itl_target_ns = ms };

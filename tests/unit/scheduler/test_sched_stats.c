@@ -8,12 +8,19 @@
 #include "scheduler/internal.h"
 #include "tests/support/sched_fixture.h"
 
+#define FACTS(seqs, rows, prompt_rows, generated, prompt_tokens, t)                                \
+    (struct step_facts)                                                                            \
+    {                                                                                              \
+        .n_seqs = (seqs), .n_rows = (rows), .n_prompt_rows = (prompt_rows),                        \
+        .n_generated = (generated), .n_prompt_tokens = (prompt_tokens), .ns = (t)                  \
+    }
+
 Test(sched_stats, a_step_lands_in_one_bucket_of_each_histogram)
 {
     struct stats st = { .prefill_rate = 0 };
-    stats_add_step(&st, &(struct step_facts){ 2, 9, 7, 1, 7, 1000000 });
-    stats_add_step(&st, &(struct step_facts){ 3, 3, 0, 3, 0, 1000001 });
-    stats_add_step(&st, &(struct step_facts){ 1, 20000, 20000, 1, 20000, 11000000000ull });
+    stats_add_step(&st, &FACTS(2, 9, 7, 1, 7, 1000000));
+    stats_add_step(&st, &FACTS(3, 3, 0, 3, 0, 1000001));
+    stats_add_step(&st, &FACTS(1, 20000, 20000, 1, 20000, 11000000000ull));
     stats_publish(&st);
     struct sched_stats out;
     stats_read(&st, &out);
@@ -84,12 +91,19 @@ Test(sched_stats, retry_after_is_the_queued_work_at_the_measured_rates)
 Test(sched_stats, rates_follow_the_steps)
 {
     struct stats st = { .prefill_rate = 0 };
-    stats_add_step(&st, &(struct step_facts){ 1, 100, 100, 0, 100, 1000000000 });
+    stats_add_step(&st, &FACTS(1, 100, 100, 0, 100, 1000000000));
     cr_assert_float_eq(st.prefill_rate, 100, 1e-9);
     for (int i = 0; i < 200; i++)
-        stats_add_step(&st, &(struct step_facts){ 1, 300, 300, 0, 300, 1000000000 });
+        stats_add_step(&st, &FACTS(1, 300, 300, 0, 300, 1000000000));
     cr_assert_float_eq(st.prefill_rate, 300, 1);
     cr_assert_eq(st.decode_rate, 0);
-    stats_add_step(&st, &(struct step_facts){ 1, 0, 0, 0, 0, 1000 });
+    stats_add_step(&st, &FACTS(1, 0, 0, 0, 0, 1000));
     cr_assert_eq(st.decode_rate, 0, "a step of deferred rows says nothing");
+    struct step_facts guessed = FACTS(1, 16, 0, 4, 0, 1000000000);
+    guessed.n_drafted = 15;
+    guessed.n_accepted = 3;
+    stats_add_step(&st, &guessed);
+    cr_assert_float_eq(st.decode_rate, 4, 1e-9, "guesses that were wrong are no work done");
+    cr_assert_eq(st.live.drafted_tokens, 15);
+    cr_assert_eq(st.live.accepted_tokens, 3);
 }
