@@ -132,6 +132,9 @@ uint32_t stops_next(const struct stops *stops, uint32_t state, uint8_t byte);
 
 /* ---- transcript.c: tokens in, whole code points out ---- */
 
+/* Between two drops. */
+enum { TRANSCRIPT_MAX_PUSHES = 1 + SPECULATE_MAX };
+
 struct transcript_options {
     const struct engine *engine;
     const struct stops *stops; /* NULL: none */

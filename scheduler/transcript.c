@@ -73,9 +73,9 @@ static int take_memory(struct transcript *t, const struct transcript_options *op
         return -1;
     t->tokens = calloc((size_t)t->tokens_cap + 1, sizeof(*t->tokens));
     t->starts = calloc((size_t)t->tokens_cap + 1, sizeof(*t->starts));
-    /* The echo, what a stop string holds back, one push and the flush. */
+    /* The echo, what a stop string holds back, the tokens of a step and the flush. */
     t->text_cap = (size_t)n_echo_text + (opt->stops ? opt->stops->max_len : 0) +
-                  engine_detok_max(opt->engine) + 2 * ENGINE_DETOK_MIN;
+                  TRANSCRIPT_MAX_PUSHES * engine_detok_max(opt->engine) + 2 * ENGINE_DETOK_MIN;
     t->text = malloc(t->text_cap);
     if (opt->with_logprobs) {
         t->logprobs_cap = opt->n_echo + LOGPROBS_INITIAL;

@@ -70,7 +70,8 @@ async def first_token(http, prompt, **fields):
 async def bench_itl(options):
     rng = random.Random()
     rows = []
-    with harness.Server(model=harness.gemma_path()) as server:
+    # Without guesses: a gap is one token's.
+    with harness.Server("--speculate", "off", model=harness.gemma_path()) as server:
         async with httpx.AsyncClient(base_url=server.url, timeout=600) as http:
             for _ in range(options.rounds):
                 long = [words(rng, 7900) for _ in range(2)]
@@ -206,8 +207,8 @@ async def bench_speculate(options):
                     for _ in range(options.rounds):
                         prompts = [make(rng) for _ in range(n)]
                         pairs.append([await rate(http, prompts, 160, temperature) for http in (off, on)])
-                    drafted, accepted = (await metric(on, f"lacuna_{k}_tokens_total") - b
-                                         for k, b in zip(("draft", "accepted_draft"), before))
+                    drafted, accepted = [await metric(on, f"lacuna_{k}_tokens_total") - b
+                                         for k, b in zip(("draft", "accepted_draft"), before)]
                     off_rate, on_rate = (statistics.median(column) for column in zip(*pairs))
                     ratio = statistics.median(b / a for a, b in pairs)
                     print(f"{n} streams, {name}: off {off_rate:.0f}, lookup {on_rate:.0f} tok/s ({ratio:.2f}x); "

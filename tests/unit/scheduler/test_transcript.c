@@ -332,3 +332,14 @@ Test(transcript, joined_deltas_are_the_text_up_to_the_first_stop)
         check_random(pair[0], pair[1]);
     }
 }
+
+/* As many as a step with guesses gives at once. */
+Test(transcript, has_room_for_all_tokens_of_a_step)
+{
+    start(NULL, NULL);
+    for (uint32_t round = 0; round < 3; round++) {
+        for (uint32_t i = 0; i < TRANSCRIPT_MAX_PUSHES; i++)
+            push("日本");
+        cr_assert_eq(strlen(take(false, TRANSCRIPT_MAX_PUSHES)), 6 * TRANSCRIPT_MAX_PUSHES);
+    }
+}
