@@ -13,7 +13,9 @@
  */
 #include "scheduler/internal.h"
 
-static const double AVERAGE_WEIGHT = 0.25; /* of the newest step: follows within a few */
+/* Of the newest step.  What disturbs a step makes it longer, so averages fall at once and rise slowly: they
+ * are near what steps take undisturbed. */
+static const double FALLING_WEIGHT = 0.25, RISING_WEIGHT = 0.06;
 /* Of what is expected at most: a step during which something else had the cores says little. */
 static const double MOST_SURPRISE = 4;
 static const double FADING = 0.998; /* per step: half within some 350 */
@@ -46,8 +48,9 @@ static void follow(double *average, double now)
         *average = now;
         return;
     }
-    double most = *average * MOST_SURPRISE;
-    *average += AVERAGE_WEIGHT * ((now < most ? now : most) - *average);
+    double most = *average * MOST_SURPRISE,
+           weight = now < *average ? FALLING_WEIGHT : RISING_WEIGHT;
+    *average += weight * ((now < most ? now : most) - *average);
 }
 
 /* More rows never take less.  What was not seen for long is believed less and less, so that one slow

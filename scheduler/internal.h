@@ -48,7 +48,7 @@ enum {
     BUDGET_STEP_NS = 150 * 1000 * 1000,
     BUDGET_ITL_FACTOR = 2,
     BUDGET_FIRST_ROWS = 64, /* before any step was timed */
-    BUDGET_MIN_ROWS = 16,   /* fewer do not make a step shorter: the weights are read once */
+    BUDGET_MIN_ROWS = 8,    /* fewer hardly make a step shorter: the weights are read once */
     BUDGET_N_BUCKETS = 12,
 };
 
