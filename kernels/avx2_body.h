@@ -51,17 +51,4 @@ static inline __attribute__((always_inline)) void vec_tile_dots(const uint8_t *t
 #include "kernels/panel.h"
 #include "kernels/vector_body.h"
 
-static void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u)
-{
-    for (int half = 0; half < 2; half++)
-        for (int c = 0; c < UNPACK_VALUES; c += 32) {
-            __m256i v[8];
-            for (int i = 0; i < 8; i++)
-                v[i] = _mm256_load_si256((const __m256i *)(const void *)(rows[8 * half + i] + c));
-            v8_transpose(v);
-            for (int i = 0; i < 8; i++)
-                _mm256_store_si256((__m256i *)(void *)(u + 16 * c + 32 * half + 64 * i), v[i]);
-        }
-}
-
 #endif

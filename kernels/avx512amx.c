@@ -23,18 +23,6 @@ enum {
 
 #include "kernels/panel_piece.h"
 
-static void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u)
-{
-    for (int c = 0; c < UNPACK_VALUES; c += 64) {
-        w16 v[16];
-        for (int i = 0; i < 16; i++)
-            v[i] = _mm512_load_si512(rows[i] + c);
-        w16_transpose(v);
-        for (int i = 0; i < 16; i++)
-            _mm512_store_si512(u + 16 * c + 64 * i, v[i]);
-    }
-}
-
 /* ---- tiles ---- */
 
 /* Two sets of registers, so that one group is multiplied while the sums of the last are scaled.  Their

@@ -42,16 +42,4 @@ static inline __attribute__((always_inline)) void vec_tile_dots(const uint8_t *t
 #include "kernels/panel.h"
 #include "kernels/vector_body.h"
 
-static void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u)
-{
-    for (int c = 0; c < UNPACK_VALUES; c += 64) {
-        w16 v[16];
-        for (int i = 0; i < 16; i++)
-            v[i] = w16_load(rows[i] + c);
-        w16_transpose(v);
-        for (int i = 0; i < 16; i++)
-            w16_store(u + 16 * c + 64 * i, v[i]);
-    }
-}
-
 #endif

@@ -150,9 +150,9 @@ PANEL_INLINE void few_rows(enum kern_type type, const struct kern_matrix *w, uin
 
 /* ---- many tokens ---- */
 
-PANEL_INLINE void tile_tokens(const struct piece *p, const struct kern_act *act, uint32_t group,
-                              int zero, bool has_min, bool is_wide, size_t t0, uint32_t n_p,
-                              uint32_t n_t, float *y, size_t ldy, uint32_t n_rows)
+PANEL_INLINE void tile_tokens(struct piece *p, const struct kern_act *act, uint32_t group, int zero,
+                              bool has_min, bool is_wide, size_t t0, uint32_t n_p, uint32_t n_t,
+                              float *y, size_t ldy, uint32_t n_rows)
 {
     struct tokens x = tokens_at(act, group, t0, p->col);
     uint32_t n_groups = p->n_cols / group;
@@ -169,6 +169,7 @@ PANEL_INLINE void tile_tokens(const struct piece *p, const struct kern_act *act,
     for (uint32_t g = 0; g < n_groups; g++) {
         w16 sum[PANEL_TILE_PANELS][PANEL_TILE_TOKENS];
         size_t at = (size_t)g * KERN_PANEL_ROWS;
+        prefetch_ahead(p, n_p);
         for (uint32_t t = 0; t < n_t; t++)
             for (uint32_t i = 0; i < n_p; i++)
                 sum[i][t] = has_min ? w16_zero() : w16_set1(start[t][g]);
@@ -200,9 +201,9 @@ PANEL_INLINE void tile_tokens(const struct piece *p, const struct kern_act *act,
                        i + 1 < n_p ? KERN_PANEL_ROWS : n_rows);
 }
 
-PANEL_INLINE void tile_panels(const struct piece *p, const struct kern_act *act, uint32_t group,
-                              int zero, bool has_min, bool is_wide, size_t t0, uint32_t n_p,
-                              uint32_t n_t, float *y, size_t ldy, uint32_t n_rows)
+PANEL_INLINE void tile_panels(struct piece *p, const struct kern_act *act, uint32_t group, int zero,
+                              bool has_min, bool is_wide, size_t t0, uint32_t n_p, uint32_t n_t,
+                              float *y, size_t ldy, uint32_t n_rows)
 {
     if (n_p == 1)
         tile_tokens(p, act, group, zero, has_min, is_wide, t0, 1, n_t, y, ldy, n_rows);
@@ -212,7 +213,7 @@ PANEL_INLINE void tile_panels(const struct piece *p, const struct kern_act *act,
 }
 
 /* All tokens. */
-PANEL_INLINE void product_tokens(const struct piece *p, const struct kern_act *act, uint32_t group,
+PANEL_INLINE void product_tokens(struct piece *p, const struct kern_act *act, uint32_t group,
                                  int zero, bool has_min, bool is_wide, size_t t0, size_t t1,
                                  uint32_t n_p, float *y, size_t ldy, uint32_t n_rows)
 {
@@ -236,7 +237,7 @@ PANEL_INLINE void product_tokens(const struct piece *p, const struct kern_act *a
 }
 
 /* The panels of a piece, the last of which has n_rows rows; y is the first one's, of token t0. */
-static void piece_product(const struct piece *p, enum kern_type type, const struct kern_act *act,
+static void piece_product(struct piece *p, enum kern_type type, const struct kern_act *act,
                           size_t t0, size_t t1, uint32_t n_p, float *y, size_t ldy, uint32_t n_rows)
 {
     int zero = unpack_zero(type);
@@ -262,6 +263,7 @@ PANEL_INLINE void many_rows(enum kern_type type, const struct kern_matrix *w, ui
         uint32_t n_rows = rows_of_last(row1 - r, n_p);
         for (piece.col = 0; piece.col < w->n_cols; piece.col += piece.n_cols) {
             fill_piece(type, &piece, w, r, n_p);
+            look_ahead(type, &piece, w, r, row1, n_p);
             piece_product(&piece, type, act, t0, t1, n_p, y + (r - row0), ldy, n_rows);
         }
     }

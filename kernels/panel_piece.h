@@ -10,8 +10,7 @@
  *        s [n_groups][16], m [n_groups][16]
  * and multiplied with all tokens there.
  *
- * A variant defines PANEL_TILE_PANELS, the panels of a piece, before it includes this file, and
- * panel_transpose() anywhere.
+ * A variant defines PANEL_TILE_PANELS, the panels of a piece, before it includes this file.
  */
 #ifndef LACUNA_KERNELS_PANEL_PIECE_H
 #define LACUNA_KERNELS_PANEL_PIECE_H
@@ -28,7 +27,17 @@ enum {
 };
 
 /* 256 columns of 16 rows, [16][256], to [64][16][4]. */
-static void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u);
+static inline void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u)
+{
+    for (size_t c = 0; c < UNPACK_VALUES; c += 64) {
+        w16 v[KERN_PANEL_ROWS];
+        for (size_t i = 0; i < KERN_PANEL_ROWS; i++)
+            v[i] = w16_load(rows[i] + c);
+        w16_transpose(v);
+        for (size_t i = 0; i < KERN_PANEL_ROWS; i++)
+            w16_store(u + KERN_PANEL_ROWS * c + 64 * i, v[i]);
+    }
+}
 
 /* ---- a packed block ---- */
 
@@ -212,6 +221,10 @@ struct panel {
 struct piece {
     struct panel panel[PANEL_TILE_PANELS];
     uint32_t col, n_cols;
+    /* Codes of the next piece, by panel: asked for while this one is multiplied, or memory would stand
+     * still meanwhile, and filling wait for it. */
+    const uint8_t *ahead[PANEL_TILE_PANELS];
+    uint32_t n_ahead; /* lines of each */
 };
 
 /* The 16 rows from row0 of a matrix in rows; rows beyond the last repeat it. */
@@ -275,6 +288,39 @@ static inline uint32_t piece_cols(uint32_t n_left)
     uint32_t n = ((n_left + n_pieces - 1) / n_pieces + UNPACK_VALUES - 1) / UNPACK_VALUES *
                  UNPACK_VALUES;
     return n < n_left ? n : n_left;
+}
+
+/* Plans what comes after the piece: the next columns, or the first ones of the next panels before row1. */
+PANEL_INLINE void look_ahead(enum kern_type type, struct piece *piece, const struct kern_matrix *w,
+                             uint32_t r, uint32_t row1, uint32_t n_p)
+{
+    uint32_t col = piece->col + piece->n_cols;
+    if (col == w->n_cols) {
+        col = 0;
+        r += n_p * KERN_PANEL_ROWS;
+    }
+    piece->n_ahead = 0;
+    if (w->layout != KERN_LAYOUT_PANELS || r + (n_p - 1) * KERN_PANEL_ROWS >= row1)
+        return;
+    size_t panel_bytes = packed_panel_bytes(type, w->n_cols);
+    const uint8_t *codes = (const uint8_t *)w->data + r / KERN_PANEL_ROWS * panel_bytes +
+                           packed_codes_at(type, w->n_cols) +
+                           (size_t)(col / KERN_BLOCK) * packed_code_bytes(type);
+    for (uint32_t i = 0; i < n_p; i++)
+        piece->ahead[i] = codes + i * panel_bytes;
+    piece->n_ahead = piece_cols(w->n_cols - col) / KERN_BLOCK * packed_code_bytes(type) / 64;
+}
+
+/* Asks for the next lines of each panel: into the second-level cache, the first one is full. */
+PANEL_INLINE void prefetch_ahead(struct piece *piece, uint32_t n_p)
+{
+    enum { LINES = 2, SECOND_LEVEL = 2 };
+    if (piece->n_ahead < LINES)
+        return;
+    piece->n_ahead -= LINES;
+    for (uint32_t i = 0; i < n_p; i++)
+        for (uint32_t k = 0; k < LINES; k++, piece->ahead[i] += 64)
+            __builtin_prefetch(piece->ahead[i], 0, SECOND_LEVEL);
 }
 
 /* The next piece of w, from piece->col on, of n_p panels from row r on. */

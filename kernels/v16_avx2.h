@@ -425,22 +425,31 @@ static inline void v8_transpose(__m256i v[8])
     }
 }
 
-/* 16 rows to 16 columns: four squares, of which two change places. */
-static inline void v16_transpose(v16 v[16])
+/* 16 rows of 64 bytes to 16 registers of one dword per row: four squares, of which two change places. */
+static inline void w16_transpose(w16 v[16])
 {
     __m256i square[2][2][8];
     for (int a = 0; a < 2; a++) {
         for (int i = 0; i < 8; i++) {
-            square[a][0][i] = _mm256_castps_si256(v[8 * a + i].lo);
-            square[a][1][i] = _mm256_castps_si256(v[8 * a + i].hi);
+            square[a][0][i] = v[8 * a + i].lo;
+            square[a][1][i] = v[8 * a + i].hi;
         }
         v8_transpose(square[a][0]);
         v8_transpose(square[a][1]);
     }
     for (int b = 0; b < 2; b++)
         for (int i = 0; i < 8; i++)
-            v[8 * b + i] = v16_make(_mm256_castsi256_ps(square[0][b][i]),
-                                    _mm256_castsi256_ps(square[1][b][i]));
+            v[8 * b + i] = w16_make(square[0][b][i], square[1][b][i]);
+}
+
+static inline void v16_transpose(v16 v[16])
+{
+    w16 t[16];
+    for (int i = 0; i < 16; i++)
+        t[i] = w16_make(_mm256_castps_si256(v[i].lo), _mm256_castps_si256(v[i].hi));
+    w16_transpose(t);
+    for (int i = 0; i < 16; i++)
+        v[i] = v16_make(_mm256_castsi256_ps(t[i].lo), _mm256_castsi256_ps(t[i].hi));
 }
 
 /* The tree of kernels.h. */

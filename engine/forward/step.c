@@ -13,8 +13,8 @@ enum {
     ROW_ITEMS = 64, /* about so many: claiming costs little, and threads end together */
     /* Matrix rows per item: about this many multiplications, so that claiming costs nothing and the
      * weights come in long streams; but fewer, where threads would not end together. */
-    PRODUCT_MACS = 1 << 19,
-    ITEMS_PER_THREAD = 4,
+    PRODUCT_MACS = 1 << 21,
+    ITEMS_PER_THREAD = 8,
 };
 
 struct rows_job {

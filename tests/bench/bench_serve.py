@@ -89,9 +89,10 @@ async def bench_itl(options):
                 for s in streams:
                     s.task.cancel()
                 await asyncio.gather(*[s.task for s in streams], return_exceptions=True)
-                rows.append((quantile(quiet, 0.5), quantile(loaded, 0.5), quantile(loaded, 0.99), idle, busy))
-    quiet, half, worst, idle, busy = (statistics.median(column) for column in zip(*rows))
-    print(f"ITL of 4 streams: quiet p50 {quiet * 1e3:.1f} ms; during the prefill p50 {half * 1e3:.1f} ms ({half / quiet:.2f}x), "
+                rows.append((quantile(quiet, 0.5), quantile(quiet, 0.99), quantile(loaded, 0.5), quantile(loaded, 0.99),
+                             idle, busy))
+    quiet, noise, half, worst, idle, busy = (statistics.median(column) for column in zip(*rows))
+    print(f"ITL of 4 streams: quiet p50 {quiet * 1e3:.1f} ms, p99 {noise / quiet:.2f}x of it; during the prefill p50 {half * 1e3:.1f} ms ({half / quiet:.2f}x), "
           f"p99 {worst * 1e3:.1f} ms ({worst / quiet:.2f}x; bar 3x)")
     print(f"TTFT of the long prompt: idle {idle:.2f} s, beside the streams {busy:.2f} s ({busy / idle:.2f}x; bar 2.5x)")
 
