@@ -3,6 +3,7 @@
  * internal.h - the pools, block tables and prefix index behind kvcache.h.
  *
  *   pages.c     a pool: memory, counts of holders, the list of free pages
+ *   warm.c      its memory, made present before it is written
  *   prefix.c    what a page holds and how it is found
  *   sequence.c  block tables: reserve, commit, fork
  *   match.c     a sequence that begins with pages found
@@ -47,6 +48,9 @@ struct kv_pool {
     struct kv_group_options opt;
     uint8_t *mem;
     size_t mem_bytes;
+    struct kv_warm *warm; /* NULL: memory is made present by whoever writes it first */
+    uint32_t group;
+    uint32_t n_warm, n_ahead;  /* pages that warm was asked for, and how many it should be ahead */
     struct kv_page *page;      /* [n_pages] */
     uint32_t free_first;       /* the next to be taken */
     uint32_t free_last;        /* the one given back last */
@@ -62,7 +66,8 @@ struct kv {
     void (*hash)(const void *bytes, size_t n, uint64_t seed, uint64_t out[2]);
     uint64_t hash_seed;
     uint64_t shuffle_state; /* 0: pages are handed out in order */
-    struct kv_seq *seqs;    /* all open ones, for kv_check */
+    struct kv_warm *warm;
+    struct kv_seq *seqs; /* all open ones, for kv_check */
 };
 
 /* Entries [first, n) of a table hold pages; below first they slid out of the window. */
@@ -98,6 +103,13 @@ void kv_pool_hold(struct kv_pool *pool, uint32_t page);
 /* One holder fewer.  Without any it is free: published, the last to be taken again, else the first. */
 void kv_pool_drop(struct kv_pool *pool, uint32_t page);
 void kv_pool_copy(struct kv_pool *pool, uint32_t to, uint32_t from); /* what lies in it */
+
+/* ---- warm.c ---- */
+
+struct kv_warm *kv_warm_open(void);    /* NULL if there is no such thread */
+void kv_warm_close(struct kv_warm *w); /* before the memory goes; NULL is fine */
+/* The first bytes of a pool's memory, more than before, will be written soon. */
+void kv_warm_ask(struct kv_warm *w, uint32_t group, uint8_t *mem, size_t bytes);
 
 /* ---- prefix.c ---- */
 

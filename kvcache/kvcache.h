@@ -17,6 +17,7 @@
  *     unless open pages have another form (see open_parts).
  *
  * The cache moves bytes; what lies in them is the business of kernels.h (struct kern_attend).
+ * A thread of the cache's own makes memory present before it is needed; nobody else meets it.
  * Scheduler thread only, except kv_page and kv_open_part, which workers call while no table changes.
  */
 #ifndef LACUNA_KVCACHE_H

@@ -16,6 +16,7 @@
 #include "kvcache/internal.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
+#define WARM_BYTES ((size_t)64 << 20) /* of a pool, ahead of the highest page taken */
 
 /* Maps bytes rounded up to huge pages; NULL if the kernel refuses.  The memory is not touched: what
  * was never written costs nothing. */
@@ -108,6 +109,28 @@ static int link_all(struct kv_pool *pool, uint64_t *shuffle_state)
     return 0;
 }
 
+/* ---- memory ahead ---- */
+
+static void start_warming(struct kv_pool *pool, struct kv_warm *warm, uint32_t group)
+{
+    size_t page_bytes = pool->opt.n_layers * pool->opt.layer_bytes;
+    pool->warm = warm;
+    pool->group = group;
+    pool->n_ahead = (uint32_t)(WARM_BYTES / page_bytes) + 2;
+}
+
+/* The page will be written. */
+static void warm_ahead_of(struct kv_pool *pool, uint32_t page)
+{
+    bool is_covered = page + pool->n_ahead / 2 < pool->n_warm || pool->n_warm == pool->opt.n_pages;
+    if (is_covered || !pool->warm)
+        return;
+    uint32_t left = pool->opt.n_pages - page;
+    pool->n_warm = page + (pool->n_ahead < left ? pool->n_ahead : left);
+    kv_warm_ask(pool->warm, pool->group, pool->mem,
+                (size_t)pool->n_warm * pool->opt.n_layers * pool->opt.layer_bytes);
+}
+
 /* ---- holders ---- */
 
 uint32_t kv_pool_take(struct kv_pool *pool)
@@ -120,6 +143,7 @@ uint32_t kv_pool_take(struct kv_pool *pool)
         pool->n_cached--;
     }
     pool->page[page].refs = 1;
+    warm_ahead_of(pool, page);
     return page;
 }
 
@@ -203,6 +227,9 @@ int kv_open(struct kv **out, const struct kv_options *opt)
         kv_close(kv);
         return rc;
     }
+    kv->warm = kv_warm_open();
+    for (uint32_t g = 0; g < kv->n_groups; g++)
+        start_warming(&kv->pool[g], kv->warm, g);
     *out = kv;
     return 0;
 }
@@ -212,6 +239,7 @@ void kv_close(struct kv *kv)
     if (!kv)
         return;
     assert(!kv->seqs);
+    kv_warm_close(kv->warm);
     for (uint32_t g = 0; g < kv->n_groups; g++)
         kv_pool_close(&kv->pool[g]);
     free(kv);

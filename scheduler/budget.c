@@ -13,9 +13,11 @@
  */
 #include "scheduler/internal.h"
 
-/* Of the newest step.  What disturbs a step makes it longer, so averages fall at once and rise slowly: they
- * are near what steps take undisturbed. */
-static const double FALLING_WEIGHT = 0.25, RISING_WEIGHT = 0.06;
+/* Of the newest step: follows within a few. */
+static const double AVERAGE_WEIGHT = 0.25;
+/* What disturbs a step makes it longer, so what streams take alone falls at once and rises slowly: it is near
+ * what they take undisturbed. */
+static const double RISING_WEIGHT = 0.06;
 /* Of what is expected at most: a step during which something else had the cores says little. */
 static const double MOST_SURPRISE = 4;
 static const double FADING = 0.998; /* per step: half within some 350 */
@@ -42,14 +44,14 @@ double budget_decode_ns(const struct budget *b, uint32_t n_decoding)
     return 0;
 }
 
-static void follow(double *average, double now)
+static void follow(double *average, double now, double rising_weight)
 {
     if (*average <= 0) {
         *average = now;
         return;
     }
-    double most = *average * MOST_SURPRISE,
-           weight = now < *average ? FALLING_WEIGHT : RISING_WEIGHT;
+    double most = *average * MOST_SURPRISE;
+    double weight = now < *average ? AVERAGE_WEIGHT : rising_weight;
     *average += weight * ((now < most ? now : most) - *average);
 }
 
@@ -57,7 +59,7 @@ static void follow(double *average, double now)
  * step does not keep its number of rows from being tried again (see speculate.c). */
 static void note_decode(struct budget *b, uint32_t at, double ns)
 {
-    follow(&b->decode_ns[at], ns);
+    follow(&b->decode_ns[at], ns, RISING_WEIGHT);
     double now = b->decode_ns[at];
     for (uint32_t i = 0; i < at; i++)
         b->decode_ns[i] = b->decode_ns[i] < now ? b->decode_ns[i] : now;
@@ -76,7 +78,7 @@ void budget_note(struct budget *b, uint32_t n_decoding, uint32_t n_prompt_rows, 
         double rest = (double)ns - budget_decode_ns(b, n_decoding);
         double least = (double)ns / (n_prompt_rows + n_decoding) / MOST_SURPRISE;
         double row = rest / n_prompt_rows;
-        follow(&b->row_ns, row > least ? row : least);
+        follow(&b->row_ns, row > least ? row : least, AVERAGE_WEIGHT);
     }
 }
 
