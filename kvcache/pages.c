@@ -111,12 +111,16 @@ static int link_all(struct kv_pool *pool, uint64_t *shuffle_state)
 
 /* ---- memory ahead ---- */
 
+static size_t page_bytes(const struct kv_pool *pool)
+{
+    return pool->opt.n_layers * pool->opt.layer_bytes;
+}
+
 static void start_warming(struct kv_pool *pool, struct kv_warm *warm, uint32_t group)
 {
-    size_t page_bytes = pool->opt.n_layers * pool->opt.layer_bytes;
     pool->warm = warm;
     pool->group = group;
-    pool->n_ahead = (uint32_t)(WARM_BYTES / page_bytes) + 2;
+    pool->n_ahead = (uint32_t)(WARM_BYTES / page_bytes(pool)) + 2;
 }
 
 /* The page will be written. */
@@ -127,8 +131,7 @@ static void warm_ahead_of(struct kv_pool *pool, uint32_t page)
         return;
     uint32_t left = pool->opt.n_pages - page;
     pool->n_warm = page + (pool->n_ahead < left ? pool->n_ahead : left);
-    kv_warm_ask(pool->warm, pool->group, pool->mem,
-                (size_t)pool->n_warm * pool->opt.n_layers * pool->opt.layer_bytes);
+    kv_warm_ask(pool->warm, pool->group, pool->mem, pool->n_warm * page_bytes(pool));
 }
 
 /* ---- holders ---- */
@@ -174,7 +177,7 @@ void kv_pool_drop(struct kv_pool *pool, uint32_t page)
 
 void kv_pool_copy(struct kv_pool *pool, uint32_t to, uint32_t from)
 {
-    size_t bytes = pool->opt.n_layers * pool->opt.layer_bytes;
+    size_t bytes = page_bytes(pool);
     memcpy(pool->mem + to * bytes, pool->mem + from * bytes, bytes);
 }
 

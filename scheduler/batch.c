@@ -21,11 +21,6 @@ struct room {
     uint32_t rows, logits;
 };
 
-static uint32_t min_u32(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
 uint32_t batch_n_logits(const struct batch_item *item, uint32_t n_rows)
 {
     if (item->n_prefill == 0 || n_rows == 0)
@@ -103,17 +98,18 @@ static uint32_t pick_decoding(struct batch_item *items, uint32_t n_items, uint32
     return n_decoding;
 }
 
-/* What is left, to guesses. */
-static void give_drafts(struct batch_item *items, uint32_t n_items, struct room *room)
+/* What is left, to guesses.  Returns how many rows were given. */
+static uint32_t give_drafts(struct batch_item *items, uint32_t n_items, struct room room)
 {
+    uint32_t left = min_u32(room.rows, room.logits), before = left;
     for (uint32_t i = 0; i < n_items; i++) {
         if (items[i].n_prefill > 0 || items[i].n_rows == 0)
             continue;
-        uint32_t n = min_u32(items[i].n_drafts, min_u32(room->rows, room->logits));
+        uint32_t n = min_u32(items[i].n_drafts, left);
         items[i].n_rows += n;
-        room->rows -= n;
-        room->logits -= n;
+        left -= n;
     }
+    return before - left;
 }
 
 static struct batch_item *oldest_prompt(struct batch_item *items, uint32_t n_items)
@@ -170,11 +166,9 @@ uint32_t batch_pick(struct batch_item *items, uint32_t n_items, const struct bat
     uint32_t most = limits->max_prompt_rows > 0 ? limits->max_prompt_rows : limits->max_rows;
     struct room left = { min_u32(limits->max_rows - n_rows, most),
                          limits->max_logit_rows - n_rows };
-    struct room before = left;
+    uint32_t before = left.rows;
     pick_prompts(items, n_items, &left);
-    n_rows += before.rows - left.rows;
+    n_rows += before - left.rows;
     left.rows = limits->max_rows - n_rows;
-    before.rows = left.rows;
-    give_drafts(items, n_items, &left);
-    return n_rows + before.rows - left.rows;
+    return n_rows + give_drafts(items, n_items, left);
 }

@@ -170,11 +170,6 @@ void choice_close(struct choice *c)
 
 /* ---- drafts ---- */
 
-static uint32_t min_u32(uint32_t a, uint32_t b)
-{
-    return a < b ? a : b;
-}
-
 /* The last new token is never computed: guesses are at those before it. */
 void choice_draft(struct choice *c, struct speculate_item *item)
 {

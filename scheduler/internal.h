@@ -18,6 +18,11 @@
 
 #include "scheduler/scheduler.h"
 
+static inline uint32_t min_u32(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
 /* ---- batch.c: what goes into the next step ---- */
 
 struct batch_limits {
@@ -102,10 +107,10 @@ struct speculate_item {
     uint32_t n_drafts;
     uint32_t n_rows; /* out: how many of them are worth a row */
 };
-/* Sets n_rows of all items so that tokens per time are most, for n_decoding choices that decode, with
- * at most max_rows guesses.  *n_refused counts steps in which none was.  Returns the sum. */
-uint32_t speculate_pick(struct speculate_item *items, uint32_t n_items, uint32_t n_decoding,
-                        uint32_t max_rows, const struct budget *costs, uint32_t *n_refused);
+/* Sets n_rows of the items, one of each choice that decodes, so that tokens per time are most, with at
+ * most max_rows guesses.  *n_refused counts steps in which none was.  Returns the sum. */
+uint32_t speculate_pick(struct speculate_item *items, uint32_t n_items, uint32_t max_rows,
+                        const struct budget *costs, uint32_t *n_refused);
 
 /* ---- stops.c: stop strings as one automaton ---- */
 

@@ -119,10 +119,9 @@ static void draft(struct sched *s)
         return;
     for (uint32_t i = 0; i < s->n_running; i++)
         choice_draft(s->running[i], &s->drafts[i]);
-    uint32_t most = s->limits.max_rows < s->limits.max_logit_rows ? s->limits.max_rows
-                                                                  : s->limits.max_logit_rows;
+    uint32_t most = min_u32(s->limits.max_rows, s->limits.max_logit_rows);
     uint32_t room = most > s->n_running ? most - s->n_running : 0;
-    speculate_pick(s->drafts, s->n_running, s->n_running, room, &s->budget, &s->n_refused);
+    speculate_pick(s->drafts, s->n_running, room, &s->budget, &s->n_refused);
     for (uint32_t i = 0; i < s->n_running; i++)
         s->items[i].n_drafts = s->drafts[i].n_rows;
 }

@@ -124,14 +124,14 @@ static void take_back(struct speculate_item *items, uint32_t n_items)
 }
 
 /* How many guesses make most tokens per time. */
-static uint32_t best_number(struct speculate_item *items, uint32_t n_items, uint32_t n_decoding,
-                            uint32_t max_rows, const struct budget *costs)
+static uint32_t best_number(struct speculate_item *items, uint32_t n_items, uint32_t max_rows,
+                            const struct budget *costs)
 {
-    double n_tokens = n_decoding, best_rate = n_tokens / budget_decode_ns(costs, n_decoding), gain;
+    double n_tokens = n_items, best_rate = n_tokens / budget_decode_ns(costs, n_items), gain;
     uint32_t best = 0;
     for (uint32_t n = 1; n <= max_rows && (gain = add_likeliest(items, n_items)) > 0; n++) {
         n_tokens += gain;
-        double rate = n_tokens / budget_decode_ns(costs, n_decoding + n);
+        double rate = n_tokens / budget_decode_ns(costs, n_items + n);
         if (rate > best_rate) {
             best_rate = rate;
             best = n;
@@ -149,13 +149,13 @@ static bool has_drafts(const struct speculate_item *items, uint32_t n_items)
     return false;
 }
 
-uint32_t speculate_pick(struct speculate_item *items, uint32_t n_items, uint32_t n_decoding,
-                        uint32_t max_rows, const struct budget *costs, uint32_t *n_refused)
+uint32_t speculate_pick(struct speculate_item *items, uint32_t n_items, uint32_t max_rows,
+                        const struct budget *costs, uint32_t *n_refused)
 {
     take_back(items, n_items);
-    if (budget_decode_ns(costs, n_decoding) <= 0 || !has_drafts(items, n_items) || max_rows == 0)
+    if (budget_decode_ns(costs, n_items) <= 0 || !has_drafts(items, n_items) || max_rows == 0)
         return 0;
-    uint32_t n = best_number(items, n_items, n_decoding, max_rows, costs);
+    uint32_t n = best_number(items, n_items, max_rows, costs);
     *n_refused = n > 0 ? 0 : *n_refused + 1;
     if (*n_refused >= SPECULATE_RETRY) {
         *n_refused = 0;

@@ -239,10 +239,10 @@ static uint32_t n_prompt_rows(const struct forward *f)
     return n;
 }
 
-static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t group)
+static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t group,
+                       uint32_t block_rows)
 {
     uint32_t window = f->shape->group_window[group], n_partials = 0;
-    uint32_t most = rows_of_block(f, n_prompt_rows(f));
     plan->n_work = plan->n_split = 0;
     plan->n_rows = f->n_rows;
     for (uint32_t row = 0; row < f->n_rows; row++) {
@@ -251,7 +251,7 @@ static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t 
     }
     for (uint32_t i = 0; i < f->n_runs; i++) {
         if (!split(f, plan, window, &f->run[i], &n_partials)) {
-            plan_whole(f, plan, window, &f->run[i], most);
+            plan_whole(f, plan, window, &f->run[i], block_rows);
             continue;
         }
         plan->run_item[i] = plan->row_item0[f->run[i].row0];
@@ -263,8 +263,9 @@ static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t 
 /* Groups run one after the other: they share the memory of the partials. */
 void attention_plan_step(struct forward *f)
 {
+    uint32_t block_rows = rows_of_block(f, n_prompt_rows(f));
     for (uint32_t g = 0; g < f->shape->n_groups; g++)
-        plan_group(f, &f->plan[g], g);
+        plan_group(f, &f->plan[g], g, block_rows);
 }
 
 /* ---- the work ---- */

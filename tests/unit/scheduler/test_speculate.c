@@ -92,7 +92,7 @@ static uint32_t n_refused;
 static uint32_t pick(struct speculate_item *items, uint32_t n, const struct budget *b)
 {
     n_refused = 0;
-    return speculate_pick(items, n, n, 512, b, &n_refused);
+    return speculate_pick(items, n, 512, b, &n_refused);
 }
 
 Test(speculate, rows_that_cost_nothing_are_taken)
@@ -127,7 +127,7 @@ Test(speculate, without_costs_or_guesses_there_is_nothing)
     cr_assert_eq(pick(items, 2, &unknown), 0);
     cr_assert_eq(pick(items + 1, 1, &b), 0);
     cr_assert_eq(n_refused, 0, "there was nothing to refuse");
-    cr_assert_eq(speculate_pick(items, 2, 2, 3, &b, &n_refused), 3, "no more than there is room");
+    cr_assert_eq(speculate_pick(items, 2, 3, &b, &n_refused), 3, "no more than there is room");
 }
 
 Test(speculate, after_many_refusals_one_is_tried)
@@ -138,7 +138,7 @@ Test(speculate, after_many_refusals_one_is_tried)
     uint32_t refused = 0, n_tried = 0;
     for (uint32_t i = 0; i < 3 * SPECULATE_RETRY; i++) {
         struct speculate_item items[] = { GUESSES(0.5, 15), GUESSES(0.6, 15) };
-        uint32_t n = speculate_pick(items, 2, 2, 512, &b, &refused);
+        uint32_t n = speculate_pick(items, 2, 512, &b, &refused);
         n_tried += n;
         cr_assert_leq(n, 1);
         cr_assert_eq(items[1].n_rows, n, "the likeliest");
