@@ -35,7 +35,8 @@ static inline uint32_t few_max(enum kern_type type)
 {
     if (PANEL_FEW_PANELS == 1 || packed_chunk_blocks(type) > 1)
         return 4;
-    return packed_bits(type) == 8 ? 24 : 12;
+    uint32_t bits = packed_bits(type);
+    return bits == 8 ? 24 : bits == 4 ? 12 : 4;
 }
 
 /* Panels side by side, from their first bytes on. */

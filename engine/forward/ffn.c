@@ -61,21 +61,24 @@ void ffn_hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, uint
 struct hidden_job {
     struct forward *f;
     const struct gated *g;
-    uint32_t item_rows;
+    struct share share; /* of tiles of neurons */
 };
 
 static void hidden_item(void *ctx, uint32_t item)
 {
     const struct hidden_job *job = ctx;
-    uint32_t n0 = item * job->item_rows, n1 = n0 + job->item_rows, n = job->g->up->n_rows;
-    ffn_hidden_tile(job->f, job->g, n0, n1 < n ? n1 : n, 0, job->f->n_rows);
+    uint32_t from, to, n = job->g->up->n_rows;
+    share_item(&job->share, item, &from, &to);
+    to *= KERN_TILE_ROWS;
+    ffn_hidden_tile(job->f, job->g, from * KERN_TILE_ROWS, to < n ? to : n, 0, job->f->n_rows);
 }
 
 void ffn_hidden(struct forward *f, const struct gated *g)
 {
     const struct kern_matrix *up = g->up;
-    struct hidden_job job = { f, g, forward_item_rows(f, up->n_rows, 2 * up->n_cols, f->n_rows) };
-    workers_run(f->workers, hidden_item, &job, (up->n_rows + job.item_rows - 1) / job.item_rows);
+    uint32_t n_tiles = (up->n_rows + KERN_TILE_ROWS - 1) / KERN_TILE_ROWS;
+    struct hidden_job job = { f, g, forward_share_rows(f, n_tiles, 2 * up->n_cols, f->n_rows) };
+    workers_run(f->workers, hidden_item, &job, share_n_items(&job.share));
     profile_add_product(&f->profile, PROFILE_GATE_UP, up, f->n_rows);
     if (!f->shape->arch->ungated)
         profile_add_product(&f->profile, PROFILE_GATE_UP, g->gate, f->n_rows);

@@ -17,6 +17,7 @@
 #define LACUNA_ENGINE_FORWARD_H
 
 #include "engine/forward/profile.h"
+#include "engine/forward/share.h"
 #include "engine/model/weights.h"
 #include "engine/workers.h"
 #include "kvcache/kvcache.h"
@@ -222,10 +223,10 @@ struct product {
 enum { FORWARD_MAX_PRODUCTS = 4 };
 void forward_products(struct forward *f, const struct product *p, uint32_t n,
                       enum profile_part part);
-/* Of a matrix of n_rows x n_cols, how many rows are one item of work when n_tokens rows are multiplied: a
- * multiple of KERN_TILE_ROWS.  The results do not depend on it. */
-uint32_t forward_item_rows(const struct forward *f, uint32_t n_rows, uint32_t n_cols,
-                           uint32_t n_tokens);
+/* How n_tiles tiles of KERN_TILE_ROWS rows of n_cols are shared out when they are multiplied with
+ * n_tokens rows.  The results do not depend on it. */
+struct share forward_share_rows(const struct forward *f, uint32_t n_tiles, uint32_t n_cols,
+                                uint32_t n_tokens);
 
 /* Quantises a row of a for the matrix that reads it, if that is quantised. */
 void forward_quantise_row(struct forward *f, struct activations *a, const struct kern_matrix *w,

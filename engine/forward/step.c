@@ -11,10 +11,10 @@
 
 enum {
     ROW_ITEMS = 64, /* about so many: claiming costs little, and threads end together */
-    /* Matrix rows per item: about this many multiplications, so that claiming costs nothing and the
-     * weights come in long streams; but fewer, where threads would not end together. */
-    PRODUCT_MACS = 1 << 21,
-    ITEMS_PER_THREAD = 8,
+    /* Multiplications of an item at least, so that claiming it costs nothing.  Reading a weight takes the
+     * time of some of them. */
+    ITEM_MACS = 1 << 18,
+    READ_MACS = 8,
 };
 
 struct rows_job {
@@ -46,47 +46,62 @@ void forward_quantise_row(struct forward *f, struct activations *a, const struct
         f->kern->quantise(a->x + (size_t)row * a->n, a->n, &a->act, row, row + 1, 0, a->n);
 }
 
+/* Products whose tiles of rows are shared out together, one product after the other. */
 struct products_job {
     const struct forward *f;
     const struct product *p;
-    uint32_t first_item[FORWARD_MAX_PRODUCTS + 1];
-    uint32_t item_rows[FORWARD_MAX_PRODUCTS];
+    struct share share;
 };
+
+static uint32_t tiles_of(const struct product *p)
+{
+    return (p->w->n_rows + KERN_TILE_ROWS - 1) / KERN_TILE_ROWS;
+}
+
+static uint32_t least(uint32_t a, uint32_t b)
+{
+    return a < b ? a : b;
+}
+
+static void product_tiles(const struct forward *f, const struct product *p, uint32_t tile0,
+                          uint32_t tile1)
+{
+    uint32_t row0 = tile0 * KERN_TILE_ROWS, row1 = least(tile1 * KERN_TILE_ROWS, p->w->n_rows);
+    f->kern->mul_mat(p->w, row0, row1, p->x, 0, p->n_rows, p->y + row0, p->ldy);
+}
 
 static void products_item(void *ctx, uint32_t item)
 {
     const struct products_job *job = ctx;
-    uint32_t i = 0;
-    while (item >= job->first_item[i + 1])
-        i++;
-    const struct product *p = &job->p[i];
-    uint32_t row0 = (item - job->first_item[i]) * job->item_rows[i];
-    uint32_t row1 = row0 + job->item_rows[i];
-    job->f->kern->mul_mat(p->w, row0, row1 < p->w->n_rows ? row1 : p->w->n_rows, p->x, 0, p->n_rows,
-                          p->y + row0, p->ldy);
+    uint32_t from, to, n_tiles;
+    share_item(&job->share, item, &from, &to);
+    for (const struct product *p = job->p; to > 0; p++) {
+        n_tiles = tiles_of(p);
+        if (from < n_tiles)
+            product_tiles(job->f, p, from, least(to, n_tiles));
+        from -= least(from, n_tiles);
+        to -= least(to, n_tiles);
+    }
 }
 
-uint32_t forward_item_rows(const struct forward *f, uint32_t n_rows, uint32_t n_cols,
-                           uint32_t n_tokens)
+struct share forward_share_rows(const struct forward *f, uint32_t n_tiles, uint32_t n_cols,
+                                uint32_t n_tokens)
 {
-    uint64_t per_tile = (uint64_t)n_cols * KERN_TILE_ROWS * n_tokens;
-    uint64_t tiles = PRODUCT_MACS / per_tile;
-    uint64_t most = n_rows / (KERN_TILE_ROWS * ITEMS_PER_THREAD * f->opt.n_threads);
-    tiles = tiles < most ? tiles : most;
-    return (uint32_t)(tiles > 0 ? tiles : 1) * KERN_TILE_ROWS;
+    uint64_t macs = (uint64_t)n_cols * KERN_TILE_ROWS * (n_tokens + READ_MACS);
+    return share_out(n_tiles, f->opt.n_threads, (uint32_t)((ITEM_MACS + macs - 1) / macs));
 }
 
 void forward_products(struct forward *f, const struct product *p, uint32_t n,
                       enum profile_part part)
 {
     struct products_job job = { .f = f, .p = p };
+    uint32_t n_tiles = 0;
     for (uint32_t i = 0; i < n; i++) {
         profile_add_product(&f->profile, part, p[i].w, p[i].n_rows);
-        job.item_rows[i] = forward_item_rows(f, p[i].w->n_rows, p[i].w->n_cols, p[i].n_rows);
-        job.first_item[i + 1] = job.first_item[i] +
-                                (p[i].w->n_rows + job.item_rows[i] - 1) / job.item_rows[i];
+        n_tiles += tiles_of(&p[i]);
     }
-    workers_run(f->workers, products_item, &job, job.first_item[n]);
+    job.share = forward_share_rows(f, n_tiles, p[0].w->n_cols, p[0].n_rows);
+    workers_run(f->workers, products_item, &job, share_n_items(&job.share));
     profile_end(&f->profile, part);
 }
 
