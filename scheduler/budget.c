@@ -17,9 +17,11 @@
 static const double AVERAGE_WEIGHT = 0.25;
 /* What disturbs a step makes it longer, so what streams take alone falls at once and rises slowly: it is near
  * what they take undisturbed. */
-static const double RISING_WEIGHT = 0.06;
+static const double RISING_WEIGHT = 0.02;
 /* Of what is expected at most: a step during which something else had the cores says little. */
 static const double MOST_SURPRISE = 4;
+/* Of the target is aimed at: steps shall stay within it, and half of them take longer than expected. */
+static const double AIM = 0.95;
 static const double FADING = 0.998; /* per step: half within some 350 */
 
 static uint32_t bucket_of(uint32_t n_rows)
@@ -85,9 +87,9 @@ void budget_note(struct budget *b, uint32_t n_decoding, uint32_t n_prompt_rows, 
 /* How long the next step may take beside streams that alone take `alone`. */
 static double target_ns(const struct budget *b, uint32_t n_decoding, double alone)
 {
-    double most = BUDGET_STEP_NS, streams = BUDGET_ITL_FACTOR * alone;
+    double most = BUDGET_STEP_NS, streams = AIM * BUDGET_ITL_FACTOR * alone;
     if (n_decoding > 0 && b->itl_target_ns > 0)
-        return (double)b->itl_target_ns;
+        return AIM * (double)b->itl_target_ns;
     return alone > 0 && streams < most ? streams : most;
 }
 

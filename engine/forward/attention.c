@@ -3,7 +3,7 @@
  * attention.c - attention of all rows of a step over the pages of their sequences.
  *
  * One routine for prompts and decoding.  The work list is made once per step and KV group; an entry
- * is a block of up to 48 queries (rows times the query heads of one KV head) that read the same
+ * is a block of up to 48 queries (of the query heads of one KV head, row by row) that read the same
  * pages. Long prompts go through their items of 1,024 tokens one after the other, folding as they
  * go.  For the one or two rows of a decoding sequence each item is an entry of its own, so that one
  * long sequence keeps all threads busy; its partials are folded afterwards in the same order: same
@@ -29,41 +29,42 @@ enum {
 
 /* ---- the plan ---- */
 
-/* Query heads of one block, and rows beside them. */
-static uint32_t block_heads(const struct model_shape *s)
+/* Query heads of a KV head: the queries of a row that read the same pages. */
+static uint32_t group_of(const struct model_shape *s)
 {
-    uint32_t group = s->n_heads / s->n_kv_heads;
-    return group < KERN_ATTN_MAX_QUERIES ? group : KERN_ATTN_MAX_QUERIES;
+    return s->n_heads / s->n_kv_heads;
 }
 
-/* The blocks of all query heads of some rows, which read the same pages. */
-static void add_heads(const struct model_shape *s, struct attention_plan *plan,
-                      struct attention_work work)
+static uint32_t divide_up(uint32_t a, uint32_t b)
 {
-    uint32_t group = s->n_heads / s->n_kv_heads, step = block_heads(s);
+    return (a + b - 1) / b;
+}
+
+/* Queries [from, to) of each KV head, counted from the first one of row work.first_row on. */
+static void add_block(const struct model_shape *s, struct attention_plan *plan,
+                      struct attention_work work, uint32_t from, uint32_t to)
+{
+    work.first_row += from / group_of(s);
+    work.first_query = from % group_of(s);
+    work.n_queries = to - from;
     for (work.kv_head = 0; work.kv_head < s->n_kv_heads; work.kv_head++)
-        for (uint32_t h = 0; h < group; h += step) {
-            work.head0 = work.kv_head * group + h;
-            work.n_heads = group - h < step ? group - h : step;
-            plan->work[plan->n_work++] = work;
-        }
+        plan->work[plan->n_work++] = work;
 }
 
-/* Rows that a block holds at most. */
-static uint32_t most_rows(const struct model_shape *s)
+/* Where block number i of n begins, if n_queries are in blocks of about the same size. */
+static uint32_t block_begin(uint32_t n_queries, uint32_t i, uint32_t n)
 {
-    return KERN_ATTN_MAX_QUERIES / block_heads(s);
+    return (uint32_t)((uint64_t)n_queries * i / n);
 }
 
-/* Rows [first, first + n) of plan->rows, as many at a time as a block holds. */
-static void add_rows(const struct model_shape *s, struct attention_plan *plan,
-                     struct attention_work work, uint32_t n)
+/* Blocks of all queries of n rows. */
+static void add_all_queries(const struct model_shape *s, struct attention_plan *plan,
+                            struct attention_work work, uint32_t n)
 {
-    uint32_t most = most_rows(s);
-    for (uint32_t end = work.first_row + n; work.first_row < end; work.first_row += most) {
-        work.n_rows = end - work.first_row < most ? end - work.first_row : most;
-        add_heads(s, plan, work);
-    }
+    uint32_t n_queries = n * group_of(s), n_blocks = divide_up(n_queries, KERN_ATTN_MAX_QUERIES);
+    for (uint32_t i = 0; i < n_blocks; i++)
+        add_block(s, plan, work, block_begin(n_queries, i, n_blocks),
+                  block_begin(n_queries, i + 1, n_blocks));
 }
 
 /* The items that a row at `pos` reads from sealed pages. */
@@ -78,47 +79,49 @@ static void items_of(const struct model_shape *s, uint32_t window, uint32_t pos,
 
 /* ---- runs in one piece ---- */
 
-static uint32_t divide_up(uint32_t a, uint32_t b)
-{
-    return (a + b - 1) / b;
-}
-
-/* Rows of a block: a large one reads its pages for more queries at once, but where there are few
- * blocks each thread should have as many of them. */
-static uint32_t rows_of_block(const struct forward *f, uint32_t n_rows)
+/* Queries of a block at most: a large one reads its pages for more queries at once, but where there are
+ * few blocks each thread should have as many of them. */
+static uint32_t queries_of_block(const struct forward *f, uint32_t n_rows)
 {
     const struct model_shape *s = f->shape;
-    uint32_t heads = s->n_kv_heads * divide_up(s->n_heads / s->n_kv_heads, block_heads(s));
-    uint32_t n_threads = f->opt.n_threads, most = most_rows(s);
-    uint32_t n_work = divide_up(n_rows, most) * heads;
-    if (n_rows == 0 || n_work >= ENOUGH_WORK * n_threads)
-        return most;
+    uint32_t n_queries = n_rows * group_of(s), n_threads = f->opt.n_threads;
+    uint32_t n_work = divide_up(n_queries, KERN_ATTN_MAX_QUERIES) * s->n_kv_heads;
     uint32_t wanted = divide_up(n_work, n_threads) * n_threads;
-    return divide_up(n_rows, divide_up(wanted, heads));
+    if (n_rows == 0 || n_work >= ENOUGH_WORK * n_threads)
+        return KERN_ATTN_MAX_QUERIES;
+    uint32_t n = divide_up(n_queries, divide_up(wanted, s->n_kv_heads));
+    n = n > group_of(s) ? n : group_of(s); /* threads that share a row would read its pages twice */
+    return n < KERN_ATTN_MAX_QUERIES ? n : KERN_ATTN_MAX_QUERIES;
 }
 
-/* How many rows from r on are one block of at most `most`: about as many as in the other blocks of the
- * run, and of one open page, if these have a form of their own. */
-static uint32_t rows_together(const struct model_shape *s, const struct run *run, uint32_t r,
-                              uint32_t most)
+/* n rows of a run from r on, which read the same open page if there is a form of its own for that. */
+static void plan_rows(struct forward *f, struct attention_plan *plan, uint32_t window,
+                      const struct run *run, uint32_t r, uint32_t n, uint32_t most)
 {
-    uint32_t n_left = run->n_rows - r, n = divide_up(n_left, divide_up(n_left, most));
-    uint32_t n_page = KV_PAGE_TOKENS - (run->pos0 + r) % KV_PAGE_TOKENS;
-    return paging_has_open_pages(s) && n_page < n ? n_page : n;
+    uint32_t group = group_of(f->shape), n_queries = n * group;
+    uint32_t n_blocks = divide_up(n_queries, most), unused;
+    for (uint32_t i = 0; i < n_blocks; i++) {
+        struct attention_work work = { .first_row = run->row0 + r };
+        uint32_t from = block_begin(n_queries, i, n_blocks);
+        uint32_t to = block_begin(n_queries, i + 1, n_blocks);
+        uint32_t pos = run->pos0 + r;
+        items_of(f->shape, window, pos + from / group, &work.item0, &unused);
+        items_of(f->shape, window, pos + (to - 1) / group, &unused, &work.item1);
+        if (work.item1 < work.item0)
+            work.item1 = work.item0;
+        add_block(f->shape, plan, work, from, to);
+    }
 }
 
 static void plan_whole(struct forward *f, struct attention_plan *plan, uint32_t window,
                        const struct run *run, uint32_t most)
 {
-    uint32_t unused;
     for (uint32_t r = 0, n; r < run->n_rows; r += n) {
-        struct attention_work work = { .first_row = run->row0 + r };
-        n = rows_together(f->shape, run, r, most);
-        items_of(f->shape, window, run->pos0 + r, &work.item0, &unused);
-        items_of(f->shape, window, run->pos0 + r + n - 1, &unused, &work.item1);
-        if (work.item1 < work.item0)
-            work.item1 = work.item0;
-        add_rows(f->shape, plan, work, n);
+        uint32_t n_page = KV_PAGE_TOKENS - (run->pos0 + r) % KV_PAGE_TOKENS;
+        n = run->n_rows - r;
+        if (paging_has_open_pages(f->shape) && n_page < n)
+            n = n_page;
+        plan_rows(f, plan, window, run, r, n, most);
     }
 }
 
@@ -189,7 +192,7 @@ static void plan_part(struct forward *f, struct attention_plan *plan, uint32_t g
         gather_rows(plan, &f->run[other], item);
         plan->run_item[other] = item + 1;
     }
-    add_rows(f->shape, plan, work, plan->n_rows - work.first_row);
+    add_all_queries(f->shape, plan, work, plan->n_rows - work.first_row);
 }
 
 static uint32_t end_item(const struct forward *f, const struct attention_plan *plan, uint32_t at)
@@ -204,10 +207,8 @@ static void plan_open_pages(const struct forward *f, struct attention_plan *plan
                             const struct run *run)
 {
     for (uint32_t row = run->row0; row < run->row0 + run->n_rows; row++) {
-        struct attention_work work = {
-            .first_row = row, .n_rows = 1, .is_part = true, .is_open_page = true
-        };
-        add_heads(f->shape, plan, work);
+        struct attention_work work = { .first_row = row, .is_part = true, .is_open_page = true };
+        add_all_queries(f->shape, plan, work, 1);
     }
 }
 
@@ -240,7 +241,7 @@ static uint32_t n_prompt_rows(const struct forward *f)
 }
 
 static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t group,
-                       uint32_t block_rows)
+                       uint32_t most)
 {
     uint32_t window = f->shape->group_window[group], n_partials = 0;
     plan->n_work = plan->n_split = 0;
@@ -251,7 +252,7 @@ static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t 
     }
     for (uint32_t i = 0; i < f->n_runs; i++) {
         if (!split(f, plan, window, &f->run[i], &n_partials)) {
-            plan_whole(f, plan, window, &f->run[i], block_rows);
+            plan_whole(f, plan, window, &f->run[i], most);
             continue;
         }
         plan->run_item[i] = plan->row_item0[f->run[i].row0];
@@ -263,9 +264,9 @@ static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t 
 /* Groups run one after the other: they share the memory of the partials. */
 void attention_plan_step(struct forward *f)
 {
-    uint32_t block_rows = rows_of_block(f, n_prompt_rows(f));
+    uint32_t most = queries_of_block(f, n_prompt_rows(f));
     for (uint32_t g = 0; g < f->shape->n_groups; g++)
-        plan_group(f, &f->plan[g], g, block_rows);
+        plan_group(f, &f->plan[g], g, most);
 }
 
 /* ---- the work ---- */
@@ -287,15 +288,17 @@ struct block {
 };
 
 /* The row and the head of a block's query. */
-static uint32_t row_of(const struct attention_plan *plan, const struct attention_work *w,
+static uint32_t row_of(const struct attention_job *job, const struct attention_work *w,
                        uint32_t query)
 {
-    return plan->rows[w->first_row + query / w->n_heads];
+    return job->plan->rows[w->first_row + (w->first_query + query) / group_of(job->f->shape)];
 }
 
-static uint32_t head_of(const struct attention_work *w, uint32_t query)
+static uint32_t head_of(const struct attention_job *job, const struct attention_work *w,
+                        uint32_t query)
 {
-    return w->head0 + query % w->n_heads;
+    uint32_t group = group_of(job->f->shape);
+    return w->kv_head * group + (w->first_query + query) % group;
 }
 
 static void gather_queries(const struct attention_job *job, const struct attention_work *w,
@@ -303,9 +306,9 @@ static void gather_queries(const struct attention_job *job, const struct attenti
 {
     const struct forward *f = job->f;
     const struct model_shape *s = f->shape;
-    b->n_q = w->n_rows * w->n_heads;
+    b->n_q = w->n_queries;
     for (uint32_t i = 0; i < b->n_q; i++) {
-        uint32_t row = row_of(job->plan, w, i), head = head_of(w, i);
+        uint32_t row = row_of(job, w, i), head = head_of(job, w, i);
         memcpy(b->q + (size_t)i * s->head_dim,
                f->q + ((size_t)row * s->n_heads + head) * s->head_dim, s->head_dim * sizeof(float));
         b->first[i] = kv_first_visible(job->layer->window, f->place[row].pos);
@@ -315,7 +318,7 @@ static void gather_queries(const struct attention_job *job, const struct attenti
 
 static const struct run *run_of(const struct attention_job *job, const struct attention_work *w)
 {
-    return &job->f->run[job->f->place[row_of(job->plan, w, 0)].run];
+    return &job->f->run[job->f->place[row_of(job, w, 0)].run];
 }
 
 static void attend(const struct attention_job *job, struct block *b, const void *const *pages,
@@ -359,12 +362,12 @@ static void attend_open_page(const struct attention_job *job, const struct atten
 {
     const struct forward *f = job->f;
     const struct run *run = run_of(job, w);
-    uint32_t open = paging_sealed_end(f->shape, f->place[row_of(job->plan, w, 0)].pos);
+    uint32_t open = paging_sealed_end(f->shape, f->place[row_of(job, w, 0)].pos);
     const void *parts[CONFIG_OPEN_PARTS];
     for (uint32_t i = 0; i < CONFIG_OPEN_PARTS; i++)
         parts[i] = paging_open_part(f, job->layer, run, open / KV_PAGE_TOKENS, i, w->kv_head);
     for (uint32_t i = 0; i < b->n_q; i++)
-        b->end[i] = f->place[row_of(job->plan, w, i)].pos;
+        b->end[i] = f->place[row_of(job, w, i)].pos;
     attend(job, b, parts, KV_PAGE_TOKENS / CONFIG_OPEN_PARTS, KERN_KV_F16, open);
 }
 
@@ -375,8 +378,9 @@ static void store_partials(const struct attention_job *job, const struct attenti
     const struct attention_plan *plan = job->plan;
     uint32_t dim = f->shape->head_dim;
     for (uint32_t i = 0; i < b->n_q; i++) {
-        uint32_t row = row_of(plan, w, i);
-        size_t at = plan->row_partial[row] + (size_t)head_of(w, i) * n_partials_of(f, plan, row) +
+        uint32_t row = row_of(job, w, i);
+        size_t at = plan->row_partial[row] +
+                    (size_t)head_of(job, w, i) * n_partials_of(f, plan, row) +
                     (w->is_open_page ? plan->row_items[row] : w->item0 - plan->row_item0[row]);
         f->partial_m[at] = b->m[i];
         f->partial_l[at] = b->l[i];
@@ -394,7 +398,7 @@ static void finish_query(const struct forward *f, uint32_t row, uint32_t head, f
                          float *o)
 {
     const struct model_shape *s = f->shape;
-    size_t kv_head = head / (s->n_heads / s->n_kv_heads);
+    size_t kv_head = head / group_of(s);
     size_t kv = ((size_t)row * s->n_kv_heads + kv_head) * s->head_dim;
     f->kern->attend_last(f->q + ((size_t)row * s->n_heads + head) * s->head_dim, f->k + kv,
                          f->v + kv, s->attention_soft_cap, s->head_dim, m, l, o);
@@ -422,7 +426,7 @@ static void fold_items(const struct attention_job *job, const struct attention_w
     for (uint32_t i = 0; i < b->n_q; i++) {
         fold.m[i] = -INFINITY;
         fold.l[i] = 0.0f;
-        fold.o[i] = output_of(f, row_of(job->plan, w, i), head_of(w, i));
+        fold.o[i] = output_of(f, row_of(job, w, i), head_of(job, w, i));
         memset(fold.o[i], 0, f->shape->head_dim * sizeof(float));
     }
     for (uint32_t item = w->item0; item < w->item1; item++) {
@@ -434,7 +438,7 @@ static void fold_items(const struct attention_job *job, const struct attention_w
         fold_block(f, &fold, b);
     }
     for (uint32_t i = 0; i < b->n_q; i++)
-        finish_query(f, row_of(job->plan, w, i), head_of(w, i), &fold.m[i], &fold.l[i], fold.o[i]);
+        finish_query(f, row_of(job, w, i), head_of(job, w, i), &fold.m[i], &fold.l[i], fold.o[i]);
 }
 
 static void work_item(void *ctx, uint32_t item)

@@ -47,12 +47,13 @@ struct row_place {
     uint32_t run;
 };
 
-/* A block of queries of one KV head: n_rows rows times n_heads query heads, against the attention
- * items [item0, item1).  Its rows are those of one run, or of several that share the pages of the
- * item.  Unless it is a part, all its items are folded straight into the output. */
+/* A block of queries of one KV head, against the attention items [item0, item1).  Its queries are those
+ * of the query heads of a row, then those of the next; its rows are those of one run, or of several that
+ * share the pages of the item.  Unless it is a part, all its items are folded straight into the output. */
 struct attention_work {
-    uint32_t first_row, n_rows;       /* in attention_plan.rows */
-    uint32_t kv_head, head0, n_heads; /* head0: first query head of the block */
+    uint32_t first_row; /* in attention_plan.rows */
+    uint32_t kv_head;
+    uint32_t first_query, n_queries; /* first_query: of those of first_row */
     uint32_t item0, item1;
     bool is_part;      /* one item, whose result is stored and folded afterwards */
     bool is_open_page; /* a part: not an item, but the row's open page, after all items */

@@ -57,7 +57,7 @@ static void take_step(struct arena *a, struct forward *f)
     f->carried = take(a, rows, sizeof(*f->carried));
     f->spare_pages = take(a, paging_spare_bytes(s, f->opt.max_rows), 1);
     for (uint32_t g = 0; g < s->n_groups; g++) {
-        /* A row's query heads of one KV head make at most ceil(heads / 48) works. */
+        /* Blocks of a row: of its query heads of one KV head, up to 48 together. */
         uint64_t blocks = (uint64_t)s->n_kv_heads *
                           ((s->n_heads / s->n_kv_heads + KERN_ATTN_MAX_QUERIES - 1) /
                            KERN_ATTN_MAX_QUERIES);

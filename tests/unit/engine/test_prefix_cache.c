@@ -220,8 +220,7 @@ static void expect_shared_work(const struct engine *e)
 {
     uint32_t group = e->shape.group_window[0] == 0 ? 0 : 1;
     uint32_t heads = e->shape.n_heads / e->shape.n_kv_heads;
-    uint32_t per_block = KERN_ATTN_MAX_QUERIES / heads;
-    uint32_t n_first = (N_FORKS + per_block - 1) / per_block;
+    uint32_t n_first = (N_FORKS * heads + KERN_ATTN_MAX_QUERIES - 1) / KERN_ATTN_MAX_QUERIES;
     cr_assert_eq(e->forward->plan[group].n_work, e->shape.n_kv_heads * (n_first + N_FORKS));
 }
 
