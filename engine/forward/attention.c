@@ -4,10 +4,9 @@
  *
  * One routine for prompts and decoding.  The work list is made once per step and KV group; an entry
  * is a block of up to 48 queries (of the query heads of one KV head, row by row) that read the same
- * pages. Long prompts go through their items of 1,024 tokens one after the other, folding as they
- * go.  For the one or two rows of a decoding sequence each item is an entry of its own, so that one
- * long sequence keeps all threads busy; its partials are folded afterwards in the same order: same
- * bits.
+ * pages.  Long prompts go through their items of 1,024 tokens one after the other, folding as they
+ * go.  Where rows are few, each item is an entry of its own, so that one long sequence keeps all threads
+ * busy and each reads other pages; the partials are folded afterwards in the same order: same bits.
  *
  * Where sealed pages hold 8 bits, the items end with the last sealed page, and the open one follows
  * as one more (paging.c).
@@ -21,8 +20,9 @@
 #include "engine/forward/forward.h"
 
 enum {
-    SPLIT_ROWS = 2,  /* runs of at most this many rows are split by items */
+    DECODE_ROWS = 2, /* runs of at most this many rows decode; there may be many such runs */
     ENOUGH_WORK = 4, /* blocks per thread: whoever is done first then waits for little */
+    CHUNK_ITEMS = 3, /* items of the other runs that are split: two are seldom of one length */
     PAGES_PER_ITEM = KERN_ATTN_ITEM / KV_PAGE_TOKENS,
 };
 #define NO_PARTIAL UINT32_MAX
@@ -57,11 +57,11 @@ static uint32_t block_begin(uint32_t n_queries, uint32_t i, uint32_t n)
     return (uint32_t)((uint64_t)n_queries * i / n);
 }
 
-/* Blocks of all queries of n rows. */
-static void add_all_queries(const struct model_shape *s, struct attention_plan *plan,
-                            struct attention_work work, uint32_t n)
+/* Blocks of at most so many queries of n rows. */
+static void add_rows(const struct model_shape *s, struct attention_plan *plan,
+                     struct attention_work work, uint32_t n, uint32_t most)
 {
-    uint32_t n_queries = n * group_of(s), n_blocks = divide_up(n_queries, KERN_ATTN_MAX_QUERIES);
+    uint32_t n_queries = n * group_of(s), n_blocks = divide_up(n_queries, most);
     for (uint32_t i = 0; i < n_blocks; i++)
         add_block(s, plan, work, block_begin(n_queries, i, n_blocks),
                   block_begin(n_queries, i + 1, n_blocks));
@@ -79,15 +79,25 @@ static void items_of(const struct model_shape *s, uint32_t window, uint32_t pos,
 
 /* ---- runs in one piece ---- */
 
-/* Queries of a block at most: a large one reads its pages for more queries at once, but where there are
- * few blocks each thread should have as many of them. */
-static uint32_t queries_of_block(const struct forward *f, uint32_t n_rows)
+static uint32_t n_blocks_of(const struct model_shape *s, uint32_t n_queries)
+{
+    return divide_up(n_queries, KERN_ATTN_MAX_QUERIES) * s->n_kv_heads;
+}
+
+/* So few blocks that threads would not end together? */
+static bool are_few(const struct forward *f, uint32_t n_blocks)
+{
+    return n_blocks < ENOUGH_WORK * f->opt.n_threads;
+}
+
+/* How large the blocks of n queries of each KV head may be: a large one reads its pages for more queries at
+ * once, but where there are few blocks each thread should have as many of them. */
+static uint32_t most_queries(const struct forward *f, uint32_t n_queries)
 {
     const struct model_shape *s = f->shape;
-    uint32_t n_queries = n_rows * group_of(s), n_threads = f->opt.n_threads;
-    uint32_t n_work = divide_up(n_queries, KERN_ATTN_MAX_QUERIES) * s->n_kv_heads;
-    uint32_t wanted = divide_up(n_work, n_threads) * n_threads;
-    if (n_rows == 0 || n_work >= ENOUGH_WORK * n_threads)
+    uint32_t n_threads = f->opt.n_threads, n_blocks = n_blocks_of(s, n_queries);
+    uint32_t wanted = divide_up(n_blocks, n_threads) * n_threads;
+    if (n_queries == 0 || !are_few(f, n_blocks))
         return KERN_ATTN_MAX_QUERIES;
     uint32_t n = divide_up(n_queries, divide_up(wanted, s->n_kv_heads));
     n = n > group_of(s) ? n : group_of(s); /* threads that share a row would read its pages twice */
@@ -113,14 +123,18 @@ static void plan_rows(struct forward *f, struct attention_plan *plan, uint32_t w
     }
 }
 
+/* How many rows of a run from r on lie in the same page. */
+static uint32_t rows_of_page(const struct run *run, uint32_t r)
+{
+    uint32_t n_page = KV_PAGE_TOKENS - (run->pos0 + r) % KV_PAGE_TOKENS, n_left = run->n_rows - r;
+    return n_page < n_left ? n_page : n_left;
+}
+
 static void plan_whole(struct forward *f, struct attention_plan *plan, uint32_t window,
                        const struct run *run, uint32_t most)
 {
     for (uint32_t r = 0, n; r < run->n_rows; r += n) {
-        uint32_t n_page = KV_PAGE_TOKENS - (run->pos0 + r) % KV_PAGE_TOKENS;
-        n = run->n_rows - r;
-        if (paging_has_open_pages(f->shape) && n_page < n)
-            n = n_page;
+        n = paging_has_open_pages(f->shape) ? rows_of_page(run, r) : run->n_rows - r;
         plan_rows(f, plan, window, run, r, n, most);
     }
 }
@@ -138,8 +152,8 @@ static uint32_t n_partials_of(const struct forward *f, const struct attention_pl
 static bool split(const struct forward *f, struct attention_plan *plan, uint32_t window,
                   const struct run *run, uint32_t *n_partials)
 {
-    uint32_t before = *n_partials;
-    if (run->n_rows > SPLIT_ROWS)
+    uint32_t before = *n_partials, n_least = run->n_rows > DECODE_ROWS ? CHUNK_ITEMS : 2;
+    if (run->n_rows > DECODE_ROWS && !plan->splits_chunks)
         return false;
     for (uint32_t i = 0; i < run->n_rows; i++) {
         uint32_t row = run->row0 + i, item0, item1;
@@ -147,7 +161,7 @@ static bool split(const struct forward *f, struct attention_plan *plan, uint32_t
         plan->row_item0[row] = item0;
         plan->row_items[row] = item1 - item0;
         uint32_t need = n_partials_of(f, plan, row) * f->shape->n_heads;
-        if (item1 - item0 < 2 || need > f->max_partials - *n_partials) {
+        if (item1 - item0 < n_least || need > f->max_partials - *n_partials) {
             *n_partials = before;
             for (uint32_t k = 0; k <= i; k++)
                 plan->row_partial[run->row0 + k] = NO_PARTIAL;
@@ -176,6 +190,24 @@ static bool shares_item(uint32_t group, const struct run *run, const struct run 
            kv_seq_shares(run->seq, other->seq, group, item * PAGES_PER_ITEM, PAGES_PER_ITEM);
 }
 
+static uint32_t end_item(const struct forward *f, const struct attention_plan *plan, uint32_t at)
+{
+    const struct run *run = &f->run[plan->split_run[at]];
+    uint32_t last = run->row0 + run->n_rows - 1;
+    return plan->row_item0[last] + plan->row_items[last];
+}
+
+/* Whole items that a chunk's threads have as many of; those after them are shared out by queries. */
+static uint32_t end_of_even_items(const struct forward *f, const struct attention_plan *plan,
+                                  uint32_t at)
+{
+    const struct run *run = &f->run[plan->split_run[at]];
+    uint32_t item0 = plan->row_item0[run->row0], n_whole = end_item(f, plan, at) - item0 - 1;
+    uint32_t n_blocks = n_blocks_of(f->shape, run->n_rows * group_of(f->shape));
+    uint32_t n_even = n_whole * n_blocks / f->opt.n_threads * f->opt.n_threads;
+    return item0 + n_even / n_blocks;
+}
+
 /* The work of one item of one run, and of all runs behind it that share its pages. */
 static void plan_part(struct forward *f, struct attention_plan *plan, uint32_t group, uint32_t at,
                       uint32_t item)
@@ -192,23 +224,22 @@ static void plan_part(struct forward *f, struct attention_plan *plan, uint32_t g
         gather_rows(plan, &f->run[other], item);
         plan->run_item[other] = item + 1;
     }
-    add_all_queries(f->shape, plan, work, plan->n_rows - work.first_row);
-}
-
-static uint32_t end_item(const struct forward *f, const struct attention_plan *plan, uint32_t at)
-{
-    const struct run *run = &f->run[plan->split_run[at]];
-    uint32_t last = run->row0 + run->n_rows - 1;
-    return plan->row_item0[last] + plan->row_items[last];
+    uint32_t n = plan->n_rows - work.first_row, most = KERN_ATTN_MAX_QUERIES;
+    if (run->n_rows > DECODE_ROWS && item >= end_of_even_items(f, plan, at))
+        most = most_queries(f, n * group_of(f->shape));
+    add_rows(f->shape, plan, work, n, most);
 }
 
 /* The open pages of a run's rows, which nobody shares. */
 static void plan_open_pages(const struct forward *f, struct attention_plan *plan,
                             const struct run *run)
 {
-    for (uint32_t row = run->row0; row < run->row0 + run->n_rows; row++) {
-        struct attention_work work = { .first_row = row, .is_part = true, .is_open_page = true };
-        add_all_queries(f->shape, plan, work, 1);
+    for (uint32_t i = 0, n; i < run->n_rows; i += n) {
+        struct attention_work work = { .first_row = run->row0 + i,
+                                       .is_part = true,
+                                       .is_open_page = true };
+        n = rows_of_page(run, i);
+        add_rows(f->shape, plan, work, n, KERN_ATTN_MAX_QUERIES);
     }
 }
 
@@ -231,19 +262,20 @@ static void plan_parts(struct forward *f, struct attention_plan *plan, uint32_t 
 
 /* ---- the plan of a group ---- */
 
-/* Rows of the runs that are not split, but for those that turn out to be too short for it. */
+/* Rows of the runs that do not decode. */
 static uint32_t n_prompt_rows(const struct forward *f)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < f->n_runs; i++)
-        n += f->run[i].n_rows > SPLIT_ROWS ? f->run[i].n_rows : 0;
+        n += f->run[i].n_rows > DECODE_ROWS ? f->run[i].n_rows : 0;
     return n;
 }
 
-static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t group,
-                       uint32_t most)
+static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t group)
 {
+    uint32_t n_queries = n_prompt_rows(f) * group_of(f->shape), most = most_queries(f, n_queries);
     uint32_t window = f->shape->group_window[group], n_partials = 0;
+    plan->splits_chunks = are_few(f, n_blocks_of(f->shape, n_queries));
     plan->n_work = plan->n_split = 0;
     plan->n_rows = f->n_rows;
     for (uint32_t row = 0; row < f->n_rows; row++) {
@@ -264,9 +296,8 @@ static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t 
 /* Groups run one after the other: they share the memory of the partials. */
 void attention_plan_step(struct forward *f)
 {
-    uint32_t most = queries_of_block(f, n_prompt_rows(f));
     for (uint32_t g = 0; g < f->shape->n_groups; g++)
-        plan_group(f, &f->plan[g], g, most);
+        plan_group(f, &f->plan[g], g);
 }
 
 /* ---- the work ---- */

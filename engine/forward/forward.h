@@ -72,6 +72,7 @@ struct attention_plan {
     uint32_t *split_run;   /* [max_rows] runs that are computed in parts */
     uint32_t *run_item;    /* [max_rows] by run: items below this one have their work */
     uint32_t n_split;
+    bool splits_chunks; /* not only runs that decode */
 };
 
 /* Rows of activations in both forms. */

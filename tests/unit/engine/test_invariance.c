@@ -11,7 +11,7 @@
 #include "engine/engine.h"
 #include "kernels/kernels.h"
 
-enum { N_TOKENS = 90, LONG_TOKENS = 1100, MAX_SEQS = 7 };
+enum { N_TOKENS = 90, LONG_TOKENS = 1100, LONGER_TOKENS = 2350, MAX_SEQS = 7 };
 
 /* One of each kind: plain, windowed with norms around, experts, router before attention, quantised.
  */
@@ -32,7 +32,7 @@ static struct engine *open_engine(const char *path, uint32_t threads, uint64_t s
     struct engine *e;
     struct engine_options opt = { .model_path = path,
                                   .n_threads = threads,
-                                  .n_ctx = 2048,
+                                  .n_ctx = 2560,
                                   .kv = kv_type,
                                   .max_rows = 700,
                                   .max_logit_rows = 700,
@@ -172,6 +172,28 @@ Test(invariance, long_sequences_too)
     check_long_sequences();
 }
 
+/* Small chunks of three items: parts, of which the last are shared out by queries. */
+static void check_small_chunks(void)
+{
+    static const char *const long_models[] = { "tests/golden/arch/llama.gguf",
+                                               "tests/golden/arch/gemma3.gguf" };
+    for (size_t m = 0; m < 2; m++) {
+        struct engine *e = open_engine(long_models[m], 1, 0, NULL);
+        float *alone = run(e, 1, 500, LONGER_TOKENS);
+        engine_close(e);
+        check(long_models[m], alone, LONGER_TOKENS, 2, 5, NULL, 1, 13);
+        check(long_models[m], alone, LONGER_TOKENS, 5, 6, NULL, 3, 37);
+        free(alone);
+    }
+}
+
+Test(invariance, small_chunks_of_long_sequences)
+{
+    check_small_chunks();
+    kv_type = ENGINE_KV_Q8;
+    check_small_chunks();
+}
+
 /* A query reads its own page unsealed and those before it sealed, whenever each was completed. */
 Test(invariance, pages_of_8_bits_change_nothing_of_it)
 {
@@ -236,12 +258,12 @@ Test(sequence, more_than_the_context_is_refused_with_numbers)
     struct engine *e = open_engine(models[0], 1, 0, NULL);
     struct engine_err err = { 0 };
     struct engine_seq *seq;
-    struct engine_seq_options opt = { .max_tokens = 2049 };
+    struct engine_seq_options opt = { .max_tokens = 2561 };
     cr_assert_eq(engine_seq_open(e, &opt, &seq, &err), -1);
     cr_assert_eq(err.code, ENGINE_ERR_CONTEXT);
-    cr_assert_not_null(strstr(err.text, "2049"));
-    cr_assert_not_null(strstr(err.text, "2048"));
-    cr_assert(!engine_fits(e, 2049));
-    cr_assert(engine_fits(e, 2048));
+    cr_assert_not_null(strstr(err.text, "2561"));
+    cr_assert_not_null(strstr(err.text, "2560"));
+    cr_assert(!engine_fits(e, 2561));
+    cr_assert(engine_fits(e, 2560));
     engine_close(e);
 }
