@@ -225,16 +225,6 @@ static inline v16 v16_keep_range(v16 v, int first, int end)
         v8_keep_range(v.hi, _mm256_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15), first, end));
 }
 
-/* 32 whole values in -127 .. 127 to int8. */
-static inline void v16_store_int8(int8_t *p, v16 a, v16 b)
-{
-    __m256i x = _mm256_packs_epi32(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
-    __m256i y = _mm256_packs_epi32(_mm256_cvtps_epi32(b.lo), _mm256_cvtps_epi32(b.hi));
-    __m256i z = _mm256_packs_epi16(x, y); /* 4-byte pieces in the order 0 2 4 6 1 3 5 7 */
-    z = _mm256_permutevar8x32_epi32(z, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
-    _mm256_storeu_si256((__m256i *)(void *)p, z);
-}
-
 /* 16 whole values to 16 bits each, in order. */
 static inline __m256i v16_to_int16(v16 a)
 {
@@ -395,6 +385,26 @@ static inline v16 v16_from_bits(w16 a)
     return v16_make(_mm256_castsi256_ps(a.lo), _mm256_castsi256_ps(a.hi));
 }
 
+static inline w16 v16_bits(v16 a)
+{
+    return w16_make(_mm256_castps_si256(a.lo), _mm256_castps_si256(a.hi));
+}
+
+/* To the nearest whole numbers, which fit. */
+static inline w16 w16_round(v16 a)
+{
+    return w16_make(_mm256_cvtps_epi32(a.lo), _mm256_cvtps_epi32(a.hi));
+}
+
+/* 32 numbers in -127 .. 127. */
+static inline void w16_store_int8(int8_t *p, w16 a, w16 b)
+{
+    __m256i x = _mm256_packs_epi32(a.lo, a.hi), y = _mm256_packs_epi32(b.lo, b.hi);
+    __m256i z = _mm256_packs_epi16(x, y); /* 4-byte pieces in the order 0 2 4 6 1 3 5 7 */
+    z = _mm256_permutevar8x32_epi32(z, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
+    _mm256_storeu_si256((__m256i *)(void *)p, z);
+}
+
 /* acc + the products of each dword's four bytes, u unsigned, with the four signed ones at q. */
 static inline w16 w16_dot(w16 acc, w16 u, const int8_t *q, bool is_wide)
 {
@@ -423,6 +433,17 @@ static inline void v8_transpose(__m256i v[8])
         v[k] = _mm256_permute2x128_si256(u[k], u[4 + k], 0x20);
         v[4 + k] = _mm256_permute2x128_si256(u[k], u[4 + k], 0x31);
     }
+}
+
+/* The sums of 16 codes at q, and of the 16 behind them. */
+static inline void w16_sum_int8(const int8_t *q, int32_t sum[2])
+{
+    __m256i u = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(const void *)q),
+                                 _mm256_set1_epi8(-128)); /* plus 128 */
+    __m256i s = _mm256_sad_epu8(u, _mm256_setzero_si256());
+    s = _mm256_add_epi64(s, _mm256_shuffle_epi32(s, 0x4e));
+    sum[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(s)) - 16 * 128;
+    sum[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1)) - 16 * 128;
 }
 
 /* 16 rows of 64 bytes to 16 registers of one dword per row: four squares, of which two change places. */

@@ -175,13 +175,6 @@ static inline v16 v16_keep_range(v16 v, int first, int end)
     return _mm512_mask_blend_ps(in, _mm512_set1_ps(-INFINITY), v);
 }
 
-/* 32 whole values in -127 .. 127 to int8. */
-static inline void v16_store_int8(int8_t *p, v16 a, v16 b)
-{
-    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a)));
-    _mm_storeu_si128((__m128i *)(void *)(p + 16), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(b)));
-}
-
 /* 16 whole values in -127 .. 127 to int8, in 0 .. 255 to uint8. */
 static inline void v16_store_s8(int8_t *p, v16 a)
 {
@@ -307,6 +300,24 @@ static inline v16 v16_from_bits(w16 a)
     return _mm512_castsi512_ps(a);
 }
 
+static inline w16 v16_bits(v16 a)
+{
+    return _mm512_castps_si512(a);
+}
+
+/* To the nearest whole numbers, which fit. */
+static inline w16 w16_round(v16 a)
+{
+    return _mm512_cvtps_epi32(a);
+}
+
+/* 32 numbers in -127 .. 127. */
+static inline void w16_store_int8(int8_t *p, w16 a, w16 b)
+{
+    _mm_storeu_si128((__m128i *)(void *)p, _mm512_cvtsepi32_epi8(a));
+    _mm_storeu_si128((__m128i *)(void *)(p + 16), _mm512_cvtsepi32_epi8(b));
+}
+
 /* acc + the products of each dword's four bytes, u unsigned, with the four signed ones at q. */
 static inline w16 w16_dot(w16 acc, w16 u, const int8_t *q, bool is_wide)
 {
@@ -314,6 +325,17 @@ static inline w16 w16_dot(w16 acc, w16 u, const int8_t *q, bool is_wide)
     (void)is_wide;
     memcpy(&word, q, sizeof(word));
     return _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(word));
+}
+
+/* The sums of 16 codes at q, and of the 16 behind them. */
+static inline void w16_sum_int8(const int8_t *q, int32_t sum[2])
+{
+    __m256i u = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(const void *)q),
+                                 _mm256_set1_epi8(-128)); /* plus 128 */
+    __m256i s = _mm256_sad_epu8(u, _mm256_setzero_si256());
+    s = _mm256_add_epi64(s, _mm256_shuffle_epi32(s, 0x4e));
+    sum[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(s)) - 16 * 128;
+    sum[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1)) - 16 * 128;
 }
 
 /* 16 rows of 64 bytes to 16 registers of one dword per row. */

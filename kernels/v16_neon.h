@@ -218,13 +218,6 @@ static inline void v16_store_u8(uint8_t *p, v16 a)
         p, vcombine_u8(vqmovun_s16(v16_half_to_int16(a, 0)), vqmovun_s16(v16_half_to_int16(a, 1))));
 }
 
-/* 32 whole values in -127 .. 127 to int8. */
-static inline void v16_store_int8(int8_t *p, v16 a, v16 b)
-{
-    v16_store_s8(p, a);
-    v16_store_s8(p + 16, b);
-}
-
 static inline uint32x4_t v4_code(float32x4_t a)
 {
     return vcvtnq_u32_f32(a);
@@ -359,6 +352,29 @@ static inline v16 v16_from_bits(w16 a)
     return NEON_EACH(v16, vreinterpretq_f32_u32(a.q[i]));
 }
 
+static inline w16 v16_bits(v16 a)
+{
+    return NEON_EACH(w16, vreinterpretq_u32_f32(a.q[i]));
+}
+
+/* To the nearest whole numbers, which fit. */
+static inline w16 w16_round(v16 a)
+{
+    return NEON_EACH(w16, vreinterpretq_u32_s32(vcvtnq_s32_f32(a.q[i])));
+}
+
+static inline int8x8_t v4_narrow(uint32x4_t a, uint32x4_t b)
+{
+    return vqmovn_s16(vcombine_s16(vqmovn_s32(v4_signed(a)), vqmovn_s32(v4_signed(b))));
+}
+
+/* 32 numbers in -127 .. 127. */
+static inline void w16_store_int8(int8_t *p, w16 a, w16 b)
+{
+    vst1q_s8(p, vcombine_s8(v4_narrow(a.q[0], a.q[1]), v4_narrow(a.q[2], a.q[3])));
+    vst1q_s8(p + 16, vcombine_s8(v4_narrow(b.q[0], b.q[1]), v4_narrow(b.q[2], b.q[3])));
+}
+
 static inline v16 v16_load_u8(const uint8_t *p)
 {
     return v16_from_w16(w16_load_u8(p));
@@ -390,6 +406,13 @@ static inline void v4_transpose(uint32x4_t *a, uint32x4_t *b, uint32x4_t *c, uin
     *b = vreinterpretq_u32_u64(vtrn1q_u64(ab1, cd1));
     *c = vreinterpretq_u32_u64(vtrn2q_u64(ab0, cd0));
     *d = vreinterpretq_u32_u64(vtrn2q_u64(ab1, cd1));
+}
+
+/* The sums of 16 codes at q, and of the 16 behind them. */
+static inline void w16_sum_int8(const int8_t *q, int32_t sum[2])
+{
+    sum[0] = vaddlvq_s8(vld1q_s8(q));
+    sum[1] = vaddlvq_s8(vld1q_s8(q + 16));
 }
 
 /* 16 rows of 64 bytes to 16 registers of one dword per row: squares of 4, which change places. */

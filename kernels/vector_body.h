@@ -29,62 +29,7 @@ static inline v16 vec_exp(v16 x)
     return v16_select_less(v16_set1(KERN_EXP_MAX), x, v16_set1(INFINITY), y);
 }
 
-/* ---- quantising ---- */
-
-/* 32 quotients x / d, rounded. */
-struct vec_quotients {
-    v16 a, b;
-};
-
-static struct vec_quotients vec_divide(v16 a, v16 b, float d)
-{
-    v16 scale = v16_set1(d), top = v16_set1(127.0f), bottom = v16_set1(-127.0f);
-    a = v16_max(v16_min(v16_div(a, scale), top), bottom);
-    b = v16_max(v16_min(v16_div(b, scale), top), bottom);
-    return (struct vec_quotients){ v16_rint(a), v16_rint(b) };
-}
-
-/* The same by a reciprocal, several times faster.  Its error moves only what lies next to the middle of
- * two whole numbers, which is seldom: then divide. */
-static inline struct vec_quotients vec_quotients(v16 a, v16 b, float d)
-{
-    const float near_middle = 0.4999f; /* quotients to 127 are off by less than 3e-5 */
-    v16 inverse = v16_set1(1.0f / d);
-    v16 x = v16_mul(a, inverse), y = v16_mul(b, inverse);
-    struct vec_quotients q = { v16_rint(x), v16_rint(y) };
-    v16 off = v16_max(v16_abs(v16_sub(x, q.a)), v16_abs(v16_sub(y, q.b)));
-    bool is_subnormal = d < 1e-30f; /* nearly: its reciprocal may overflow */
-    bool is_near = v16_lanes_above(off, v16_set1(near_middle)) != 0;
-    return is_subnormal || is_near ? vec_divide(a, b, d) : q;
-}
-
-/* Block `at` of the rows.  Sums of whole numbers this small are exact in any order. */
-static inline void vec_quantise_block(const float *x, struct kern_act *act, size_t at)
-{
-    v16 a = v16_load(x), b = v16_load(x + 16);
-    bool is_finite = v16_all_finite(a) && v16_all_finite(b);
-    float d = is_finite ? v16_max_lane(v16_max(v16_abs(a), v16_abs(b))) / 127.0f : NAN;
-    struct vec_quotients q = { v16_set1(0.0f), v16_set1(0.0f) };
-    if (d > 0.0f)
-        q = vec_quotients(a, b, d);
-    v16_store_int8(act->q + at * KERN_BLOCK, q.a, q.b);
-    int32_t sum_a = (int32_t)v16_tree(q.a), sum_b = (int32_t)v16_tree(q.b);
-    act->d[at] = d;
-    act->sum16[2 * at] = sum_a;
-    act->sum16[2 * at + 1] = sum_b;
-    act->sum32[at] = sum_a + sum_b;
-    act->xs16[2 * at] = d * (float)sum_a;
-    act->xs16[2 * at + 1] = d * (float)sum_b;
-    act->xs32[at] = d * (float)(sum_a + sum_b);
-}
-
-static void vec_quantise(const float *x, size_t ldx, struct kern_act *act, uint32_t row0,
-                         uint32_t row1, uint32_t col0, uint32_t col1)
-{
-    for (size_t r = row0; r < row1; r++, x += ldx)
-        for (uint32_t c = col0; c < col1; c += KERN_BLOCK)
-            vec_quantise_block(x + (c - col0), act, (r * act->n_cols + c) / KERN_BLOCK);
-}
+#include "kernels/vector_quantise.h"
 
 /* ---- products with F32, F16 and BF16 weights ---- */
 

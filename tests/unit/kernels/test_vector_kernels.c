@@ -183,6 +183,49 @@ Test(quantise, every_variant_gives_the_bits_of_ref)
     random_act_fini(&a), random_act_fini(&b), free(x);
 }
 
+static void expect_same_floats(const float *a, const float *b, size_t n, const char *variant)
+{
+    for (size_t i = 0; i < n; i++)
+        cr_assert(memcmp(&a[i], &b[i], sizeof(float)) == 0 || (isnan(a[i]) && isnan(b[i])),
+                  "%s: %zu is %a, not %a", variant, i, (double)a[i], (double)b[i]);
+}
+
+static void expect_same_act(const struct kern_act *a, const struct kern_act *b, size_t n,
+                            const char *variant)
+{
+    cr_assert_arr_eq(a->q, b->q, n, "%s", variant);
+    cr_assert_arr_eq(a->sum32, b->sum32, n / 32 * sizeof(int32_t), "%s", variant);
+    cr_assert_arr_eq(a->sum16, b->sum16, n / 16 * sizeof(int32_t), "%s", variant);
+    expect_same_floats(a->d, b->d, n / 32, variant);
+    expect_same_floats(a->xs32, b->xs32, n / 32, variant);
+    expect_same_floats(a->xs16, b->xs16, n / 16, variant);
+}
+
+/* Blocks that are quantised together, one of which is out of the ordinary. */
+Test(quantise, an_odd_block_changes_nothing_of_its_neighbours)
+{
+    enum { ROWS = 18, COLS = 672 };
+    static const float odd[] = { 1.0f, 0.0f, NAN, INFINITY, 1e-43f, 3e-31f, 1e30f };
+    float *x = random_floats(ROWS * COLS, 5);
+    struct kern_act a, b;
+    random_act_init(&a, ROWS, COLS);
+    random_act_init(&b, ROWS, COLS);
+    for (size_t i = 0; i < sizeof(odd) / sizeof(odd[0]); i++) {
+        for (size_t k = 0; k < 32; k++)
+            x[7 * COLS + 160 + k] = k == 17 ? odd[i] : 0.0f;
+        random_act_quantise(ref(), x, &a, ROWS);
+        for (uint32_t v = 0; v < kern_n_usable(); v++) {
+            const struct kern_table *k = kern_usable(v);
+            random_act_quantise(k, x, &b, ROWS);
+            expect_same_act(&a, &b, ROWS * COLS, k->name);
+            for (uint32_t c = 0; c < COLS; c += 32) /* a block of each row together */
+                k->quantise(x + c, COLS, &b, 0, ROWS, c, c + 32);
+            expect_same_act(&a, &b, ROWS * COLS, k->name);
+        }
+    }
+    random_act_fini(&a), random_act_fini(&b), free(x);
+}
+
 /* So many that some quotients lie next to the middle of two whole numbers. */
 Test(quantise, no_quotient_is_rounded_to_the_wrong_side)
 {
