@@ -14,6 +14,7 @@
 #include <string.h>
 
 #include "kernels/internal.h"
+#include "kernels/v16_x86.h"
 
 static inline __m256i v8_dot(__m256i acc, __m256i u, __m256i q, bool is_wide);
 
@@ -433,17 +434,6 @@ static inline void v8_transpose(__m256i v[8])
         v[k] = _mm256_permute2x128_si256(u[k], u[4 + k], 0x20);
         v[4 + k] = _mm256_permute2x128_si256(u[k], u[4 + k], 0x31);
     }
-}
-
-/* The sums of 16 codes at q, and of the 16 behind them. */
-static inline void w16_sum_int8(const int8_t *q, int32_t sum[2])
-{
-    __m256i u = _mm256_xor_si256(_mm256_loadu_si256((const __m256i *)(const void *)q),
-                                 _mm256_set1_epi8(-128)); /* plus 128 */
-    __m256i s = _mm256_sad_epu8(u, _mm256_setzero_si256());
-    s = _mm256_add_epi64(s, _mm256_shuffle_epi32(s, 0x4e));
-    sum[0] = _mm_cvtsi128_si32(_mm256_castsi256_si128(s)) - 16 * 128;
-    sum[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1)) - 16 * 128;
 }
 
 /* 16 rows of 64 bytes to 16 registers of one dword per row: four squares, of which two change places. */
