@@ -84,6 +84,12 @@ struct vec_ahead {
     size_t step;
 };
 
+/* A line that is at hand: cheaper than a test in the loop. */
+static inline struct vec_ahead vec_nothing_ahead(const struct vec_many *m)
+{
+    return (struct vec_ahead){ (const uint16_t *)(const void *)m->strip, 0 };
+}
+
 /* o [n][16 n_v] += x [n][n_rows] times columns of a strip. */
 static inline __attribute__((always_inline)) void
 vec_strip_product(const float *strip, uint32_t n_rows, uint32_t n_v, const float *x, size_t x_step,
@@ -133,7 +139,7 @@ static struct vec_ahead vec_keys_ahead(const struct vec_many *m, uint32_t g, uin
     uint32_t next = j + VEC_STRIP + g * KERN_ATTN_TILE;
     if (g < VEC_STRIP / KERN_ATTN_TILE && next < m->tile1)
         return (struct vec_ahead){ vec_keys_at(m->a, next, c), KERN_ATTN_TILE };
-    return (struct vec_ahead){ (const uint16_t *)(const void *)m->strip, 0 };
+    return vec_nothing_ahead(m);
 }
 
 /* A group's scores of the strip at token j; where it sees but a part of that, vector by vector. */
@@ -187,7 +193,7 @@ static struct vec_ahead vec_values_ahead(const struct vec_many *m, uint32_t g,
     uint32_t next = w->j + KERN_ATTN_TILE;
     if (32 * g < 16 * w->n_v && next < m->tile1)
         return (struct vec_ahead){ vec_values_at(m->a, next, w->c + 32 * g), m->a->head_dim };
-    return (struct vec_ahead){ (const uint16_t *)(const void *)m->strip, 0 };
+    return vec_nothing_ahead(m);
 }
 
 /* The tokens of [first, end) in the tile, for n queries from query i on. */
@@ -214,7 +220,7 @@ static void vec_group_values(struct vec_many *m, uint32_t number, const struct v
 {
     const struct vec_group *g = &m->group[number];
     const struct vec_span *s = &g->span;
-    const struct vec_ahead none = { (const uint16_t *)(const void *)m->strip, 0 };
+    const struct vec_ahead none = vec_nothing_ahead(m);
     if (w->j < s->tile0 || w->j >= s->tile1)
         return;
     for (uint32_t k = 0; k < g->n && s->all_first > w->j; k++)

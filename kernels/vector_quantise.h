@@ -41,14 +41,13 @@ static inline void vec_quantise_block(const float *x, struct kern_act *act, size
     bool is_finite = v16_all_finite(a) && v16_all_finite(b);
     float d = is_finite ? v16_max_lane(v16_max(v16_abs(a), v16_abs(b))) / 127.0f : NAN;
     struct vec_quotients q = { w16_zero(), w16_zero() };
-    int32_t sum_a, sum_b;
     if (d > VEC_TINY_SCALE)
         q = vec_quotients(a, b, d, 1.0f / d);
     else if (d > 0.0f)
         q = vec_divide(a, b, d);
     w16_store_int8(act->q + at * KERN_BLOCK, q.a, q.b);
-    sum_a = (int32_t)v16_tree(v16_from_w16(q.a));
-    sum_b = (int32_t)v16_tree(v16_from_w16(q.b));
+    int32_t sum_a = (int32_t)v16_tree(v16_from_w16(q.a));
+    int32_t sum_b = (int32_t)v16_tree(v16_from_w16(q.b));
     act->d[at] = d;
     act->sum16[2 * at] = sum_a;
     act->sum16[2 * at + 1] = sum_b;
@@ -113,8 +112,8 @@ static inline void vec_quantise_blocks(const struct vec_blocks *b, struct kern_a
 {
     v16 scale, zero = v16_set1(0.0f);
     float d[16], inverse[16];
-    int8_t code[16]
-               [KERN_BLOCK]; /* rows of activations may compete for the same lines of the cache */
+    /* Read again for the sums: rows of activations may compete for the same lines of the cache. */
+    int8_t code[16][KERN_BLOCK];
     if (b->n < VEC_FEW_BLOCKS || !vec_scales(b, &scale)) {
         for (uint32_t i = 0; i < b->n; i++)
             vec_quantise_block(b->x[i], act, b->at[i]);

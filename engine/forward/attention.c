@@ -84,6 +84,11 @@ static uint32_t n_blocks_of(const struct model_shape *s, uint32_t n_queries)
     return divide_up(n_queries, KERN_ATTN_MAX_QUERIES) * s->n_kv_heads;
 }
 
+static bool decodes(const struct run *run)
+{
+    return run->n_rows <= DECODE_ROWS;
+}
+
 /* So few blocks that threads would not end together? */
 static bool are_few(const struct forward *f, uint32_t n_blocks)
 {
@@ -117,8 +122,6 @@ static void plan_rows(struct forward *f, struct attention_plan *plan, uint32_t w
         uint32_t pos = run->pos0 + r;
         items_of(f->shape, window, pos + from / group, &work.item0, &unused);
         items_of(f->shape, window, pos + (to - 1) / group, &unused, &work.item1);
-        if (work.item1 < work.item0)
-            work.item1 = work.item0;
         add_block(f->shape, plan, work, from, to);
     }
 }
@@ -152,8 +155,8 @@ static uint32_t n_partials_of(const struct forward *f, const struct attention_pl
 static bool split(const struct forward *f, struct attention_plan *plan, uint32_t window,
                   const struct run *run, uint32_t *n_partials)
 {
-    uint32_t before = *n_partials, n_least = run->n_rows > DECODE_ROWS ? CHUNK_ITEMS : 2;
-    if (run->n_rows > DECODE_ROWS && !plan->splits_chunks)
+    uint32_t before = *n_partials, n_least = decodes(run) ? 2 : CHUNK_ITEMS;
+    if (!decodes(run) && !plan->splits_chunks)
         return false;
     for (uint32_t i = 0; i < run->n_rows; i++) {
         uint32_t row = run->row0 + i, item0, item1;
@@ -225,7 +228,7 @@ static void plan_part(struct forward *f, struct attention_plan *plan, uint32_t g
         plan->run_item[other] = item + 1;
     }
     uint32_t n = plan->n_rows - work.first_row, most = KERN_ATTN_MAX_QUERIES;
-    if (run->n_rows > DECODE_ROWS && item >= end_of_even_items(f, plan, at))
+    if (!decodes(run) && item >= end_of_even_items(f, plan, at))
         most = most_queries(f, n * group_of(f->shape));
     add_rows(f->shape, plan, work, n, most);
 }
@@ -267,13 +270,15 @@ static uint32_t n_prompt_rows(const struct forward *f)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < f->n_runs; i++)
-        n += f->run[i].n_rows > DECODE_ROWS ? f->run[i].n_rows : 0;
+        n += decodes(&f->run[i]) ? 0 : f->run[i].n_rows;
     return n;
 }
 
-static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t group)
+/* n_queries: of the prompts, for each KV head. */
+static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t group,
+                       uint32_t n_queries)
 {
-    uint32_t n_queries = n_prompt_rows(f) * group_of(f->shape), most = most_queries(f, n_queries);
+    uint32_t most = most_queries(f, n_queries);
     uint32_t window = f->shape->group_window[group], n_partials = 0;
     plan->splits_chunks = are_few(f, n_blocks_of(f->shape, n_queries));
     plan->n_work = plan->n_split = 0;
@@ -296,8 +301,9 @@ static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t 
 /* Groups run one after the other: they share the memory of the partials. */
 void attention_plan_step(struct forward *f)
 {
+    uint32_t n_queries = n_prompt_rows(f) * group_of(f->shape);
     for (uint32_t g = 0; g < f->shape->n_groups; g++)
-        plan_group(f, &f->plan[g], g);
+        plan_group(f, &f->plan[g], g, n_queries);
 }
 
 /* ---- the work ---- */

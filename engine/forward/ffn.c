@@ -76,8 +76,9 @@ static void hidden_item(void *ctx, uint32_t item)
 void ffn_hidden(struct forward *f, const struct gated *g)
 {
     const struct kern_matrix *up = g->up;
-    uint32_t n_tiles = (up->n_rows + KERN_TILE_ROWS - 1) / KERN_TILE_ROWS;
-    struct hidden_job job = { f, g, forward_share_rows(f, n_tiles, 2 * up->n_cols, f->n_rows) };
+    struct hidden_job job = {
+        f, g, forward_share_rows(f, forward_n_tiles(up), 2 * up->n_cols, f->n_rows)
+    };
     workers_run(f->workers, hidden_item, &job, share_n_items(&job.share));
     profile_add_product(&f->profile, PROFILE_GATE_UP, up, f->n_rows);
     if (!f->shape->arch->ungated)

@@ -225,6 +225,8 @@ struct product {
 enum { FORWARD_MAX_PRODUCTS = 4 };
 void forward_products(struct forward *f, const struct product *p, uint32_t n,
                       enum profile_part part);
+/* Tiles of KERN_TILE_ROWS rows, the last one not always full. */
+uint32_t forward_n_tiles(const struct kern_matrix *w);
 /* How n_tiles tiles of KERN_TILE_ROWS rows of n_cols are shared out when they are multiplied with
  * n_tokens rows.  The results do not depend on it. */
 struct share forward_share_rows(const struct forward *f, uint32_t n_tiles, uint32_t n_cols,

@@ -53,9 +53,9 @@ struct products_job {
     struct share share;
 };
 
-static uint32_t tiles_of(const struct product *p)
+uint32_t forward_n_tiles(const struct kern_matrix *w)
 {
-    return (p->w->n_rows + KERN_TILE_ROWS - 1) / KERN_TILE_ROWS;
+    return (w->n_rows + KERN_TILE_ROWS - 1) / KERN_TILE_ROWS;
 }
 
 static uint32_t least(uint32_t a, uint32_t b)
@@ -76,7 +76,7 @@ static void products_item(void *ctx, uint32_t item)
     uint32_t from, to, n_tiles;
     share_item(&job->share, item, &from, &to);
     for (const struct product *p = job->p; to > 0; p++) {
-        n_tiles = tiles_of(p);
+        n_tiles = forward_n_tiles(p->w);
         if (from < n_tiles)
             product_tiles(job->f, p, from, least(to, n_tiles));
         from -= least(from, n_tiles);
@@ -98,7 +98,7 @@ void forward_products(struct forward *f, const struct product *p, uint32_t n,
     uint32_t n_tiles = 0;
     for (uint32_t i = 0; i < n; i++) {
         profile_add_product(&f->profile, part, p[i].w, p[i].n_rows);
-        n_tiles += tiles_of(&p[i]);
+        n_tiles += forward_n_tiles(p[i].w);
     }
     job.share = forward_share_rows(f, n_tiles, p[0].w->n_cols, p[0].n_rows);
     workers_run(f->workers, products_item, &job, share_n_items(&job.share));

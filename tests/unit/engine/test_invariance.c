@@ -152,19 +152,32 @@ Test(invariance, instruction_sets_agree)
     }
 }
 
-/* Beyond one attention item of 1,024 tokens: items folded one by one and by partials. */
-static void check_long_sequences(void)
+/* How a sequence is computed. */
+struct way {
+    uint32_t threads, n_users, chunk;
+};
+
+/* The same logits in both ways, beyond one attention item of 1,024 tokens. */
+static void check_items(uint32_t n_tokens, const struct way ways[2])
 {
     static const char *const long_models[] = { "tests/golden/arch/llama.gguf",
                                                "tests/golden/arch/gemma3.gguf" };
     for (size_t m = 0; m < 2; m++) {
         struct engine *e = open_engine(long_models[m], 1, 0, NULL);
-        float *alone = run(e, 1, 500, LONG_TOKENS);
+        float *alone = run(e, 1, 500, n_tokens);
         engine_close(e);
-        check(long_models[m], alone, LONG_TOKENS, 2, 5, NULL, 1, 1);
-        check(long_models[m], alone, LONG_TOKENS, 2, 6, NULL, 3, 64);
+        for (uint32_t i = 0; i < 2; i++)
+            check(long_models[m], alone, n_tokens, ways[i].threads, 5 + i, NULL, ways[i].n_users,
+                  ways[i].chunk);
         free(alone);
     }
+}
+
+/* Items folded one by one and by partials. */
+static void check_long_sequences(void)
+{
+    static const struct way ways[2] = { { 2, 1, 1 }, { 2, 3, 64 } };
+    check_items(LONG_TOKENS, ways);
 }
 
 Test(invariance, long_sequences_too)
@@ -175,16 +188,8 @@ Test(invariance, long_sequences_too)
 /* Small chunks of three items: parts, of which the last are shared out by queries. */
 static void check_small_chunks(void)
 {
-    static const char *const long_models[] = { "tests/golden/arch/llama.gguf",
-                                               "tests/golden/arch/gemma3.gguf" };
-    for (size_t m = 0; m < 2; m++) {
-        struct engine *e = open_engine(long_models[m], 1, 0, NULL);
-        float *alone = run(e, 1, 500, LONGER_TOKENS);
-        engine_close(e);
-        check(long_models[m], alone, LONGER_TOKENS, 2, 5, NULL, 1, 13);
-        check(long_models[m], alone, LONGER_TOKENS, 5, 6, NULL, 3, 37);
-        free(alone);
-    }
+    static const struct way ways[2] = { { 2, 1, 13 }, { 5, 3, 37 } };
+    check_items(LONGER_TOKENS, ways);
 }
 
 Test(invariance, small_chunks_of_long_sequences)

@@ -29,8 +29,8 @@ static void expect_whole(uint32_t n_units, uint32_t n_threads, uint32_t n_least)
     cr_assert_eq(end, n_units, "%u units, %u threads, least %u", n_units, n_threads, n_least);
     if (n_units >= n_least)
         cr_assert_geq(shortest, n_least);
-    if (n_units >=
-        4 * (uint64_t)n_threads * n_least) /* a slow thread's first item is half of its share */
+    /* A slow thread's first item is half of its share. */
+    if (n_units >= 4 * (uint64_t)n_threads * n_least)
         cr_assert_leq(longest, n_units / (2 * n_threads) + 2);
 }
 
