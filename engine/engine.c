@@ -55,6 +55,9 @@ static int take_options(struct engine *e, const struct engine_options *opt, stru
     if (e->opt.n_threads > MAX_THREADS)
         return engine_fail(err, ENGINE_ERR_OPTION, "%u threads asked for; the limit is %d",
                            e->opt.n_threads, MAX_THREADS);
+    if (e->opt.pin_threads && e->opt.n_threads > machine_cores())
+        engine_warn(e, "%u threads are pinned to %u cores: some share one", e->opt.n_threads,
+                    machine_cores());
     e->kern = kern_select(opt->max_isa);
     if (!e->kern)
         return engine_fail(err, ENGINE_ERR_OPTION,
@@ -201,7 +204,7 @@ static int load(struct engine *e, const struct memory_plan *plan, struct engine_
                                      .progress_ctx = e->opt.progress_ctx,
                                      .cancel = e->opt.cancel,
                                      .take = repack_take };
-    if (workers_open(&e->workers, e->opt.n_threads, err) != 0 ||
+    if (workers_open(&e->workers, e->opt.n_threads, e->opt.pin_threads, err) != 0 ||
         repack_open(&e->packed, e->gguf, e->workers, err) != 0)
         return -1;
     opt.take_ctx = e->packed;

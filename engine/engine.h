@@ -81,6 +81,8 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
     const char *model_path; /* any part of a split model, by convention the first */
     const char *max_isa;    /* NULL: best; else a name of kern_names() */
     uint32_t n_threads;     /* 0: cores of the affinity mask, within the cgroup's quota */
+    bool pin_threads;       /* each computing thread stays on a core of its own, the stepping one
+                             * from engine_pin_self on */
     uint32_t n_ctx;         /* longest sequence; 0: the model's context length, at most 32,768,
                               * less if memory is short (said in the warnings) */
     uint64_t kv_bytes;      /* KV pages; 0: what n_sequences of n_ctx need, within memory */
@@ -276,6 +278,10 @@ struct engine_row {
     enum engine_row_status status;
     const float *logits; /* [n_vocab] until the next step, if wanted and done */
 };
+
+/* The calling thread is the one that steps from now on: with pin_threads it stays on a core.  Threads that it
+ * starts afterwards stay there as well. */
+void engine_pin_self(struct engine *e);
 
 /* Computes the rows.  The sequences must have grown to them; n_rows <= max_rows; at most max_logit_rows want
  * logits.  These are the caller's duties (asserted).  What goes wrong with a row is its status. */

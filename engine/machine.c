@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * machine.c - reads /proc and the control group files.  A file that is not there sets no limit.
+ * machine.c - reads /proc, /sys and the control group files.  A file that is not there sets no limit.
  */
 #include "engine/machine.h"
 
@@ -180,6 +180,39 @@ uint32_t machine_cores(void)
     if (share != NO_LIMIT && (share + 999) / 1000 < n)
         n = (share + 999) / 1000;
     return n > 0 ? (uint32_t)n : 1;
+}
+
+/* Does a core have a hardware thread of a lower number in the set? */
+static bool is_second_thread(int cpu, const cpu_set_t *set)
+{
+    char path[128], line[128];
+    int first = cpu;
+    snprintf(path, sizeof(path), "/sys/devices/system/cpu/cpu%d/topology/thread_siblings_list",
+             cpu);
+    if (!read_line(path, line, sizeof(line)) || sscanf(line, "%d", &first) != 1)
+        return false;
+    return first >= 0 && first < cpu && CPU_ISSET((size_t)first, set);
+}
+
+/* The index-th of the n cores of a set in the order of machine_pin. */
+static int core_at(const cpu_set_t *set, uint32_t index)
+{
+    for (int second = 0; second < 2; second++)
+        for (int cpu = 0; cpu < CPU_SETSIZE; cpu++)
+            if (CPU_ISSET((size_t)cpu, set) && is_second_thread(cpu, set) == second && index-- == 0)
+                return cpu;
+    return -1;
+}
+
+int machine_pin(pthread_t thread, uint32_t index)
+{
+    cpu_set_t set, one;
+    int rc = pthread_getaffinity_np(thread, sizeof(set), &set);
+    if (rc != 0)
+        return rc;
+    CPU_ZERO(&one);
+    CPU_SET((size_t)core_at(&set, index % (uint32_t)CPU_COUNT(&set)), &one);
+    return pthread_setaffinity_np(thread, sizeof(one), &one);
 }
 
 static uint64_t mem_available(void)

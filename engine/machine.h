@@ -6,11 +6,16 @@
 #ifndef LACUNA_ENGINE_MACHINE_H
 #define LACUNA_ENGINE_MACHINE_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 /* At least 1. */
 uint32_t machine_cores(void);
+
+/* Keeps a thread on one core: the index-th of those it may use now, in ascending order, but the second hardware
+ * threads of cores behind all first ones.  Past the last it begins anew.  0 or an errno. */
+int machine_pin(pthread_t thread, uint32_t index);
 
 /* Bytes that can still be taken: the least of MemAvailable and what each control group leaves. */
 uint64_t machine_memory_available(void);

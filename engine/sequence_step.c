@@ -202,6 +202,11 @@ static void settle_rows(struct engine *e, struct engine_row *rows, uint32_t n_ro
     }
 }
 
+void engine_pin_self(struct engine *e)
+{
+    workers_pin_self(e->workers);
+}
+
 void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows)
 {
     struct forward *f = e->forward;

@@ -19,8 +19,11 @@
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "engine/machine.h"
 
 enum {
     SPINS = 6000, /* about 50 us of pause instructions */
@@ -36,6 +39,7 @@ struct workers {
     uint32_t n_threads;
     pthread_t *threads; /* n_threads - 1 */
     uint32_t n_started;
+    bool pinned;
 
     _Alignas(CACHE_LINE) _Atomic uint64_t claim; /* n_items << 32 | next */
     _Alignas(CACHE_LINE) _Atomic uint32_t n_done;
@@ -184,20 +188,40 @@ static int start_threads(struct workers *w)
     return rc;
 }
 
-int workers_open(struct workers **out, uint32_t n_threads, struct engine_err *err)
+static int pin_threads(const struct workers *w)
+{
+    int rc = 0;
+    for (uint32_t i = 0; rc == 0 && w->pinned && i < w->n_started; i++)
+        rc = machine_pin(w->threads[i], i + 1);
+    return rc;
+}
+
+void workers_pin_self(const struct workers *w)
+{
+    if (w->pinned)
+        machine_pin(pthread_self(), 0); /* as the others could be */
+}
+
+int workers_open(struct workers **out, uint32_t n_threads, bool pinned, struct engine_err *err)
 {
     assert(n_threads > 0);
     *out = NULL;
     struct workers *w = aligned_alloc(CACHE_LINE, sizeof(*w));
     if (!w)
         return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for the thread pool");
-    *w = (struct workers){ .n_threads = n_threads };
+    *w = (struct workers){ .n_threads = n_threads, .pinned = pinned };
     w->threads = calloc(n_threads, sizeof(*w->threads));
     if (!w->threads || start_threads(w) != 0) {
         engine_fail(err, ENGINE_ERR_MEMORY, "only %u of %u worker threads could be started",
                     w->n_started + 1, n_threads);
         workers_close(w);
         return -1;
+    }
+    int rc = pin_threads(w);
+    if (rc != 0) {
+        workers_close(w);
+        return engine_fail(err, ENGINE_ERR_OPTION, "threads cannot be pinned to cores: %s",
+                           strerror(rc));
     }
     *out = w;
     return 0;

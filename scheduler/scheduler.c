@@ -343,6 +343,7 @@ static void *sched_loop(void *arg)
 {
     struct sched *s = arg;
     pthread_setname_np(pthread_self(), "lacuna-sched");
+    engine_pin_self(s->engine);
     while (wait_for_work(s)) {
         retire(s);
         while (admit_next(s)) {

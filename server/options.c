@@ -118,6 +118,9 @@ const struct options_row options_rows[] = {
     { "threads", 't', "N", U32(threads, 1, 1024), AUTO,
       .help = "computing threads; auto: the cores this process may use", GROUP_MODEL,
       STEPPING | OPTIONS_PACK },
+    { "pin-threads", 0, NULL, BOOL(pin_threads), .def = "false",
+      .help = "each computing thread stays on a core of its own, one thread per physical core first: for "
+              "a machine that serves nothing else", GROUP_MODEL, STEPPING },
     { "max-isa", 0, "NAME", STRING(max_isa),
       .help = "use no better instruction set than this; a wrong name lists them", GROUP_MODEL,
       STEPPING },

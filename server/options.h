@@ -48,6 +48,7 @@ struct options {
     uint64_t kv_bytes;
     uint32_t kv_type; /* enum engine_kv */
     uint32_t threads;
+    bool pin_threads;
     const char *max_isa;
     bool no_mmap;
     uint32_t io;            /* enum engine_io */

@@ -301,7 +301,7 @@ int engine_pack(const struct engine_pack_options *opt, struct engine_err *err)
     struct packer p = { .opt = opt, .err = err, .fd = -1 };
     uint32_t n_threads = opt->n_threads ? opt->n_threads : machine_cores();
     bool is_complete = gguf_open(&p.g, opt->in, err) == 0 && check_other_file(&p) == 0 &&
-                       plan(&p) == 0 && workers_open(&p.workers, n_threads, err) == 0 &&
+                       plan(&p) == 0 && workers_open(&p.workers, n_threads, false, err) == 0 &&
                        open_part(&p) == 0 && write_parts(&p) == 0 && complete(&p) == 0;
     packer_fini(&p, is_complete);
     return is_complete ? 0 : -1;

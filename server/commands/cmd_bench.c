@@ -475,6 +475,7 @@ static int bench_open(struct bench *b, const struct options *o, const char *path
     int exit_code = cmd_engine_open(&opt, &b->e);
     if (exit_code)
         return exit_code;
+    engine_pin_self(b->e);
     b->info = engine_info(b->e);
     b->set.n_max = n_max;
     b->set.seqs = calloc(n_max, sizeof(*b->set.seqs));

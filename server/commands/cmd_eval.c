@@ -247,6 +247,7 @@ static int eval_with(const struct options *o, const struct engine_options *opt, 
         exit_code = open_logits(&v, o->logits_out);
     if (!exit_code)
         exit_code = open_reference(opt, &v);
+    engine_pin_self(e); /* not earlier: threads of another engine would stay there as well */
     if (!exit_code)
         exit_code = evaluate(o, &v);
     if (v.logits && v.logits != stdout && fclose(v.logits) && !exit_code)

@@ -45,6 +45,7 @@ void cmd_engine_options(const struct options *o, const char *path, struct engine
         .model_path = path,
         .max_isa = o->max_isa,
         .n_threads = o->threads,
+        .pin_threads = o->pin_threads,
         .n_ctx = o->ctx,
         .kv_bytes = o->kv_bytes,
         .kv = (enum engine_kv)o->kv_type,

@@ -47,7 +47,7 @@ int main(void)
 {
     for (uint32_t threads = 1; threads <= 8; threads *= 2) {
         struct workers *w;
-        if (workers_open(&w, threads, NULL) != 0)
+        if (workers_open(&w, threads, false, NULL) != 0)
             return 1;
         for (uint32_t r = 1; r <= ROUNDS; r++) {
             struct job job = { .round = r };

@@ -635,6 +635,11 @@ static void count_step(struct engine *e, const struct engine_row *rows, uint32_t
     pthread_mutex_unlock(&e->lock);
 }
 
+void engine_pin_self(struct engine *e)
+{
+    check_thread(e);
+}
+
 void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows)
 {
     check_thread(e);
