@@ -13,7 +13,7 @@ enum {
     PANEL_TILE_PANELS = 2,
     PANEL_TILE_TOKENS = 6,
     VEC_TILE_ROWS = 4,
-    VEC_TILE_TOKENS = 4,
+    VEC_TILE_TOKENS = 6,
     VEC_PEAK_SUMS = 12, /* enough that none waits for its last, few enough for the registers */
     VEC_ATTN_QUERIES = 6,
     VEC_ATTN_COLUMNS = 4,

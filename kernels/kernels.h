@@ -137,11 +137,12 @@ void kern_pack(const struct kern_matrix *rows, uint32_t panel0, uint32_t panel1,
 void kern_row(const struct kern_matrix *w, uint32_t row, float *dst);
 
 enum {
-    KERN_BLOCK = 32,       /* activations that share one scale */
-    KERN_PANEL_ROWS = 16,  /* outputs computed together; row ranges start at a multiple of it */
-    KERN_TILE_ROWS = 32,   /* row ranges of a multiple of it are fastest */
-    KERN_ATTN_ITEM = 1024, /* tokens per attention item */
-    KERN_ATTN_TILE = 32,   /* tokens per tile of the K layout */
+    KERN_BLOCK = 32,        /* activations that share one scale */
+    KERN_PANEL_ROWS = 16,   /* outputs computed together; row ranges start at a multiple of it */
+    KERN_TILE_ROWS = 32,    /* row ranges of a multiple of it are fastest */
+    KERN_FLOAT_TOKENS = 96, /* with F32, F16 and BF16 weights, more at once are no faster */
+    KERN_ATTN_ITEM = 1024,  /* tokens per attention item */
+    KERN_ATTN_TILE = 32,    /* tokens per tile of the K layout */
     KERN_ATTN_MAX_QUERIES = 48, /* queries per call of attend: the more, the better */
     KERN_MAX_HEAD_DIM = 512,
 };

@@ -472,6 +472,13 @@ static inline float v16_tree(v16 v)
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
 
+/* The trees of n vectors, side by side. */
+static inline void v16_trees(const v16 *v, uint32_t n, float *dst)
+{
+    for (uint32_t i = 0; i < n; i++)
+        dst[i] = v16_tree(v[i]);
+}
+
 static inline float v16_max_lane(v16 v)
 {
     __m256 a = _mm256_max_ps(v.lo, v.hi);

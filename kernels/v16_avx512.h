@@ -376,6 +376,31 @@ static inline float v16_tree(v16 v)
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_movehdup_ps(b)));
 }
 
+/* The trees of four vectors, side by side: a third of the instructions of one by one. */
+static inline void v16_tree4(const v16 *v, float *dst)
+{
+    v16 ab = _mm512_add_ps(_mm512_shuffle_f32x4(v[0], v[1], 0x44),
+                           _mm512_shuffle_f32x4(v[0], v[1], 0xee));
+    v16 cd = _mm512_add_ps(_mm512_shuffle_f32x4(v[2], v[3], 0x44),
+                           _mm512_shuffle_f32x4(v[2], v[3], 0xee));
+    v16 t = _mm512_add_ps(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+    t = _mm512_add_ps(t, _mm512_permute_ps(t, 0x4e));
+    t = _mm512_add_ps(t, _mm512_permute_ps(t, 0xb1));
+    t = _mm512_permutexvar_ps(_mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0),
+                              t);
+    _mm_storeu_ps(dst, _mm512_castps512_ps128(t));
+}
+
+/* The trees of n vectors, side by side. */
+static inline void v16_trees(const v16 *v, uint32_t n, float *dst)
+{
+    uint32_t i = 0;
+    for (; i + 4 <= n; i += 4)
+        v16_tree4(v + i, dst + i);
+    for (; i < n; i++)
+        dst[i] = v16_tree(v[i]);
+}
+
 static inline float v16_max_lane(v16 v)
 {
     return _mm512_reduce_max_ps(v);

@@ -446,6 +446,13 @@ static inline float v16_tree(v16 v)
     return vget_lane_f32(c, 0) + vget_lane_f32(c, 1);
 }
 
+/* The trees of n vectors, side by side. */
+static inline void v16_trees(const v16 *v, uint32_t n, float *dst)
+{
+    for (uint32_t i = 0; i < n; i++)
+        dst[i] = v16_tree(v[i]);
+}
+
 static inline float v16_max_lane(v16 v)
 {
     v16 a = v16_max(v, (v16){ { v.q[2], v.q[3], v.q[0], v.q[1] } });

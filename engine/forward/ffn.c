@@ -53,9 +53,13 @@ static void hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, u
 void ffn_hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, uint32_t n1,
                      uint32_t t0, uint32_t t1)
 {
-    uint32_t step = f->tile_values / (t1 - t0) / KERN_TILE_ROWS * KERN_TILE_ROWS;
+    uint32_t n_t = t1 - t0;
+    if (!kern_type_is_quantised(g->up->type) && n_t > KERN_FLOAT_TOKENS)
+        n_t = KERN_FLOAT_TOKENS; /* rather more rows: their inputs take four times the room */
+    uint32_t step = f->tile_values / n_t / KERN_TILE_ROWS * KERN_TILE_ROWS;
     for (uint32_t n = n0; n < n1; n += step)
-        hidden_tile(f, g, n, n + step < n1 ? n + step : n1, t0, t1);
+        for (uint32_t t = t0; t < t1; t += n_t)
+            hidden_tile(f, g, n, n + step < n1 ? n + step : n1, t, t + n_t < t1 ? t + n_t : t1);
 }
 
 struct hidden_job {

@@ -17,7 +17,8 @@ static const enum kern_type types[] = {
 };
 enum {
     N_TYPES = sizeof(types) / sizeof(types[0]),
-    MAX_TOKENS = 29, /* more than any kernel calls few */
+    TOKENS = 29,       /* more than any kernel calls few */
+    MANY_TOKENS = 101, /* more than any kernel takes at once */
 };
 
 /* A random matrix and random quantised inputs. */
@@ -27,7 +28,8 @@ struct problem {
     float *x;
     struct kern_act act;
     struct kern_input in;
-    float *expected; /* by ref, [MAX_TOKENS][n_rows] */
+    uint32_t n_tokens;
+    float *expected; /* by ref, [n_tokens][n_rows] */
 };
 
 static void pack(struct problem *p)
@@ -46,22 +48,23 @@ static void pack(struct problem *p)
 }
 
 static void problem_init(struct problem *p, enum kern_type type, uint32_t rows, uint32_t cols,
-                         uint64_t seed)
+                         uint32_t n_tokens, uint64_t seed)
 {
     memset(p, 0, sizeof(*p));
+    p->n_tokens = n_tokens;
     p->w = (struct kern_matrix){ .type = type, .n_rows = rows, .n_cols = cols };
     p->w.row_bytes = random_row_bytes(type, cols);
     p->w.data = random_rows(type, rows, cols, seed);
-    p->x = random_floats((size_t)MAX_TOKENS * cols, seed + 1);
+    p->x = random_floats((size_t)n_tokens * cols, seed + 1);
     p->x[cols / 2] = 40.0f; /* an outlier, as real activations have */
-    random_act_init(&p->act, MAX_TOKENS, cols);
+    random_act_init(&p->act, n_tokens, cols);
     if (kern_type_info(type)->group_values) {
-        random_act_quantise(kern_select("ref"), p->x, &p->act, MAX_TOKENS);
+        random_act_quantise(kern_select("ref"), p->x, &p->act, n_tokens);
         pack(p);
     }
     p->in = (struct kern_input){ .x = p->x, .act = &p->act };
-    p->expected = malloc((size_t)MAX_TOKENS * rows * sizeof(float));
-    kern_select("ref")->mul_mat(&p->w, 0, rows, &p->in, 0, MAX_TOKENS, p->expected, rows);
+    p->expected = malloc((size_t)n_tokens * rows * sizeof(float));
+    kern_select("ref")->mul_mat(&p->w, 0, rows, &p->in, 0, n_tokens, p->expected, rows);
 }
 
 static void problem_fini(struct problem *p)
@@ -78,17 +81,17 @@ static void check_layout(const struct kern_table *k, const struct problem *p,
                          const struct kern_matrix *w, uint32_t step)
 {
     uint32_t rows = w->n_rows;
-    float *y = malloc((size_t)MAX_TOKENS * rows * sizeof(float));
+    float *y = malloc((size_t)p->n_tokens * rows * sizeof(float));
     uint32_t cut = rows > KERN_PANEL_ROWS ? KERN_PANEL_ROWS : rows;
-    memset(y, 0xff, (size_t)MAX_TOKENS * rows * sizeof(float));
-    for (uint32_t t = 0; t < MAX_TOKENS; t += step) {
-        uint32_t t1 = t + step < MAX_TOKENS ? t + step : MAX_TOKENS;
+    memset(y, 0xff, (size_t)p->n_tokens * rows * sizeof(float));
+    for (uint32_t t = 0; t < p->n_tokens; t += step) {
+        uint32_t t1 = t + step < p->n_tokens ? t + step : p->n_tokens;
         float *out = y + (size_t)t * rows;
         k->mul_mat(w, 0, cut, &p->in, t, t1, out, rows);
         if (cut < rows)
             k->mul_mat(w, cut, rows, &p->in, t, t1, out + cut, rows);
     }
-    for (size_t i = 0; i < (size_t)MAX_TOKENS * rows; i++)
+    for (size_t i = 0; i < (size_t)p->n_tokens * rows; i++)
         cr_assert(memcmp(&y[i], &p->expected[i], 4) == 0,
                   "%s %s %s, %u x %u, step %u: element %zu is %.9g, ref has %.9g", k->name,
                   kern_type_info(w->type)->name, w->layout ? "panels" : "rows", rows, w->n_cols,
@@ -116,14 +119,29 @@ Test(mul_mat, every_variant_gives_the_bits_of_ref)
                     continue;
                 struct problem p;
                 problem_init(&p, types[t], rows[r], unit == 1 ? blocks[b] * 37 : blocks[b] * unit,
-                             t * 100 + r * 10 + b);
+                             TOKENS, t * 100 + r * 10 + b);
                 for (uint32_t v = 0; v < kern_n_usable(); v++) {
-                    check_variant(kern_usable(v), &p, MAX_TOKENS);
+                    check_variant(kern_usable(v), &p, TOKENS);
                     for (uint32_t step = 1; step <= 8; step++) /* each size of a tile */
                         check_variant(kern_usable(v), &p, step);
                 }
                 problem_fini(&p);
             }
+}
+
+/* Many tokens go by blocks, and the wider the rows the fewer tokens a block has. */
+Test(mul_mat, many_tokens_give_the_bits_of_ref)
+{
+    static const uint32_t cols[] = { 1056, 12000 };
+    for (size_t t = 0; t < N_TYPES; t++)
+        for (size_t c = 0; c < 2 && kern_type_info(types[t])->block_values <= 32; c++) {
+            struct problem p;
+            uint32_t odd = kern_type_info(types[t])->block_values == 1 ? 7 : 0;
+            problem_init(&p, types[t], 7, cols[c] + odd, MANY_TOKENS, t * 10 + c);
+            for (uint32_t v = 0; v < kern_n_usable(); v++)
+                check_variant(kern_usable(v), &p, MANY_TOKENS);
+            problem_fini(&p);
+        }
 }
 
 /* The reference itself, against dequantised weights in double precision. */
@@ -132,7 +150,7 @@ Test(mul_mat, ref_is_close_to_exact_arithmetic)
     for (size_t t = 0; t < N_TYPES; t++) {
         struct problem p;
         uint32_t cols = 512;
-        problem_init(&p, types[t], 8, cols, 7 + t);
+        problem_init(&p, types[t], 8, cols, TOKENS, 7 + t);
         float *row = malloc(cols * sizeof(float));
         for (uint32_t r = 0; r < 8; r++) {
             kern_select("ref")->dequantise(types[t], (const char *)p.w.data + r * p.w.row_bytes,
@@ -160,15 +178,15 @@ Test(mul_mat, extreme_bytes_do_not_saturate)
         if (!kern_type_info(types[t])->group_values)
             continue;
         struct problem p;
-        problem_init(&p, types[t], 16, 256, 3);
+        problem_init(&p, types[t], 16, 256, TOKENS, 3);
         random_fill_bytes((uint8_t *)(uintptr_t)p.w.data, types[t], 16, 256, t % 2 ? 0xff : 0x80);
         kern_pack(&p.w, 0, 1, (void *)(uintptr_t)p.packed.data);
-        for (size_t i = 0; i < (size_t)MAX_TOKENS * 256; i++)
+        for (size_t i = 0; i < (size_t)TOKENS * 256; i++)
             p.x[i] = i % 3 ? 1.0f : -1.0f;
-        random_act_quantise(kern_select("ref"), p.x, &p.act, MAX_TOKENS);
-        kern_select("ref")->mul_mat(&p.w, 0, 16, &p.in, 0, MAX_TOKENS, p.expected, 16);
+        random_act_quantise(kern_select("ref"), p.x, &p.act, TOKENS);
+        kern_select("ref")->mul_mat(&p.w, 0, 16, &p.in, 0, TOKENS, p.expected, 16);
         for (uint32_t v = 0; v < kern_n_usable(); v++)
-            check_variant(kern_usable(v), &p, MAX_TOKENS);
+            check_variant(kern_usable(v), &p, TOKENS);
         problem_fini(&p);
     }
 }
@@ -189,7 +207,7 @@ Test(pack, a_row_has_the_same_values_in_every_layout)
 {
     for (size_t t = 0; t < N_TYPES; t++) {
         struct problem p;
-        problem_init(&p, types[t], 17, 768, 11 + t);
+        problem_init(&p, types[t], 17, 768, TOKENS, 11 + t);
         float *rows = malloc(768 * sizeof(float)), *panels = malloc(768 * sizeof(float));
         for (uint32_t r = 0; r < 17 && p.packed.data; r++) {
             kern_row(&p.w, r, rows);
