@@ -507,6 +507,9 @@ static int bench(const struct options *o)
     clear_progress(&b);
     if (rc)
         exit_code = cmd_fail_err(&err);
+    else if (b.n_results == 0)
+        exit_code = cmd_fail(EX_USAGE, "nothing was measured: of --prompts, --gen, --batches and "
+                                       "--contexts no combination is left that fits");
     else if (o->json)
         print_json(&b);
     bench_close(&b);

@@ -2,6 +2,8 @@
 """lacuna bench: shapes of its output; the figures are the machine's business."""
 import json
 
+import pytest
+
 from commands import USAGE, lacuna, refused
 from harness import model_path
 
@@ -49,6 +51,13 @@ def test_too_few_pages_are_a_note():
                  "--json")
     assert [row["batch"] for row in json.loads(done.stdout)] == [1]
     assert "skipped" in done.error and "--kv-bytes" in done.error
+
+
+@pytest.mark.parametrize("options", [("-p", "8", "-n", "2", "-c", "4000", "--ctx", "512"), ("-p", "0", "-n", "0")])
+def test_nothing_measured_is_a_failure(options):
+    done = lacuna("bench", "-m", model_path(), *options, "--json")
+    assert done.returncode == USAGE and done.stdout == b""
+    assert "nothing was measured" in done.error.splitlines()[-1]
 
 
 def test_bad_lists_are_refused():

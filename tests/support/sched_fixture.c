@@ -94,3 +94,35 @@ void test_request_run(struct test_request *t, struct sched_fixture *fx)
     test_request_submit(t, fx);
     test_request_wait(t);
 }
+
+static const char *choice_difference(const struct event_log_choice *x,
+                                     const struct event_log_choice *y)
+{
+    if (strcmp(x->text, y->text) != 0)
+        return "text";
+    if (x->finish != y->finish)
+        return "finish reason";
+    if (x->n_tokens != y->n_tokens ||
+        memcmp(x->tokens, y->tokens, x->n_tokens * sizeof(int32_t)) != 0)
+        return "tokens";
+    for (uint32_t i = 0; x->logprobs && i < x->n_tokens; i++)
+        if (x->logprobs[i].logprob != y->logprobs[i].logprob ||
+            x->logprobs[i].text_offset != y->logprobs[i].text_offset)
+            return "log probabilities";
+    return NULL;
+}
+
+const char *test_request_difference(const struct test_request *a, const struct test_request *b)
+{
+    const char *difference = a->log.last.kind != b->log.last.kind ? "last event" : NULL;
+    for (uint32_t c = 0; !difference && c < a->opt.n; c++)
+        difference = choice_difference(&a->log.choices[c], &b->log.choices[c]);
+    return difference;
+}
+
+struct sched_stats sched_fixture_stats(const struct sched_fixture *fx)
+{
+    struct sched_stats stats;
+    sched_stats(fx->sched, &stats);
+    return stats;
+}

@@ -38,5 +38,9 @@ void test_request_wait(struct test_request *t);
 void test_request_close(struct test_request *t);
 /* All of it. */
 void test_request_run(struct test_request *t, struct sched_fixture *fx);
+/* In what the answers of two requests with the same choices differ; NULL: in nothing. */
+const char *test_request_difference(const struct test_request *a, const struct test_request *b);
+
+struct sched_stats sched_fixture_stats(const struct sched_fixture *fx);
 
 #endif

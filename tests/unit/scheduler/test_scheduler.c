@@ -66,17 +66,8 @@ static void init_varied(struct test_request *t, uint32_t i)
 
 static void expect_same(const struct test_request *a, const struct test_request *b)
 {
-    for (uint32_t c = 0; c < a->opt.n; c++) {
-        const struct event_log_choice *x = &a->log.choices[c], *y = &b->log.choices[c];
-        cr_assert_str_eq(x->text, y->text);
-        cr_assert_eq(x->finish, y->finish);
-        cr_assert_eq(x->n_tokens, y->n_tokens);
-        cr_assert_eq(memcmp(x->tokens, y->tokens, x->n_tokens * sizeof(int32_t)), 0);
-        for (uint32_t i = 0; x->logprobs && i < x->n_tokens; i++) {
-            cr_assert_eq(x->logprobs[i].text_offset, y->logprobs[i].text_offset);
-            cr_assert_eq(x->logprobs[i].logprob, y->logprobs[i].logprob);
-        }
-    }
+    const char *difference = test_request_difference(a, b);
+    cr_assert_null(difference, "the answers differ: %s", difference);
 }
 
 Test(scheduler, the_answer_is_the_same_alone_and_in_company)
@@ -251,13 +242,6 @@ Test(scheduler, choices_of_one_request_may_outgrow_the_pages)
 
 /* ---- sharing ---- */
 
-static struct sched_stats stats_now(void)
-{
-    struct sched_stats stats;
-    sched_stats(fx.sched, &stats);
-    return stats;
-}
-
 Test(scheduler, choices_of_a_prompt_compute_it_once)
 {
     struct test_request t;
@@ -268,7 +252,7 @@ Test(scheduler, choices_of_a_prompt_compute_it_once)
     t.opt.sampling.temperature = 1;
     test_request_run(&t, &fx);
     expect_kind(&t, SCHED_EVENT_DONE);
-    cr_assert_eq(stats_now().prefill_tokens, t.prompt.n_tokens);
+    cr_assert_eq(sched_fixture_stats(&fx).prefill_tokens, t.prompt.n_tokens);
     cr_assert_eq(t.log.last.usage.completion_tokens, 30);
     cr_assert_eq(t.log.last.usage.cached_tokens, 0);
     test_request_close(&t);
@@ -285,7 +269,7 @@ Test(scheduler, a_known_prompt_is_computed_but_for_its_last_token)
     test_request_wait(&second);
     cr_assert_eq(second.log.last.usage.cached_tokens, second.prompt.n_tokens - 1);
     expect_same(&second, &first);
-    struct sched_stats stats = stats_now();
+    struct sched_stats stats = sched_fixture_stats(&fx);
     cr_assert_eq(stats.prefill_tokens, first.prompt.n_tokens + 1);
     cr_assert_eq(stats.prefix_query_tokens, 2 * first.prompt.n_tokens);
     cr_assert_eq(stats.prefix_hit_tokens, first.prompt.n_tokens - 1);
@@ -345,7 +329,7 @@ Test(scheduler, when_pages_run_out_the_youngest_is_paused_and_ends_all_the_same)
         expect_kind(&crowd[i], SCHED_EVENT_DONE);
         expect_same(&crowd[i], &alone[i]);
     }
-    cr_assert_gt(stats_now().preemptions, 0);
+    cr_assert_gt(sched_fixture_stats(&fx).preemptions, 0);
     for (uint32_t i = 0; i < N; i++) {
         test_request_close(&crowd[i]);
         test_request_close(&alone[i]);
@@ -360,7 +344,7 @@ Test(scheduler, a_paused_request_can_be_cancelled)
     submit_plain(&a, "abcdefgh", 50);
     submit_plain(&b, "01234567", 50);
     fake_engine_wait_held(fx.engine);
-    for (int i = 0; i < 200 && stats_now().preemptions == 0; i++)
+    for (int i = 0; i < 200 && sched_fixture_stats(&fx).preemptions == 0; i++)
         one_step();
     struct sched_slot slots[2];
     cr_assert_eq(sched_slots(fx.sched, slots, 2), 1, "b is paused");
@@ -390,7 +374,7 @@ Test(scheduler, the_more_important_one_is_served_first_and_paused_last)
     one_step();
     event_log_wait_kinds(&important.log, 1);
     cr_assert_eq(late.log.n_kinds, 0, "it came first, but matters less");
-    for (int i = 0; i < 200 && stats_now().preemptions == 0; i++)
+    for (int i = 0; i < 200 && sched_fixture_stats(&fx).preemptions == 0; i++)
         one_step();
     struct sched_slot slots[2];
     cr_assert_eq(sched_slots(fx.sched, slots, 2), 1);

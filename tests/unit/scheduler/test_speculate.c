@@ -162,13 +162,6 @@ static void open_speculating(uint32_t n_pages, uint32_t defer_every)
     sched_fixture_open(&fx, &engine, &opt);
 }
 
-static struct sched_stats stats_now(void)
-{
-    struct sched_stats stats;
-    sched_stats(fx.sched, &stats);
-    return stats;
-}
-
 Test(speculate, an_answer_that_repeats_itself_takes_fewer_steps)
 {
     struct test_request t;
@@ -184,7 +177,7 @@ Test(speculate, an_answer_that_repeats_itself_takes_fewer_steps)
     cr_assert_eq(t.log.last.usage.completion_tokens, 48);
     fake_engine_counts(fx.engine, &counts);
     cr_assert_lt(counts.n_steps, 25, "%llu steps", (unsigned long long)counts.n_steps);
-    struct sched_stats stats = stats_now();
+    struct sched_stats stats = sched_fixture_stats(&fx);
     cr_assert_eq(stats.generated_tokens, 48);
     cr_assert_gt(stats.accepted_tokens, 20);
     cr_assert_geq(stats.drafted_tokens, stats.accepted_tokens);
@@ -237,16 +230,9 @@ static void init_wordy(struct test_request *t, uint32_t i)
 
 static void expect_same(const struct test_request *a, const struct test_request *b)
 {
+    const char *difference = test_request_difference(a, b);
     cr_assert_eq(a->log.last.kind, SCHED_EVENT_DONE);
-    for (uint32_t c = 0; c < a->opt.n; c++) {
-        const struct event_log_choice *x = &a->log.choices[c], *y = &b->log.choices[c];
-        cr_assert_str_eq(x->text, y->text);
-        cr_assert_eq(x->finish, y->finish);
-        cr_assert_eq(x->n_tokens, y->n_tokens);
-        cr_assert_eq(memcmp(x->tokens, y->tokens, x->n_tokens * sizeof(int32_t)), 0);
-        for (uint32_t i = 0; x->logprobs && i < x->n_tokens; i++)
-            cr_assert_eq(x->logprobs[i].logprob, y->logprobs[i].logprob);
-    }
+    cr_assert_null(difference, "the answers differ: %s", difference);
 }
 
 Test(speculate, no_answer_changes)
@@ -262,7 +248,7 @@ Test(speculate, no_answer_changes)
         init_wordy(&plain[i], i);
         test_request_run(&plain[i], &fx);
     }
-    cr_assert_eq(stats_now().drafted_tokens, 0, "unasked, nothing is guessed");
+    cr_assert_eq(sched_fixture_stats(&fx).drafted_tokens, 0, "unasked, nothing is guessed");
     sched_fixture_close(&fx);
 
     for (uint32_t pass = 0; pass < 3; pass++) {
@@ -280,7 +266,7 @@ Test(speculate, no_answer_changes)
             expect_same(&guessed[i], &plain[i]);
             test_request_close(&guessed[i]);
         }
-        struct sched_stats stats = stats_now();
+        struct sched_stats stats = sched_fixture_stats(&fx);
         cr_assert_gt(stats.accepted_tokens, 100);
         cr_assert_gt(stats.drafted_tokens, stats.accepted_tokens, "some were wrong");
         if (pass == 1)
