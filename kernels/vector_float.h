@@ -17,7 +17,7 @@ enum {
     VEC_MOST_ROWS = 4,                     /* of a tile of one token */
     VEC_WIDE_TOKENS = 3 * VEC_TILE_TOKENS, /* with more, widening first is worth it */
     VEC_BLOCK_COLS = 1024,
-    VEC_BLOCK_ROWS = 8,
+    VEC_BLOCK_ROWS = 64,       /* so that their tokens pass the first-level cache seldom */
     VEC_BLOCK_BYTES = 1 << 20, /* of a block's tokens, in the second-level cache */
     VEC_ROWS_BYTES = 1 << 19,  /* of rows that stay there while all tokens pass */
 };

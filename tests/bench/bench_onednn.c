@@ -9,6 +9,10 @@
  * ours have a scale in each block of 32 its int8 products have none.  What it would cost is not in the table:
  * its order of summation follows the shape, so answers would depend on how a prompt was cut into steps, which
  * kernels.h rules out.
+ *
+ * On a Xeon of 2023 (AVX-512 VNNI, no AMX) ours win up to 32 tokens, by up to 2.9x at 8; from 128 on oneDNN's
+ * float products are 1.1 to 1.4 times as fast.  Its int8 products are, too, up to 1.5: the scales are 3 of 11
+ * instructions.  So none is oneDNN's.
  */
 #include <oneapi/dnnl/dnnl.h>
 #include <stdio.h>
@@ -44,6 +48,20 @@ struct product {
     int32_t *sums;
 };
 
+/* On a cache line, as the engine has everything. */
+static void *on_line(void *from, size_t size)
+{
+    void *to = aligned_alloc(64, (size + 63) / 64 * 64);
+    memcpy(to, from, size);
+    free(from);
+    return to;
+}
+
+static float *random_on_line(size_t n, uint64_t seed)
+{
+    return on_line(random_floats(n, seed), n * sizeof(float));
+}
+
 static void product_init(struct product *p, const struct kern_table *k, enum kern_type type,
                          uint32_t n_rows, uint32_t n_cols)
 {
@@ -52,10 +70,11 @@ static void product_init(struct product *p, const struct kern_table *k, enum ker
     *p = (struct product){ .k = k, .w = { .type = type, .n_rows = n_rows, .n_cols = n_cols } };
     p->w.data = rows;
     p->w.row_bytes = random_row_bytes(type, n_cols);
-    p->x = random_floats(n_inputs, 2);
-    p->y = malloc((size_t)MAX_TOKENS * n_rows * sizeof(*p->y));
+    p->x = random_on_line(n_inputs, 2);
+    p->y = random_on_line((size_t)MAX_TOKENS * n_rows, 4);
     if (!kern_type_is_quantised(type)) {
-        p->wide = random_floats(n_weights, 3);
+        p->w.data = on_line(rows, n_rows * p->w.row_bytes);
+        p->wide = random_on_line(n_weights, 3);
         return;
     }
     void *panels = aligned_alloc(64, (kern_packed_bytes(type, n_rows, n_cols) + 63) / 64 * 64);
@@ -65,8 +84,9 @@ static void product_init(struct product *p, const struct kern_table *k, enum ker
     p->w.layout = KERN_LAYOUT_PANELS;
     random_act_init(&p->act, MAX_TOKENS, n_cols);
     random_act_quantise(k, p->x, &p->act, MAX_TOKENS);
-    p->codes = calloc(n_weights, 1);
-    p->inputs = calloc(n_inputs, 1);
+    p->act.q = on_line(p->act.q, n_inputs);
+    p->codes = on_line(calloc(n_weights, 1), n_weights);
+    p->inputs = on_line(calloc(n_inputs, 1), n_inputs);
     p->sums = malloc((size_t)MAX_TOKENS * n_rows * sizeof(*p->sums));
 }
 
