@@ -279,16 +279,24 @@ PANEL_INLINE void many_rows(enum kern_type type, const struct kern_matrix *w, ui
             many_rows(type, w, row0, row1, act, t0, t1, y, ldy);                                   \
         break;
 
-static void panel_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
-                          const struct kern_act *act, uint32_t t0, uint32_t t1, float *y,
-                          size_t ldy)
+static void panel_block(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
+                        const struct kern_act *act, uint32_t t0, uint32_t t1, float *y, size_t ldy)
 {
-    if (t0 == t1)
-        return;
     switch (w->type) {
         UNPACK_EACH_TYPE(PANEL_CASE)
     default:
         break;
+    }
+}
+
+static void panel_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
+                          const struct kern_act *act, uint32_t t0, uint32_t t1, float *y,
+                          size_t ldy)
+{
+    uint32_t most = kern_block_tokens(w->type, w->n_cols);
+    for (uint32_t t = t0, n_t; t < t1; t += n_t) {
+        n_t = tile_size(t1 - t, most);
+        panel_block(w, row0, row1, act, t, t + n_t, y + (t - t0) * ldy, ldy);
     }
 }
 

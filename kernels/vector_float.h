@@ -17,9 +17,8 @@ enum {
     VEC_MOST_ROWS = 4,                     /* of a tile of one token */
     VEC_WIDE_TOKENS = 3 * VEC_TILE_TOKENS, /* with more, widening first is worth it */
     VEC_BLOCK_COLS = 1024,
-    VEC_BLOCK_ROWS = 64,       /* so that their tokens pass the first-level cache seldom */
-    VEC_BLOCK_BYTES = 1 << 20, /* of a block's tokens, in the second-level cache */
-    VEC_ROWS_BYTES = 1 << 19,  /* of rows that stay there while all tokens pass */
+    VEC_BLOCK_ROWS = 64,      /* so that their tokens pass the first-level cache seldom */
+    VEC_ROWS_BYTES = 1 << 19, /* of rows that stay there while all tokens pass */
 };
 
 /* Columns of rows and tokens: of what product, and where its tiles leave their sums. */
@@ -113,8 +112,7 @@ static inline __attribute__((always_inline)) void
 vec_float_tiles(enum kern_type type, const struct vec_float *m, uint32_t n_tokens, v16 *carried)
 {
     for (uint32_t t = 0, n_t; t < n_tokens; t += n_t) {
-        uint32_t left = n_tokens - t, n_tiles = (left + VEC_TILE_TOKENS - 1) / VEC_TILE_TOKENS;
-        n_t = (left + n_tiles - 1) / n_tiles;
+        n_t = tile_size(n_tokens - t, VEC_TILE_TOKENS);
         if (n_t == 1)
             vec_float_rows(type, m, t, 1, carried);
         else if (VEC_TILE_TOKENS > 2 && n_t == 2)
@@ -156,7 +154,7 @@ static inline __attribute__((always_inline)) void
 vec_float_block(enum kern_type type, const struct vec_float *m, uint32_t n_tokens)
 {
     v16 carried[VEC_BLOCK_ROWS * KERN_FLOAT_TOKENS];
-    float wide[VEC_BLOCK_ROWS * VEC_BLOCK_COLS];
+    _Alignas(64) float wide[VEC_BLOCK_ROWS * VEC_BLOCK_COLS];
     size_t weight_bytes = type == KERN_TYPE_F32 ? 4 : 2;
     struct vec_float part = *m;
     for (uint32_t k = 0; k < m->n_cols; k += VEC_BLOCK_COLS) {
@@ -175,19 +173,12 @@ vec_float_block(enum kern_type type, const struct vec_float *m, uint32_t n_token
     }
 }
 
-static uint32_t vec_block_tokens(uint32_t n_cols)
-{
-    uint32_t fit = VEC_BLOCK_BYTES / sizeof(float) / n_cols / VEC_TILE_TOKENS * VEC_TILE_TOKENS;
-    if (fit > KERN_FLOAT_TOKENS)
-        return KERN_FLOAT_TOKENS;
-    return fit < VEC_WIDE_TOKENS ? VEC_WIDE_TOKENS : fit;
-}
-
 static inline __attribute__((always_inline)) void
 vec_float_blocks(enum kern_type type, const struct vec_float *m, uint32_t n_tokens)
 {
     struct vec_float part = *m;
-    uint32_t most = vec_block_tokens(m->n_cols);
+    uint32_t fit = kern_block_tokens(type, m->n_cols),
+             most = fit / VEC_TILE_TOKENS * VEC_TILE_TOKENS;
     for (uint32_t t = 0, n_t; t < n_tokens; t += n_t) {
         n_t = n_tokens - t < most ? n_tokens - t : most;
         for (uint32_t r = 0; r < m->n_rows; r += part.n_rows) {
