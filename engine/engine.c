@@ -55,9 +55,10 @@ static int take_options(struct engine *e, const struct engine_options *opt, stru
     if (e->opt.n_threads > MAX_THREADS)
         return engine_fail(err, ENGINE_ERR_OPTION, "%u threads asked for; the limit is %d",
                            e->opt.n_threads, MAX_THREADS);
-    if (e->opt.pin_threads && e->opt.n_threads > machine_cores())
+    uint32_t n_cores = machine_affinity_cores();
+    if (e->opt.pin_threads && e->opt.n_threads > n_cores)
         engine_warn(e, "%u threads are pinned to %u cores: some share one", e->opt.n_threads,
-                    machine_cores());
+                    n_cores);
     e->kern = kern_select(opt->max_isa);
     if (!e->kern)
         return engine_fail(err, ENGINE_ERR_OPTION,

@@ -168,18 +168,22 @@ static void walk_own(const char *controller, void (*fn)(void *ctx, const char *d
         fclose(f);
 }
 
-uint32_t machine_cores(void)
+uint32_t machine_affinity_cores(void)
 {
     cpu_set_t set;
-    uint64_t share = NO_LIMIT;
     long online = sysconf(_SC_NPROCESSORS_ONLN);
-    uint64_t n = online > 0 ? (uint64_t)online : 1;
     if (sched_getaffinity(0, sizeof(set), &set) == 0)
-        n = (uint64_t)CPU_COUNT(&set);
+        return (uint32_t)CPU_COUNT(&set);
+    return online > 0 ? (uint32_t)online : 1;
+}
+
+uint32_t machine_cores(void)
+{
+    uint64_t share = NO_LIMIT, n = machine_affinity_cores();
     walk_own("cpu", look_for_cpu, &share);
     if (share != NO_LIMIT && (share + 999) / 1000 < n)
         n = (share + 999) / 1000;
-    return n > 0 ? (uint32_t)n : 1;
+    return n > 0 ? (uint32_t)n : 1; /* a quota of nothing */
 }
 
 /* Does a core have a hardware thread of a lower number in the set? */

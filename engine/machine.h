@@ -13,6 +13,9 @@
 /* At least 1. */
 uint32_t machine_cores(void);
 
+/* Of the affinity mask alone: what machine_pin can choose from.  At least 1. */
+uint32_t machine_affinity_cores(void);
+
 /* Keeps a thread on one core: the index-th of those it may use now, in ascending order, but the second hardware
  * threads of cores behind all first ones.  Past the last it begins anew.  0 or an errno. */
 int machine_pin(pthread_t thread, uint32_t index);

@@ -7,6 +7,9 @@
 
 #include "kernels/kernels.h"
 
+/* Tokens that a product with F32, F16 or BF16 weights takes at once, at most: their sums lie on the stack. */
+enum { FLOAT_BLOCK_TOKENS = 96 };
+
 #define KERN_F16_MAX 65504.0f /* larger keys and values are stored as this, not as infinity */
 #define KERN_Q8_TINY 1e-30f   /* a query that is no larger than this is as good as 0 */
 #define KERN_GELU_CUBIC 0.044715f

@@ -103,9 +103,10 @@ const struct kern_type_info *kern_type_info(uint32_t type);
 /* Does the type read quantised activations?  F32, F16 and BF16 do not. */
 bool kern_type_is_quantised(uint32_t type);
 
-/* Products of more tokens than this are computed in blocks, each of whose inputs stay in a second-level
- * cache of 1 MiB for all rows; who computes one with few rows at a time does well to do the same. */
-uint32_t kern_block_tokens(uint32_t type, uint32_t n_cols);
+/* How many of n_tokens a product takes at once, in blocks of about one size: so many that the inputs of a block
+ * stay in a second-level cache of 1 MiB for all rows.  mul_mat does so by itself; who calls it with few rows at a
+ * time does well to do the same.  At least 1. */
+uint32_t kern_block_tokens(uint32_t type, uint32_t n_cols, uint32_t n_tokens);
 
 /* How a matrix lies in memory. */
 enum kern_layout {
@@ -141,12 +142,11 @@ void kern_pack(const struct kern_matrix *rows, uint32_t panel0, uint32_t panel1,
 void kern_row(const struct kern_matrix *w, uint32_t row, float *dst);
 
 enum {
-    KERN_BLOCK = 32,        /* activations that share one scale */
-    KERN_PANEL_ROWS = 16,   /* outputs computed together; row ranges start at a multiple of it */
-    KERN_TILE_ROWS = 32,    /* row ranges of a multiple of it are fastest */
-    KERN_FLOAT_TOKENS = 96, /* kern_block_tokens() of F32, F16 and BF16 weights, at most */
-    KERN_ATTN_ITEM = 1024,  /* tokens per attention item */
-    KERN_ATTN_TILE = 32,    /* tokens per tile of the K layout */
+    KERN_BLOCK = 32,       /* activations that share one scale */
+    KERN_PANEL_ROWS = 16,  /* outputs computed together; row ranges start at a multiple of it */
+    KERN_TILE_ROWS = 32,   /* row ranges of a multiple of it are fastest */
+    KERN_ATTN_ITEM = 1024, /* tokens per attention item */
+    KERN_ATTN_TILE = 32,   /* tokens per tile of the K layout */
     KERN_ATTN_MAX_QUERIES = 48, /* queries per call of attend: the more, the better */
     KERN_MAX_HEAD_DIM = 512,
 };

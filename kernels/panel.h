@@ -293,11 +293,9 @@ static void panel_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t r
                           const struct kern_act *act, uint32_t t0, uint32_t t1, float *y,
                           size_t ldy)
 {
-    uint32_t most = kern_block_tokens(w->type, w->n_cols);
-    for (uint32_t t = t0, n_t; t < t1; t += n_t) {
-        n_t = tile_size(t1 - t, most);
-        panel_block(w, row0, row1, act, t, t + n_t, y + (t - t0) * ldy, ldy);
-    }
+    uint32_t n = kern_block_tokens(w->type, w->n_cols, t1 - t0);
+    for (uint32_t t = t0; t < t1; t += n)
+        panel_block(w, row0, row1, act, t, t + n < t1 ? t + n : t1, y + (t - t0) * ldy, ldy);
 }
 
 #endif

@@ -75,16 +75,24 @@ bool kern_type_is_quantised(uint32_t type)
     return kern_type_info(type)->group_values != 0;
 }
 
-uint32_t kern_block_tokens(uint32_t type, uint32_t n_cols)
+/* How many tokens a block has at most. */
+static uint32_t most_block_tokens(uint32_t type, uint32_t n_cols)
 {
     bool is_quantised = kern_type_is_quantised(type);
     /* Of a block of 32: its codes, a scale and a sum; or floats. */
     size_t token_bytes = is_quantised ? (size_t)n_cols * 5 / 4 : (size_t)n_cols * sizeof(float);
     /* So many that unpacking the weights again for each block is a small part of it. */
-    size_t least = is_quantised ? 96 : 24, most = is_quantised ? UINT32_MAX : KERN_FLOAT_TOKENS;
+    size_t least = is_quantised ? 96 : 24, most = is_quantised ? UINT32_MAX : FLOAT_BLOCK_TOKENS;
     size_t fit = ((size_t)1 << 20) / (token_bytes ? token_bytes : 1);
     fit = fit < least ? least : fit;
     return (uint32_t)(fit < most ? fit : most);
+}
+
+uint32_t kern_block_tokens(uint32_t type, uint32_t n_cols, uint32_t n_tokens)
+{
+    uint32_t most = most_block_tokens(type, n_cols);
+    uint32_t n_blocks = n_tokens > most ? (n_tokens + most - 1) / most : 1;
+    return n_tokens > 0 ? (n_tokens + n_blocks - 1) / n_blocks : 1;
 }
 
 size_t kern_kv_bytes(enum kern_kv kv, uint32_t page_tokens, uint32_t head_dim)

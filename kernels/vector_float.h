@@ -21,6 +21,8 @@ enum {
     VEC_ROWS_BYTES = 1 << 19, /* of rows that stay there while all tokens pass */
 };
 
+_Static_assert(FLOAT_BLOCK_TOKENS % VEC_TILE_TOKENS == 0, "blocks are rounded up to whole tiles");
+
 /* Columns of rows and tokens: of what product, and where its tiles leave their sums. */
 struct vec_float {
     const uint8_t *w; /* row 0 */
@@ -153,7 +155,7 @@ static inline __attribute__((always_inline)) void vec_widen_rows(enum kern_type 
 static inline __attribute__((always_inline)) void
 vec_float_block(enum kern_type type, const struct vec_float *m, uint32_t n_tokens)
 {
-    v16 carried[VEC_BLOCK_ROWS * KERN_FLOAT_TOKENS];
+    v16 carried[VEC_BLOCK_ROWS * FLOAT_BLOCK_TOKENS];
     _Alignas(64) float wide[VEC_BLOCK_ROWS * VEC_BLOCK_COLS];
     size_t weight_bytes = type == KERN_TYPE_F32 ? 4 : 2;
     struct vec_float part = *m;
@@ -177,8 +179,8 @@ static inline __attribute__((always_inline)) void
 vec_float_blocks(enum kern_type type, const struct vec_float *m, uint32_t n_tokens)
 {
     struct vec_float part = *m;
-    uint32_t fit = kern_block_tokens(type, m->n_cols),
-             most = fit / VEC_TILE_TOKENS * VEC_TILE_TOKENS;
+    uint32_t n = kern_block_tokens(type, m->n_cols, n_tokens); /* rounded up to whole tiles: */
+    uint32_t most = (n + VEC_TILE_TOKENS - 1) / VEC_TILE_TOKENS * VEC_TILE_TOKENS;
     for (uint32_t t = 0, n_t; t < n_tokens; t += n_t) {
         n_t = n_tokens - t < most ? n_tokens - t : most;
         for (uint32_t r = 0; r < m->n_rows; r += part.n_rows) {

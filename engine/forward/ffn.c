@@ -53,8 +53,7 @@ static void hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, u
 void ffn_hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, uint32_t n1,
                      uint32_t t0, uint32_t t1)
 {
-    uint32_t most = kern_block_tokens(g->up->type, g->up->n_cols);
-    uint32_t n_blocks = (t1 - t0 + most - 1) / most, n_t = (t1 - t0 + n_blocks - 1) / n_blocks;
+    uint32_t n_t = kern_block_tokens(g->up->type, g->up->n_cols, t1 - t0);
     uint32_t step = f->tile_values / n_t / KERN_TILE_ROWS * KERN_TILE_ROWS;
     for (uint32_t n = n0; n < n1; n += step)
         for (uint32_t t = t0; t < t1; t += n_t)

@@ -10,9 +10,9 @@
  * its order of summation follows the shape, so answers would depend on how a prompt was cut into steps, which
  * kernels.h rules out.
  *
- * On a Xeon of 2023 (AVX-512 VNNI, no AMX) ours win up to 32 tokens, by up to 2.9x at 8; from 128 on oneDNN's
- * float products are 1.1 to 1.4 times as fast.  Its int8 products are, too, up to 1.5: the scales are 3 of 11
- * instructions.  So none is oneDNN's.
+ * On a Xeon of 2023 (AVX-512 VNNI, no AMX) most of ours are faster up to 32 tokens, by up to 2.9x at 8; from 128
+ * on oneDNN's float products are 1.1 to 1.4 times as fast, and its int8 products 1.2 to 1.6 times: the scales are
+ * 3 of 11 instructions.  So none is oneDNN's.
  */
 #include <oneapi/dnnl/dnnl.h>
 #include <stdio.h>

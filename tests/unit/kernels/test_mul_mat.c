@@ -18,7 +18,7 @@ static const enum kern_type types[] = {
 enum {
     N_TYPES = sizeof(types) / sizeof(types[0]),
     TOKENS = 29,       /* more than any kernel calls few */
-    MANY_TOKENS = 101, /* more than any kernel takes at once */
+    MANY_TOKENS = 101, /* more than a block of float weights or of long rows has */
 };
 
 /* A random matrix and random quantised inputs. */
