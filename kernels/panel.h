@@ -33,10 +33,27 @@ static inline uint32_t few_tile_tokens(enum kern_type type)
  * be little. */
 static inline uint32_t few_max(enum kern_type type)
 {
-    if (PANEL_FEW_PANELS == 1 || packed_chunk_blocks(type) > 1)
+    if (PANEL_FEW_PANELS == 1)
         return 4;
-    uint32_t bits = packed_bits(type);
-    return bits == 8 ? 24 : bits == 4 ? 12 : 4;
+    switch (type) {
+    case KERN_TYPE_Q8_0:
+    case KERN_TYPE_Q8_K:
+        return 24;
+    case KERN_TYPE_Q4_0:
+    case KERN_TYPE_Q4_1:
+        return 16;
+    case KERN_TYPE_Q3_K:
+    case KERN_TYPE_MXFP4:
+        return 4;
+    default:
+        return 8;
+    }
+}
+
+/* Bytes of codes between what is asked for and what is multiplied: by measurement. */
+static inline uint32_t few_ahead(enum kern_type type)
+{
+    return packed_bits(type) == 8 ? 2048 : 3072;
 }
 
 /* Panels side by side, from their first bytes on. */
@@ -44,6 +61,25 @@ struct streams {
     const uint8_t *panel;
     size_t panel_bytes, codes_at;
 };
+
+/* Asks for the codes that are multiplied a while after block b's, behind a panel's end those of the panel
+ * n_p further on, and for that panel's heads.  The processor follows neither by itself: panels are short,
+ * and the heads lie apart. */
+PANEL_INLINE void prefetch_streams(enum kern_type type, const struct streams *w, uint32_t b,
+                                   uint32_t n_p)
+{
+    uint32_t code_bytes = packed_code_bytes(type);
+    size_t at = (size_t)b * code_bytes + few_ahead(type), end = w->panel_bytes - w->codes_at;
+    const uint8_t *codes = w->panel + w->codes_at + at;
+    const uint8_t *heads = w->panel + n_p * w->panel_bytes +
+                           (size_t)b * packed_head_bytes(type) / packed_chunk_blocks(type);
+    if (at >= end)
+        codes += n_p * w->panel_bytes - end;
+    for (uint32_t i = 0; i < n_p; i++) {
+        prefetch_bytes(codes + i * w->panel_bytes, code_bytes);
+        __builtin_prefetch(heads + i * w->panel_bytes);
+    }
+}
 
 /* Group g of the columns, for n_p panels and n_t tokens: exact integer sums, then the canonical fma's. */
 PANEL_INLINE void few_group(enum kern_type type, const struct streams *w, const struct tokens *x,
@@ -95,9 +131,7 @@ PANEL_INLINE void few_tile(enum kern_type type, const struct streams *w, uint32_
         for (uint32_t t = 0; t < n_t; t++)
             acc[i][t] = v16_set1(0.0f);
     for (uint32_t b = 0; b < n_cols / KERN_BLOCK; b++) {
-        const uint8_t *codes = w->panel + w->codes_at + (size_t)b * packed_code_bytes(type);
-        for (uint32_t i = 0; i < n_p; i++)
-            prefetch_bytes(codes + i * w->panel_bytes + PANEL_AHEAD, packed_code_bytes(type));
+        prefetch_streams(type, w, b, n_p);
         for (uint32_t h = 0; h < per_block; h++)
             few_group(type, w, &x, b * per_block + h, n_p, n_t, acc);
     }

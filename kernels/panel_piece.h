@@ -290,7 +290,8 @@ static inline uint32_t piece_cols(uint32_t n_left)
     return n < n_left ? n : n_left;
 }
 
-/* Plans what comes after the piece: the next columns, or the first ones of the next panels before row1. */
+/* Asks for the heads of what comes after the piece, and plans its codes: the next columns, or the first
+ * ones of the next panels before row1. */
 PANEL_INLINE void look_ahead(enum kern_type type, struct piece *piece, const struct kern_matrix *w,
                              uint32_t r, uint32_t row1, uint32_t n_p)
 {
@@ -302,13 +303,17 @@ PANEL_INLINE void look_ahead(enum kern_type type, struct piece *piece, const str
     piece->n_ahead = 0;
     if (w->layout != KERN_LAYOUT_PANELS || r + (n_p - 1) * KERN_PANEL_ROWS >= row1)
         return;
+    uint32_t n_cols = piece_cols(w->n_cols - col), chunk = unpack_block(type);
     size_t panel_bytes = packed_panel_bytes(type, w->n_cols);
-    const uint8_t *codes = (const uint8_t *)w->data + r / KERN_PANEL_ROWS * panel_bytes +
-                           packed_codes_at(type, w->n_cols) +
+    const uint8_t *panel = (const uint8_t *)w->data + r / KERN_PANEL_ROWS * panel_bytes;
+    const uint8_t *heads = panel + (size_t)(col / chunk) * packed_head_bytes(type);
+    const uint8_t *codes = panel + packed_codes_at(type, w->n_cols) +
                            (size_t)(col / KERN_BLOCK) * packed_code_bytes(type);
-    for (uint32_t i = 0; i < n_p; i++)
+    for (uint32_t i = 0; i < n_p; i++) {
+        prefetch_bytes(heads + i * panel_bytes, (size_t)(n_cols / chunk) * packed_head_bytes(type));
         piece->ahead[i] = codes + i * panel_bytes;
-    piece->n_ahead = piece_cols(w->n_cols - col) / KERN_BLOCK * packed_code_bytes(type) / 64;
+    }
+    piece->n_ahead = n_cols / KERN_BLOCK * packed_code_bytes(type) / 64;
 }
 
 /* Asks for the next lines of each panel: into the second-level cache, the first one is full. */
