@@ -22,6 +22,12 @@ static uint32_t sequences_of(const struct memory_plan_input *in)
     return in->n_sequences ? in->n_sequences : DEFAULT_SEQUENCES;
 }
 
+/* Where one alone will run, its window is all that is ever looked at. */
+static uint32_t window_sequences_of(const struct memory_plan_input *in)
+{
+    return in->n_sequences == 1 ? 1 : WINDOW_SEQUENCES;
+}
+
 /* Pools for sequences of together n_tokens: as many as were asked for, or one if the bytes were. */
 static void size_pools(const struct memory_plan_input *in, uint64_t n_tokens,
                        struct kv_options *out, uint64_t *bytes)
@@ -35,7 +41,7 @@ static void size_pools(const struct memory_plan_input *in, uint64_t n_tokens,
         *group = config_kv_group(s, g);
         uint64_t pages = (n_tokens + KV_PAGE_TOKENS - 1) / KV_PAGE_TOKENS +
                          (uint64_t)n_sequences * group->open_parts;
-        uint64_t enough = (uint64_t)WINDOW_SEQUENCES *
+        uint64_t enough = (uint64_t)window_sequences_of(in) *
                           kv_pages_needed(group, UINT32_MAX / 2, in->max_rows);
         group->n_pages = (uint32_t)(group->window && pages > enough ? enough : pages);
         *bytes += (uint64_t)group->n_pages * group->n_layers * group->layer_bytes;

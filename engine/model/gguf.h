@@ -73,9 +73,11 @@ struct gguf_load_options {
     engine_progress_fn *progress;
     void *progress_ctx;
     const volatile int *cancel;
-    /* Called for each tensor that has data once it is there, in the order of the file, on the calling
-     * thread.  true: the data is not needed any more: its memory is given back, its pointer NULL. */
-    bool (*take)(void *ctx, const struct gguf_tensor *t);
+    /* Called in the order of the file, on the calling thread, as a tensor's data comes: of its bytes the
+     * first `ready` are there, and the first `taken` were taken before.  Returns how many are now: their
+     * memory is given back.  A tensor is taken whole in the end, and its pointer is NULL then, or not
+     * at all. */
+    uint64_t (*take)(void *ctx, const struct gguf_tensor *t, uint64_t taken, uint64_t ready);
     void *take_ctx;
 };
 /* Makes the data pointer of every tensor valid that `take` does not take.  With a map, the pages are also touched once, so that

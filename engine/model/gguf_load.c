@@ -6,8 +6,8 @@
  *   map:  the part's data is mapped shared and read-only, then touched once in pieces, so that the
  *         first step does not wait for the disk; memory is the page cache's.
  *   read: into anonymous memory that asks for 2 MiB pages, through io.c with several reads in flight.
- * Tensors are offered to opt->take as they come, while the next are on their way from the disk; what
- * it took goes back at once.
+ * Tensors are offered to opt->take as they come, large ones piece by piece, while the next are on their
+ * way from the disk; what it took goes back at once.
  *
  * Either way byte 0 of a part's region is a page boundary of the file, so a tensor's address has
  * the file's alignment, no more: with general.alignment 1 it may have none.
@@ -36,7 +36,8 @@ enum {
     TOUCH_BYTES = 16 << 20, /* between two looks at cancel */
     READ_BYTES = 1 << 20,   /* large enough for full disk speed, small enough to cancel at once */
     READS_IN_FLIGHT = 16,
-    GAP_BYTES = 64 << 10, /* a gap up to this is read along: cheaper than another request */
+    OFFER_BYTES = 4 << 20, /* of a tensor that is not whole yet: a good piece of work */
+    GAP_BYTES = 64 << 10,  /* a gap up to this is read along: cheaper than another request */
     PROGRESS_NS = 250000000,
 };
 
@@ -54,7 +55,9 @@ struct load {
     uint64_t n_ranges;
     uint64_t total_bytes, done_bytes;
     uint64_t told_ns;  /* when progress was called last */
-    uint64_t n_handed; /* tensors of g->order that were offered to opt->take */
+    uint64_t n_handed; /* tensors of g->order that were offered to opt->take, whole */
+    uint64_t offered;  /* bytes of the next one that were, too, */
+    uint64_t taken;    /* and of these were taken */
 };
 
 /* ---- ranges ---- */
@@ -171,23 +174,46 @@ static void forget_tensors(struct gguf *g)
         g->tensors[i].data = NULL;
 }
 
-/* Whole pages only: the first and the last may belong to neighbours that stay, too. */
-static void give_back(struct load *l, struct gguf_tensor *t)
+/* How many of its bytes lie before byte `end` of the part, or in a part before it. */
+static uint64_t bytes_before(const struct gguf_tensor *t, uint32_t part, uint64_t end)
 {
-    huge_drop(address_of(&l->g->parts[t->part], t->offset), t->bytes);
-    t->data = NULL;
+    if (t->part != part)
+        return t->part < part ? t->bytes : 0;
+    uint64_t n = end > t->offset ? end - t->offset : 0;
+    return n < t->bytes ? n : t->bytes;
+}
+
+/* Gives back what was taken: whole pages, for the first and the last may belong to neighbours, too. */
+static void offer(struct load *l, struct gguf_tensor *t, uint64_t ready)
+{
+    uint64_t taken = l->opt->take(l->opt->take_ctx, t, l->taken, ready);
+    assert(taken >= l->taken && taken <= ready);
+    l->offered = ready;
+    l->taken = taken;
+    huge_drop(address_of(&l->g->parts[t->part], t->offset), taken);
+}
+
+static void finish_tensor(struct load *l, struct gguf_tensor *t)
+{
+    assert(l->taken == 0 || l->taken == t->bytes);
+    if (l->taken > 0)
+        t->data = NULL;
+    l->offered = l->taken = 0;
+    l->n_handed++;
 }
 
 /* Offers what lies before byte `end` of the part, and in the parts before it. */
 static void hand_out(struct load *l, uint32_t part, uint64_t end)
 {
     struct gguf *g = l->g;
-    for (; l->opt->take && l->n_handed < g->n_tensors; l->n_handed++) {
+    while (l->opt->take && l->n_handed < g->n_tensors) {
         struct gguf_tensor *t = &g->tensors[g->order[l->n_handed]];
-        if (t->part > part || (t->part == part && t->offset + t->bytes > end))
+        uint64_t ready = bytes_before(t, part, end);
+        if (ready > 0 && (ready == t->bytes || ready - l->offered >= OFFER_BYTES))
+            offer(l, t, ready);
+        if (ready < t->bytes)
             return;
-        if (t->bytes > 0 && l->opt->take(l->opt->take_ctx, t))
-            give_back(l, t);
+        finish_tensor(l, t);
     }
 }
 

@@ -180,27 +180,29 @@ static bool is_cancelled(const struct packer *p)
     return p->opt->cancel && __atomic_load_n(p->opt->cancel, __ATOMIC_RELAXED);
 }
 
-/* For gguf_load: everything is taken. */
-static bool write_tensor(void *ctx, const struct gguf_tensor *t)
+/* For gguf_load: everything is taken, each tensor at once. */
+static uint64_t write_tensor(void *ctx, const struct gguf_tensor *t, uint64_t taken, uint64_t ready)
 {
     struct packer *p = ctx;
     const void *data = t->data;
+    if (ready < t->bytes)
+        return taken;
     uint64_t bytes = bytes_of(p->g, t);
     if (!p->stop && is_cancelled(p)) {
         engine_fail(p->err, ENGINE_ERR_CANCELLED, "packing was cancelled");
         p->stop = 1;
     }
     if (p->stop)
-        return true;
+        return t->bytes;
     if (repack_wants(p->g, t)) {
-        repack_make(p->workers, t, p->panels);
+        repack_make(p->workers, t, 0, t->bytes, p->panels);
         data = p->panels;
     }
     uint64_t at = p->data_start + p->offset[t - p->g->tensors];
     if (write_all(p, data, bytes, at) != 0)
         p->stop = 1;
     p->end = aligned(at + bytes);
-    return true;
+    return t->bytes;
 }
 
 /* Room for the largest tensor in panels; refuses what there is nothing to do for. */

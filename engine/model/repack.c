@@ -114,40 +114,59 @@ const void *repack_find(const struct repack *r, const struct gguf_tensor *t)
 struct pack_job {
     struct kern_matrix rows;
     uint8_t *dst;
-    uint32_t n_panels;
+    uint32_t first, end; /* panels to make */
 };
 
 static void pack_item(void *ctx, uint32_t item)
 {
     const struct pack_job *job = ctx;
-    uint32_t first = item * PANELS_PER_ITEM, end = first + PANELS_PER_ITEM;
-    kern_pack(&job->rows, first, end < job->n_panels ? end : job->n_panels, job->dst);
+    uint32_t first = job->first + item * PANELS_PER_ITEM, end = first + PANELS_PER_ITEM;
+    kern_pack(&job->rows, first, end < job->end ? end : job->end, job->dst);
 }
 
-void repack_make(struct workers *workers, const struct gguf_tensor *t, void *dst)
+static size_t row_bytes_of(const struct gguf_tensor *t)
 {
-    size_t row_bytes = t->bytes / t->ne[1] / t->ne[2];
-    for (uint64_t i = 0; i < t->ne[2]; i++) {
-        struct pack_job job = {
-            .rows = { .data = (const uint8_t *)t->data + i * t->ne[1] * row_bytes,
-                      .type = (enum kern_type)t->type,
-                      .n_rows = (uint32_t)t->ne[1],
-                      .n_cols = (uint32_t)t->ne[0],
-                      .row_bytes = row_bytes },
-            .dst = (uint8_t *)dst + i * matrix_bytes(t),
-            .n_panels = (uint32_t)((t->ne[1] + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS),
-        };
-        workers_run(workers, pack_item, &job,
-                    (job.n_panels + PANELS_PER_ITEM - 1) / PANELS_PER_ITEM);
-    }
+    return t->bytes / t->ne[1] / t->ne[2];
 }
 
-bool repack_take(void *ctx, const struct gguf_tensor *t)
+/* Panels first .. end of the i-th matrix. */
+static void make_panels(struct workers *workers, const struct gguf_tensor *t, uint64_t i,
+                        uint32_t first, uint32_t end, void *dst)
+{
+    size_t row_bytes = row_bytes_of(t);
+    struct pack_job job = {
+        .rows = { .data = (const uint8_t *)t->data + i * t->ne[1] * row_bytes,
+                  .type = (enum kern_type)t->type,
+                  .n_rows = (uint32_t)t->ne[1],
+                  .n_cols = (uint32_t)t->ne[0],
+                  .row_bytes = row_bytes },
+        .dst = (uint8_t *)dst + i * matrix_bytes(t),
+        .first = first,
+        .end = end,
+    };
+    workers_run(workers, pack_item, &job, (end - first + PANELS_PER_ITEM - 1) / PANELS_PER_ITEM);
+}
+
+uint64_t repack_make(struct workers *workers, const struct gguf_tensor *t, uint64_t taken,
+                     uint64_t ready, void *dst)
+{
+    size_t panel = KERN_PANEL_ROWS * row_bytes_of(t), matrix = t->bytes / t->ne[2];
+    while (taken < ready) {
+        uint64_t i = taken / matrix, begin = i * matrix;
+        bool is_whole = ready - begin >= matrix; /* its last panel may be a short one */
+        uint64_t n_panels = is_whole ? (matrix + panel - 1) / panel : (ready - begin) / panel;
+        uint64_t first = (taken - begin) / panel;
+        if (first == n_panels)
+            break;
+        make_panels(workers, t, i, (uint32_t)first, (uint32_t)n_panels, dst);
+        taken = begin + (is_whole ? matrix : n_panels * panel);
+    }
+    return taken;
+}
+
+uint64_t repack_take(void *ctx, const struct gguf_tensor *t, uint64_t taken, uint64_t ready)
 {
     struct repack *r = ctx;
     uint64_t at = r->at[index_of(r, t)];
-    if (at == NO_PANELS)
-        return false;
-    repack_make(r->workers, t, r->mem + at);
-    return true;
+    return at == NO_PANELS ? 0 : repack_make(r->workers, t, taken, ready, r->mem + at);
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * repack.h - quantised tensors into the panels that the kernels like best (kernels/packed.h), while the
- * file is being read: each tensor's pages of the file go back as soon as its panels are made, so that
- * there is one copy of a model in memory.  Bits of a result do not depend on it.
+ * file is being read: the file's pages go back as soon as their panels are made, so that there is one copy
+ * of a model in memory, also while it is loaded.  Bits of a result do not depend on it.
  *
  * Left as they are: vectors, F32, F16 and BF16, and an embedding that is only looked up.
  */
@@ -22,16 +22,18 @@ int repack_open(struct repack **out, const struct gguf *g, struct workers *worke
                 struct engine_err *err);
 void repack_close(struct repack *r); /* NULL is fine; frees the panels */
 
-/* For gguf_load_options.take: makes the tensor's panels if it is to have them; true: its rows are not
- * needed any more.  ctx is the struct repack. */
-bool repack_take(void *ctx, const struct gguf_tensor *t);
+/* For gguf_load_options.take: makes the panels of a tensor that is to have them.  ctx is the struct
+ * repack. */
+uint64_t repack_take(void *ctx, const struct gguf_tensor *t, uint64_t taken, uint64_t ready);
 
 /* Is the tensor to be packed? */
 bool repack_wants(const struct gguf *g, const struct gguf_tensor *t);
 /* Bytes of its panels. */
 uint64_t repack_bytes(const struct gguf_tensor *t);
-/* Makes them. */
-void repack_make(struct workers *workers, const struct gguf_tensor *t, void *dst);
+/* Makes those of its bytes [taken, ready) that are whole panels' rows; taken is what an earlier call
+ * returned, or 0.  Returns where the last panel's rows end.  dst: of all of the tensor's panels. */
+uint64_t repack_make(struct workers *workers, const struct gguf_tensor *t, uint64_t taken,
+                     uint64_t ready, void *dst);
 
 /* The panels of a tensor, made here or stored so; NULL: it has none.  r may be NULL: none were made. */
 const void *repack_find(const struct repack *r, const struct gguf_tensor *t);

@@ -287,6 +287,7 @@ static int run_command(const struct options *o)
         return cmd_fail(EX_OSERR, "cannot start a thread");
     cmd_engine_options(o, path, &opt);
     opt.cancel = cmd_signals_flag();
+    opt.n_sequences = 1;
     exit_code = cmd_engine_open(&opt, &e);
     if (exit_code)
         return exit_code;

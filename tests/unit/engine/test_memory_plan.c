@@ -63,6 +63,18 @@ Test(memory_plan, windowed_layers_take_no_more_than_their_windows)
     cr_assert_leq(p.kv.group[1].n_pages, 32 * kv_pages_needed(&window, UINT32_MAX / 2, 512));
 }
 
+Test(memory_plan, a_sequence_alone_takes_one_window)
+{
+    struct model_shape s = shape();
+    struct memory_plan_input in = input(&s);
+    struct memory_plan p;
+    in.n_sequences = 1;
+    cr_assert_eq(memory_plan(&p, &in, NULL), 0);
+    const struct kv_group_options window = { .window = 512 };
+    cr_assert_eq(p.kv.group[0].n_pages, 8192 / KV_PAGE_TOKENS);
+    cr_assert_eq(p.kv.group[1].n_pages, kv_pages_needed(&window, UINT32_MAX / 2, 512));
+}
+
 Test(memory_plan, a_default_context_shrinks_but_an_asked_one_is_refused)
 {
     struct model_shape s = shape();
