@@ -1,26 +1,46 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Speed beside llama.cpp's own benchmarks: interleaved rounds, medians, ratios.
+"""Speed beside llama.cpp's own programs: interleaved rounds, medians, ratios.
 
 usage: against_peer.py PEER_FOLDER MODEL.gguf... [--cells prefill:512,decode:1] [--rounds 5] [--threads 2]
 
-PEER_FOLDER holds llama-bench, llama-batched-bench and their libraries.  A cell is one number of the table:
+PEER_FOLDER holds llama-bench, llama-batched-bench, llama-server and their libraries.  A cell is a line of the table, or a few:
   prefill:N         a prompt of N tokens
   decode:B          B sequences side by side, prompts of 128
   decode:B:C        the same, C tokens in the cache
   load              seconds until the first token, the file in the page cache
+  memory:C          peak resident memory of a run with room for C tokens
+  served:N          N clients of a server, each asking again once it is answered: prompts of 100 words, 64 tokens
 The peer's flash attention is on.  The machine may be shared: only the ratio of one run means much.
 """
 import argparse
+import asyncio
 import json
 import os
 import pathlib
+import random
+import socket
 import statistics
 import subprocess
 import time
+from typing import NamedTuple
+
+import http_load
 
 ROOT = pathlib.Path(__file__).parents[2]
 N_GENERATED = 48
+PROMPT_WORDS, ANSWER_TOKENS, REQUESTS_PER_CLIENT = 100, 64, 3
+SERVED_TOKENS_PER_CLIENT = 512  # of context: a word may be two tokens
+
+
+class Figure(NamedTuple):
+    value: float
+    unit: str
+    less_is_better: bool = False
+
+
+def speed(value):
+    return {"": Figure(value, "tok/s")}
 
 
 def run(command, environment=None):
@@ -33,8 +53,75 @@ def run(command, environment=None):
 def timed(command, environment=None):
     begin = time.perf_counter()
     run(command, environment)
-    return time.perf_counter() - begin
+    return {"": Figure(time.perf_counter() - begin, "s", less_is_better=True)}
 
+
+def peak_memory(command, environment=None):
+    child = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                             env=environment)
+    _, status, usage = os.wait4(child.pid, 0)
+    child.returncode = os.waitstatus_to_exitcode(status)
+    if child.returncode:
+        raise SystemExit(f"{command[0]} ended with {child.returncode}")
+    return {"": Figure(usage.ru_maxrss / 1024, "MiB", less_is_better=True)}
+
+
+# ---- a server and its clients ----
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def request(rng):
+    body = {"prompt": http_load.words(rng, PROMPT_WORDS), "max_tokens": ANSWER_TOKENS, "temperature": 0, "ignore_eos": True,
+            "stream": True, "stream_options": {"include_usage": True}}
+    return http_load.request_bytes("/v1/completions", body)
+
+
+async def closed_loop(port, n_clients):
+    rng, answers = random.Random(), []
+
+    async def client():
+        for _ in range(REQUESTS_PER_CLIENT):
+            answers.append(await http_load.ask(port, request(rng)))
+
+    await asyncio.gather(*[client() for _ in range(n_clients)])
+    return answers
+
+
+async def wait_ready(port, server):
+    while not (await http_load.ask(port, http_load.request_bytes("/health"), 5)).is_good:
+        if server.poll() is not None:
+            raise SystemExit(f"{server.args[0]} ended with {server.returncode}")
+        await asyncio.sleep(0.1)
+
+
+async def load_figures(port, n_clients, server):
+    await wait_ready(port, server)
+    begin = time.perf_counter()
+    answers = await closed_loop(port, n_clients)
+    took = time.perf_counter() - begin
+    if bad := [a for a in answers if not a.is_good]:
+        raise SystemExit(f"{server.args[0]} answered {bad[0].status} {bad[0].error}")
+    gaps = [b - a for answer in answers for (a, _), (b, _) in zip(answer.arrivals, answer.arrivals[1:])]
+    return {"": Figure(len(answers) * ANSWER_TOKENS / took, "tok/s"),
+            "TTFT p95": Figure(http_load.quantile([a.seconds_to_first for a in answers], 0.95), "s", less_is_better=True),
+            "ITL p50": Figure(http_load.quantile(gaps, 0.5) * 1e3, "ms", less_is_better=True)}
+
+
+def served(command, port, n_clients, environment=None):
+    server = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                              env=environment)
+    try:
+        return asyncio.run(load_figures(port, n_clients, server))
+    finally:
+        server.terminate()
+        server.wait()
+
+
+# ---- the engines: a method for each kind of cell ----
 
 class Lacuna:
     name = "lacuna"
@@ -42,9 +129,11 @@ class Lacuna:
     def __init__(self, options):
         self.binary, self.threads = options.lacuna, options.threads
 
+    def command(self, verb, model, *more):
+        return [self.binary, verb, "-m", model, "--threads", self.threads, *more]
+
     def bench(self, model, *more):
-        rows = json.loads(run([self.binary, "bench", "-m", model, "-r", 1, "--threads", self.threads, "--json", *more]))
-        return rows[0]["tok_s"]
+        return speed(json.loads(run(self.command("bench", model, "-r", 1, "--json", *more)))[0]["tok_s"])
 
     def prefill(self, model, n_prompt):
         return self.bench(model, "-p", n_prompt, "-n", 0, "--ctx", n_prompt + 64)
@@ -55,7 +144,14 @@ class Lacuna:
                           n_ctx * max(1, batch // 4))
 
     def load(self, model):
-        return timed([self.binary, "run", "-m", model, "--threads", self.threads, "-n", 1, "--ctx", 4096, "a"])
+        return timed(self.command("run", model, "-n", 1, "--ctx", 4096, "a"))
+
+    def memory(self, model, n_ctx):
+        return peak_memory(self.command("run", model, "-n", 1, "--ctx", n_ctx, "a"))
+
+    def served(self, model, n_clients):
+        port = free_port()
+        return served(self.command("serve", model, "--listen", f"127.0.0.1:{port}", "--drain-delay", "0s"), port, n_clients)
 
 
 class Peer:
@@ -66,10 +162,12 @@ class Peer:
         paths = os.pathsep.join(filter(None, [str(self.folder), os.environ.get("LD_LIBRARY_PATH")]))
         self.environment = dict(os.environ, LD_LIBRARY_PATH=paths)
 
+    def command(self, program, model, *more):
+        return [self.folder / program, "-m", model, "-t", self.threads, "-fa", "on", *more]
+
     def bench(self, model, *more):
-        rows = json.loads(run([self.folder / "llama-bench", "-m", model, "-t", self.threads, "-r", 1, "-fa", "on", "-o",
-                               "json", *more], self.environment))
-        return rows[0]["avg_ts"]
+        command = self.command("llama-bench", model, "-r", 1, "-o", "json", *more)
+        return speed(json.loads(run(command, self.environment))[0]["avg_ts"])
 
     def prefill(self, model, n_prompt):
         return self.bench(model, "-p", n_prompt, "-n", 0)
@@ -77,30 +175,47 @@ class Peer:
     def decode(self, model, batch, context=128):
         if batch == 1:
             return self.bench(model, "-p", 0, "-n", N_GENERATED, "-d", context)
-        out = run([self.folder / "llama-batched-bench", "-m", model, "-t", self.threads, "-fa", "on", "-npp", context, "-ntg",
-                   N_GENERATED, "-npl", batch, "-c", batch * (context + 2 * N_GENERATED), "--output-format", "jsonl"],
-                  self.environment)
-        return next(json.loads(line)["speed_tg"] for line in out.splitlines() if line.startswith("{"))
+        out = run(self.command("llama-batched-bench", model, "-npp", context, "-ntg", N_GENERATED, "-npl", batch, "-c",
+                               batch * (context + 2 * N_GENERATED), "--output-format", "jsonl"), self.environment)
+        return speed(next(json.loads(line)["speed_tg"] for line in out.splitlines() if line.startswith("{")))
+
+    def completion(self, model, n_ctx):
+        return self.command("llama-completion", model, "-n", 1, "-c", n_ctx, "-p", "a", "-no-cnv")
 
     def load(self, model):
-        return timed([self.folder / "llama-completion", "-m", model, "-t", self.threads, "-n", 1, "-c", 4096, "-p", "a",
-                      "-no-cnv"], self.environment)
+        return timed(self.completion(model, 4096), self.environment)
 
+    def memory(self, model, n_ctx):
+        return peak_memory(self.completion(model, n_ctx), self.environment)
+
+    def served(self, model, n_clients):
+        port = free_port()
+        command = self.command("llama-server", model, "-np", n_clients, "-c", n_clients * SERVED_TOKENS_PER_CLIENT, "--host",
+                               "127.0.0.1", "--port", port)
+        return served(command, port, n_clients, self.environment)
+
+
+# ---- the table ----
 
 def measure(engine, model, cell):
     kind, *numbers = cell.split(":")
     return getattr(engine, kind)(model, *map(int, numbers))
 
 
+def print_line(model, cell, ours, theirs):
+    """Medians of both, and how many times better the first one is."""
+    a, b = (statistics.median(figure.value for figure in figures) for figures in (ours, theirs))
+    ratio = b / a if ours[0].less_is_better else a / b
+    print(f"{pathlib.Path(model).stem:24} {cell:20} {a:10.2f} {b:10.2f} {ours[0].unit:5} {ratio:7.2f}x", flush=True)
+
+
 def compare(engines, model, cell, rounds):
-    """One line of the table: medians of both, and how many times better the first one is."""
     found = [[], []]
     for _ in range(rounds):
         for figures, engine in zip(found, engines):
             figures.append(measure(engine, model, cell))
-    ours, theirs = map(statistics.median, found)
-    ratio = theirs / ours if cell == "load" else ours / theirs
-    print(f"{pathlib.Path(model).stem:24} {cell:16} {ours:10.2f} {theirs:10.2f} {ratio:7.2f}x", flush=True)
+    for name in found[0][0]:
+        print_line(model, f"{cell} {name}", *[[figures[name] for figures in column] for column in found])
 
 
 def main():
@@ -113,7 +228,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     engines = Lacuna(options), Peer(options)
-    print(f"{'model':24} {'cell':16} {engines[0].name:>10} {engines[1].name:>10} {'ratio':>8}   tok/s (load: s), medians of "
+    print(f"{'model':24} {'cell':20} {engines[0].name:>10} {engines[1].name:>10} {'':5} {'ratio':>8}   medians of "
           f"{options.rounds}, {options.threads} threads")
     for model in options.models:
         for cell in options.cells.split(","):

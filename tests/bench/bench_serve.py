@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What users of a loaded server feel, each figure beside its baseline of the same run.
 
-usage: bench_serve.py [OPTION...] [itl|prefix|choices|probes|speculate|hostile|overload ...]  (default: the first five)
+usage: bench_serve.py [OPTION...] [itl|prefix|choices|probes|streams|speculate|hostile|overload ...]  (default: the first six)
 
   itl      gaps between tokens of 4 streams while an 8K-token prompt is prefilled (gemma3-270m), against the same
            streams alone; and that prompt's time to its first token, against an idle server
   prefix   time to the first token of a prompt of about 1,000 tokens, first and second time
   choices  KV pages in use at a prompt of about 1,000 tokens, n = 8 against n = 1
   probes   latency of /health and /metrics while 16 clients keep the server busy
+  streams  16 streams through HTTP, all of them decoding, against `lacuna bench` with a batch of 16, in turn
   speculate  tok/s with --speculate lookup against off, of streams that copy from their prompt and of ones that tell
            something new, 1 and 8 at once
   hostile  p95 latency of well-behaved clients beside dribbled headers, half-open bodies, 2,000 idle connections and
@@ -25,6 +26,7 @@ import os
 import pathlib
 import random
 import statistics
+import subprocess
 import sys
 import time
 
@@ -34,7 +36,7 @@ import httpx  # noqa: E402
 import harness  # noqa: E402
 import hostile  # noqa: E402
 import overload  # noqa: E402
-from http_load import quantile, words  # noqa: E402
+from http_load import ask, quantile, request_bytes, words  # noqa: E402
 
 
 class Stream:
@@ -165,6 +167,40 @@ async def bench_probes(options):
               f"of {len(values)} (bar 50 ms; the client's own loop included)")
 
 
+N_STREAMS, STREAM_TOKENS = 16, 256
+
+
+async def streams_rate(port, rng):
+    """tok/s while all of them decode."""
+    requests = [request_bytes("/v1/completions", {
+        "prompt": words(rng, 120), "max_tokens": STREAM_TOKENS, "temperature": 0, "ignore_eos": True, "stream": True,
+        "stream_options": {"include_usage": True}}) for _ in range(N_STREAMS)]
+    answers = await asyncio.gather(*[ask(port, request) for request in requests])
+    assert all(a.is_good for a in answers), [a.error for a in answers]
+    begin, end = max(a.arrivals[0][0] for a in answers), min(a.arrivals[-1][0] for a in answers)
+    return sum(a.n_tokens(begin, end) for a in answers) / (end - begin)
+
+
+def own_bench(model):
+    command = [harness.binary(), "bench", "-m", model, "-p", 0, "-n", STREAM_TOKENS, "-b", N_STREAMS, "-c", 128, "-r", 1, "--json"]
+    done = subprocess.run([str(word) for word in command], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)[0]["tok_s"]
+
+
+async def bench_streams(options):
+    rng, pairs = random.Random(), []
+    model = options.model or harness.model_path()
+    for _ in range(options.rounds):
+        # Each alone on the machine.  Without guesses: `bench` makes none.
+        with harness.Server("--speculate", "off", model=model) as server:
+            through_http = await streams_rate(server.port, rng)
+        pairs.append((through_http, own_bench(model)))
+    served, alone = (statistics.median(column) for column in zip(*pairs))
+    ratio = statistics.median(a / b for a, b in pairs)
+    print(f"{N_STREAMS} streams through HTTP: {served:.0f} tok/s, bench at batch {N_STREAMS}: {alone:.0f} tok/s "
+          f"({100 * ratio:.0f} %; bar 88 %)")
+
+
 def sentences(rng, n):
     names = ["Anna", "Ben", "Clara", "David", "Ella", "Finn"]
     things = ["a red bicycle", "two old maps", "the last ticket", "some fresh bread", "a letter from home"]
@@ -231,7 +267,7 @@ def main():
                         help="of hostile; may be given again (default: each)")
     parser.add_argument("--files", type=int, help="RLIMIT_NOFILE of the server of hostile (default: as here)")
     parser.add_argument("--minutes", type=float, default=5, help="of overload (default 5)")
-    parser.add_argument("--model", help="of speculate (default: the default model)")
+    parser.add_argument("--model", help="of streams and speculate (default: the default model)")
     parser.add_argument("--bin", help="the server's program (default build/release/lacuna)")
     options = parser.parse_args()
     if options.bin:
