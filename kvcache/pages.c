@@ -16,7 +16,9 @@
 #include "kvcache/internal.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
-#define WARM_BYTES ((size_t)64 << 20) /* of a pool, ahead of the highest page taken */
+/* Of a pool, ahead of the highest page taken: this much, but a small pool is for few sequences. */
+#define WARM_BYTES ((size_t)64 << 20)
+#define WARM_PART 4
 
 /* Maps bytes rounded up to huge pages; NULL if the kernel refuses.  The memory is not touched: what
  * was never written costs nothing. */
@@ -120,7 +122,8 @@ static void start_warming(struct kv_pool *pool, struct kv_warm *warm, uint32_t g
 {
     pool->warm = warm;
     pool->group = group;
-    pool->n_ahead = (uint32_t)(WARM_BYTES / page_bytes(pool)) + 2;
+    uint32_t most = (uint32_t)(WARM_BYTES / page_bytes(pool)), part = pool->opt.n_pages / WARM_PART;
+    pool->n_ahead = (most < part ? most : part) + 2;
 }
 
 /* The page will be written. */
