@@ -93,12 +93,16 @@ static inline v16 vec_soft_cap(v16 s, float cap)
 }
 
 /* Pages lie anywhere: at the end of one, the processor does not know which is next.  Tile j of keys is
- * asked for while the one before is read; beyond the last there is nothing to ask for. */
-static inline const uint8_t *vec_tile_at(const struct kern_attend *a, enum kern_kv kv, uint32_t j,
-                                         uint32_t end)
+ * asked for while the one before is read; at the last one, the values of the first, which are as much
+ * and come next. */
+static inline const uint8_t *vec_after_tile(const struct kern_attend *a, enum kern_kv kv,
+                                            uint32_t j, uint32_t first, uint32_t end)
 {
-    uint32_t at = j < end ? j : j - KERN_ATTN_TILE;
-    size_t values = kern_k_tile(at % a->page_tokens, a->head_dim);
+    bool is_last = j + KERN_ATTN_TILE >= end;
+    uint32_t at = is_last ? first : j + KERN_ATTN_TILE, slot = at % a->page_tokens;
+    size_t values = !is_last           ? kern_k_tile(slot, a->head_dim)
+                    : kv == KERN_KV_Q8 ? kern_q8_v_codes(a->page_tokens, slot, a->head_dim)
+                                       : kern_v_row(a->page_tokens, slot, a->head_dim);
     size_t bytes = kv == KERN_KV_F32 ? 4 * values : kv == KERN_KV_F16 ? 2 * values : values;
     return (const uint8_t *)a->pages[at / a->page_tokens] + bytes;
 }
@@ -477,7 +481,7 @@ vec_attend_some(const struct kern_attend *a, enum kern_kv kv, uint32_t i, uint32
     struct vec_span span;
     vec_find_span(a, i, n, &span);
     for (uint32_t j = span.tile0; j < span.tile1; j += KERN_ATTN_TILE) {
-        const uint8_t *next = vec_tile_at(a, kv, j + KERN_ATTN_TILE, span.tile1);
+        const uint8_t *next = vec_after_tile(a, kv, j, span.tile0, span.tile1);
         if (kv == KERN_KV_Q8) {
             for (uint32_t at = 0; at < a->head_dim * KERN_ATTN_TILE; at += 64)
                 __builtin_prefetch(next + at);

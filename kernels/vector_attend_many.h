@@ -9,7 +9,7 @@
 /* A strip is what one register tile is wide: of keys 16 VEC_ATTN_COLUMNS tokens, of values as many
  * channels.  Both products are the same then: x [n][n_rows] times a widened strip [n_rows][width]. */
 enum {
-    VEC_FEW_QUERIES = 6, /* up to which the other way is the faster one, as measured */
+    VEC_FEW_QUERIES = 8, /* up to which the other way is the faster one, as measured */
     VEC_STRIP = 16 * VEC_ATTN_COLUMNS,
     VEC_STRIP_ROWS =
         64, /* channels of keys at a time: the first-level cache holds them and queries */
