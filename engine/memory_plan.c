@@ -22,7 +22,7 @@ static uint32_t sequences_of(const struct memory_plan_input *in)
     return in->n_sequences ? in->n_sequences : DEFAULT_SEQUENCES;
 }
 
-/* Where one alone will run, its window is all that is ever looked at. */
+/* Where no other is ever open beside the one, its window is all that is looked at. */
 static uint32_t window_sequences_of(const struct memory_plan_input *in)
 {
     return in->n_sequences == 1 ? 1 : WINDOW_SEQUENCES;

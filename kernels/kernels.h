@@ -201,7 +201,8 @@ struct kern_attend {
     const uint32_t *first;    /* [n_q] first visible token, absolute position */
     const uint32_t *end;      /* [n_q] one past the last visible token */
     const void *const *pages; /* of the item, by (position - item_first) / page_tokens;
-                               * only pages that some query sees are read */
+                               * only those from the first to the last that queries see are
+                               * read */
     uint32_t n_q;             /* 1 .. KERN_ATTN_MAX_QUERIES */
     uint32_t head_dim;        /* a multiple of 16, at most KERN_MAX_HEAD_DIM */
     uint32_t page_tokens;

@@ -62,19 +62,18 @@ struct streams {
     size_t panel_bytes, codes_at;
 };
 
-/* Asks for the codes that are multiplied a while after block b's, behind a panel's end those of the panel
- * n_p further on, and for that panel's heads.  The processor follows neither by itself: panels are short,
- * and the heads lie apart. */
+/* Asks for the codes of a block that is multiplied soon after block b.  Behind a panel's end it is one of
+ * the panel n_p further on, which comes next; of that one, the heads are asked for, too.  The processor
+ * follows neither by itself: panels are short, and the heads lie apart. */
 PANEL_INLINE void prefetch_streams(enum kern_type type, const struct streams *w, uint32_t b,
                                    uint32_t n_p)
 {
     uint32_t code_bytes = packed_code_bytes(type);
-    size_t at = (size_t)b * code_bytes + few_ahead(type), end = w->panel_bytes - w->codes_at;
-    const uint8_t *codes = w->panel + w->codes_at + at;
-    const uint8_t *heads = w->panel + n_p * w->panel_bytes +
-                           (size_t)b * packed_head_bytes(type) / packed_chunk_blocks(type);
-    if (at >= end)
-        codes += n_p * w->panel_bytes - end;
+    size_t end = w->panel_bytes - w->codes_at, ahead = few_ahead(type) / code_bytes * code_bytes;
+    size_t at = (size_t)b * code_bytes + (ahead < end ? ahead : end);
+    const uint8_t *next = w->panel + n_p * w->panel_bytes;
+    const uint8_t *codes = (at < end ? w->panel : next - end) + w->codes_at + at;
+    const uint8_t *heads = next + (size_t)b * packed_head_bytes(type) / packed_chunk_blocks(type);
     for (uint32_t i = 0; i < n_p; i++) {
         prefetch_bytes(codes + i * w->panel_bytes, code_bytes);
         __builtin_prefetch(heads + i * w->panel_bytes);

@@ -92,19 +92,28 @@ static inline v16 vec_soft_cap(v16 s, float cap)
     return v16_mul(v16_set1(cap), v16_sub(one, v16_div(two, v16_add(e, one))));
 }
 
-/* Pages lie anywhere: at the end of one, the processor does not know which is next.  Tile j of keys is
- * asked for while the one before is read; at the last one, the values of the first, which are as much
- * and come next. */
+static inline size_t vec_value_bytes(enum kern_kv kv)
+{
+    return kv == KERN_KV_F32 ? 4 : kv == KERN_KV_F16 ? 2 : 1;
+}
+
+/* Where the values of a page's slot begin, in values. */
+static inline size_t vec_value_row(const struct kern_attend *a, enum kern_kv kv, uint32_t slot)
+{
+    return kv == KERN_KV_Q8 ? kern_q8_v_codes(a->page_tokens, slot, a->head_dim)
+                            : kern_v_row(a->page_tokens, slot, a->head_dim);
+}
+
+/* What is read after the tile of keys at token j, to be asked for now: the next one, or after the last the
+ * values of the first, as many bytes.  Pages lie anywhere: at the end of one, the processor does not know
+ * which is next. */
 static inline const uint8_t *vec_after_tile(const struct kern_attend *a, enum kern_kv kv,
                                             uint32_t j, uint32_t first, uint32_t end)
 {
     bool is_last = j + KERN_ATTN_TILE >= end;
     uint32_t at = is_last ? first : j + KERN_ATTN_TILE, slot = at % a->page_tokens;
-    size_t values = !is_last           ? kern_k_tile(slot, a->head_dim)
-                    : kv == KERN_KV_Q8 ? kern_q8_v_codes(a->page_tokens, slot, a->head_dim)
-                                       : kern_v_row(a->page_tokens, slot, a->head_dim);
-    size_t bytes = kv == KERN_KV_F32 ? 4 * values : kv == KERN_KV_F16 ? 2 * values : values;
-    return (const uint8_t *)a->pages[at / a->page_tokens] + bytes;
+    size_t values = is_last ? vec_value_row(a, kv, slot) : kern_k_tile(slot, a->head_dim);
+    return (const uint8_t *)a->pages[at / a->page_tokens] + values * vec_value_bytes(kv);
 }
 
 /* Scores of n queries, adjacent in q, against the tile of 32 tokens at an item's token j. */
@@ -146,12 +155,9 @@ vec_value_columns(const struct kern_attend *a, enum kern_kv kv, float (*p)[KERN_
         uint32_t slot = j % a->page_tokens;
         uint32_t stop = j - slot + a->page_tokens < end ? j - slot + a->page_tokens : end;
         const void *page = a->pages[j / a->page_tokens];
-        size_t row = (kv == KERN_KV_Q8 ? kern_q8_v_codes(a->page_tokens, slot, a->head_dim)
-                                       : kern_v_row(a->page_tokens, slot, a->head_dim)) +
-                     c;
+        size_t row = vec_value_row(a, kv, slot) + c, bytes = vec_value_bytes(kv);
         /* The same rows of the next page. */
         const uint8_t *next = stop < end ? a->pages[stop / a->page_tokens] : page;
-        size_t bytes = kv == KERN_KV_F32 ? 4 : kv == KERN_KV_F16 ? 2 : 1;
         for (; j < stop; j++, row += a->head_dim) {
             for (size_t i = 0; i < n_v * 16 * bytes; i += 64)
                 __builtin_prefetch(next + row * bytes + i);

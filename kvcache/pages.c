@@ -16,7 +16,8 @@
 #include "kvcache/internal.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
-/* Of a pool, ahead of the highest page taken: this much, but a small pool is for few sequences. */
+/* Of a pool, ahead of the highest page taken: this much, or one part in WARM_PART if that is less (a small
+ * pool is for few sequences), and two pages. */
 #define WARM_BYTES ((size_t)64 << 20)
 #define WARM_PART 4
 

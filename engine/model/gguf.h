@@ -74,9 +74,9 @@ struct gguf_load_options {
     void *progress_ctx;
     const volatile int *cancel;
     /* Called in the order of the file, on the calling thread, as a tensor's data comes: of its bytes the
-     * first `ready` are there, and the first `taken` were taken before.  Returns how many are now: their
-     * memory is given back.  A tensor is taken whole in the end, and its pointer is NULL then, or not
-     * at all. */
+     * first `ready` are there, and the first `taken` were taken before and must not be read again.
+     * Returns how many are taken now, perhaps no more than before: their memory is given back.  Once all
+     * are ready, a tensor must be taken whole, and its pointer is NULL from then on, or not at all. */
     uint64_t (*take)(void *ctx, const struct gguf_tensor *t, uint64_t taken, uint64_t ready);
     void *take_ctx;
 };

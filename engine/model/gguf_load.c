@@ -55,9 +55,9 @@ struct load {
     uint64_t n_ranges;
     uint64_t total_bytes, done_bytes;
     uint64_t told_ns;  /* when progress was called last */
-    uint64_t n_handed; /* tensors of g->order that were offered to opt->take, whole */
-    uint64_t offered;  /* bytes of the next one that were, too, */
-    uint64_t taken;    /* and of these were taken */
+    uint64_t n_handed; /* tensors of g->order that were offered to opt->take to their ends */
+    uint64_t offered;  /* bytes of the next one that were offered */
+    uint64_t taken;    /* bytes of it that were taken */
 };
 
 /* ---- ranges ---- */
@@ -183,7 +183,7 @@ static uint64_t bytes_before(const struct gguf_tensor *t, uint32_t part, uint64_
     return n < t->bytes ? n : t->bytes;
 }
 
-/* Gives back what was taken: whole pages, for the first and the last may belong to neighbours, too. */
+/* What is taken is given back: whole pages, for the first and the last may belong to neighbours, too. */
 static void offer(struct load *l, struct gguf_tensor *t, uint64_t ready)
 {
     uint64_t taken = l->opt->take(l->opt->take_ctx, t, l->taken, ready);

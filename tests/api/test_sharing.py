@@ -80,9 +80,13 @@ def test_same_bytes_when_pages_run_out(start, kv):
     bodies = [body(i, max_tokens=4 * N_TOKENS) for i in range(N_TOGETHER // 2)]
     alone = [choices(client.post("/v1/completions", {**one, "cache_prompt": False})) for one in bodies]
     assert client.metric("lacuna_num_preemptions_total") == 0
-    assert together(client, bodies) == alone
-    if not SANITIZED:
-        assert client.metric("lacuna_num_preemptions_total") > 0, "pages did not run out"
+    # On a busy machine they may come so far apart that pages suffice.
+    for _ in range(1 if SANITIZED else 5):
+        assert together(client, bodies) == alone
+        if client.metric("lacuna_num_preemptions_total") > 0:
+            break
+    else:
+        assert SANITIZED, "pages did not run out"
     until(lambda: client.metric("lacuna_requests_running") == 0, 5, "all ended")
     assert client.metric("lacuna_kv_cache_usage_ratio") == 0
 

@@ -4,13 +4,15 @@
 
 usage: against_peer.py PEER_FOLDER MODEL.gguf... [--cells prefill:512,decode:1] [--rounds 5] [--threads 2]
 
-PEER_FOLDER holds llama-bench, llama-batched-bench, llama-server and their libraries.  A cell is a line of the table, or a few:
+PEER_FOLDER holds llama-bench, llama-batched-bench, llama-completion, llama-server and their libraries.  A cell is a line
+of the table, or a few:
   prefill:N         a prompt of N tokens
   decode:B          B sequences side by side, prompts of 128
   decode:B:C        the same, C tokens in the cache
   load              seconds until the first token, the file in the page cache
   memory:C          peak resident memory of a run with room for C tokens
-  served:N          N clients of a server, each asking again once it is answered: prompts of 100 words, 64 tokens
+  served:N          N clients of a server, each asking again once it is answered: prompts of 100 words, 64 tokens, the
+                    same for both; neither guesses at tokens
 The peer's flash attention is on.  The machine may be shared: only the ratio of one run means much.
 """
 import argparse
@@ -30,6 +32,7 @@ import http_load
 ROOT = pathlib.Path(__file__).parents[2]
 N_GENERATED = 48
 PROMPT_WORDS, ANSWER_TOKENS, REQUESTS_PER_CLIENT = 100, 64, 3
+READY_SECONDS, STOP_SECONDS = 120, 30
 SERVED_TOKENS_PER_CLIENT = 512  # of context: a word may be two tokens
 
 
@@ -81,7 +84,7 @@ def request(rng):
 
 
 async def closed_loop(port, n_clients):
-    rng, answers = random.Random(), []
+    rng, answers = random.Random(1), []
 
     async def client():
         for _ in range(REQUESTS_PER_CLIENT):
@@ -92,9 +95,12 @@ async def closed_loop(port, n_clients):
 
 
 async def wait_ready(port, server):
+    deadline = time.perf_counter() + READY_SECONDS
     while not (await http_load.ask(port, http_load.request_bytes("/health"), 5)).is_good:
         if server.poll() is not None:
             raise SystemExit(f"{server.args[0]} ended with {server.returncode}")
+        if time.perf_counter() > deadline:
+            raise SystemExit(f"{server.args[0]} is not ready after {READY_SECONDS} s")
         await asyncio.sleep(0.1)
 
 
@@ -111,14 +117,18 @@ async def load_figures(port, n_clients, server):
             "ITL p50": Figure(http_load.quantile(gaps, 0.5) * 1e3, "ms", less_is_better=True)}
 
 
-def served(command, port, n_clients, environment=None):
+def serve_and_ask(command, port, n_clients, environment=None):
     server = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
                               env=environment)
     try:
         return asyncio.run(load_figures(port, n_clients, server))
     finally:
         server.terminate()
-        server.wait()
+        try:
+            server.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            server.kill()
+            server.wait()
 
 
 # ---- the engines: a method for each kind of cell ----
@@ -151,7 +161,8 @@ class Lacuna:
 
     def served(self, model, n_clients):
         port = free_port()
-        return served(self.command("serve", model, "--listen", f"127.0.0.1:{port}", "--drain-delay", "0s"), port, n_clients)
+        command = self.command("serve", model, "--listen", f"127.0.0.1:{port}", "--drain-delay", "0s", "--speculate", "off")
+        return serve_and_ask(command, port, n_clients)
 
 
 class Peer:
@@ -192,7 +203,7 @@ class Peer:
         port = free_port()
         command = self.command("llama-server", model, "-np", n_clients, "-c", n_clients * SERVED_TOKENS_PER_CLIENT, "--host",
                                "127.0.0.1", "--port", port)
-        return served(command, port, n_clients, self.environment)
+        return serve_and_ask(command, port, n_clients, self.environment)
 
 
 # ---- the table ----

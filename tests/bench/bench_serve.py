@@ -252,7 +252,7 @@ async def bench_speculate(options):
                           f"{accepted:.0f} of {drafted:.0f} guesses right")
 
 
-SHORT = {"itl": bench_itl, "prefix": bench_prefix, "choices": bench_choices, "probes": bench_probes,
+SHORT = {"itl": bench_itl, "prefix": bench_prefix, "choices": bench_choices, "probes": bench_probes, "streams": bench_streams,
          "speculate": bench_speculate}
 BENCHES = {**SHORT, "hostile": hostile.bench, "overload": overload.bench}
 

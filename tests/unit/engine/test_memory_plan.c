@@ -73,6 +73,11 @@ Test(memory_plan, a_sequence_alone_takes_one_window)
     const struct kv_group_options window = { .window = 512 };
     cr_assert_eq(p.kv.group[0].n_pages, 8192 / KV_PAGE_TOKENS);
     cr_assert_eq(p.kv.group[1].n_pages, kv_pages_needed(&window, UINT32_MAX / 2, 512));
+    s.kv = KERN_KV_Q8; /* its open page takes the place of more */
+    cr_assert_eq(memory_plan(&p, &in, NULL), 0);
+    cr_assert_eq(p.kv.group[1].n_pages,
+                 kv_pages_needed(&window, UINT32_MAX / 2, 512) + p.kv.group[1].open_parts);
+    cr_assert_gt(p.kv.group[1].open_parts, 0);
 }
 
 Test(memory_plan, a_default_context_shrinks_but_an_asked_one_is_refused)

@@ -10,7 +10,8 @@
 
 #include "tests/support/random_blocks.h"
 
-enum { PAGE = 64, N_TOKENS = 1500, N_Q = 7, MAX_PAGES = KERN_ATTN_ITEM / PAGE };
+/* N_Q: one more than any kernel calls few. */
+enum { PAGE = 64, N_TOKENS = 1500, N_Q = 9, MAX_PAGES = KERN_ATTN_ITEM / PAGE };
 
 /* Keys and values of N_TOKENS in separate pages; unwritten slots hold NaN. */
 struct cache {
@@ -105,8 +106,9 @@ static void attend_all(const struct kern_table *k, struct cache *c, const float 
     free(o);
 }
 
-static const uint32_t some_first[N_Q] = { 0, 0, 3, 1000, 1030, 0, 1490 };
-static const uint32_t some_end[N_Q] = { 1, 33, 70, 1100, 1499, 1500, 1500 };
+/* The first one sees all, so that none is between what others see and seen by nobody. */
+static const uint32_t some_first[N_Q] = { 0, 0, 0, 3, 1000, 1030, 1490, 0, 7 };
+static const uint32_t some_end[N_Q] = { 1500, 1, 33, 70, 1100, 1499, 1500, 900, 1024 };
 
 static const enum kern_kv kinds[] = { KERN_KV_F16, KERN_KV_F32, KERN_KV_Q8 };
 
@@ -121,11 +123,13 @@ Test(attend, every_variant_gives_the_bits_of_ref)
             float *a = malloc(N_Q * dims[d] * 4), *b = malloc(N_Q * dims[d] * 4);
             float cap = i % 2 ? 5.0f : 0.0f;
             attend_all(kern_select("ref"), &c, q, some_first, some_end, N_Q, cap, a);
-            for (uint32_t v = 0; v < kern_n_usable(); v++) {
-                attend_all(kern_usable(v), &c, q, some_first, some_end, N_Q, cap, b);
-                cr_assert(memcmp(a, b, N_Q * dims[d] * 4) == 0, "%s, kind %d, head_dim %u",
-                          kern_usable(v)->name, kinds[i / 2], dims[d]);
-            }
+            for (uint32_t v = 0; v < kern_n_usable(); v++)
+                for (uint32_t n = 1; n <= N_Q; n++) {
+                    attend_all(kern_usable(v), &c, q, some_first, some_end, n, cap, b);
+                    cr_assert(memcmp(a, b, n * dims[d] * 4) == 0,
+                              "%s, kind %d, head_dim %u, %u queries", kern_usable(v)->name,
+                              kinds[i / 2], dims[d], n);
+                }
             free(q), free(a), free(b);
             cache_fini(&c);
         }

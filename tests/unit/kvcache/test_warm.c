@@ -57,6 +57,29 @@ Test(warm, memory_ahead_is_present_and_what_is_far_is_not)
     kv_close(kv);
 }
 
+/* A quarter of a pool, where that is less, and two pages. */
+Test(warm, a_small_pool_is_not_made_present_whole)
+{
+    struct kv_options opt = { .n_groups = 1,
+                              .group[0] = { .n_layers = 1, .layer_bytes = MIB, .n_pages = 64 },
+                              .hash = hash };
+    struct kv *kv;
+    struct kv_seq *seq;
+    if (!kernel_can())
+        cr_skip_test("a kernel before Linux 5.14");
+    cr_assert_eq(kv_open(&kv, &opt), 0);
+    cr_assert_eq(kv_seq_open(kv, &(struct kv_seq_options){ .max_tokens = 64 }, &seq), 0);
+    cr_assert_eq(kv_seq_reserve(seq, 64), 0);
+    const uint8_t *first = kv_page(seq, 0, 0, 0);
+    for (int i = 0; i < 2000 && !is_present(first + 16 * MIB); i++)
+        usleep(10000);
+    cr_assert(is_present(first + 16 * MIB));
+    usleep(100000);
+    cr_assert(!is_present(first + 24 * MIB));
+    kv_seq_close(seq);
+    kv_close(kv);
+}
+
 /* Closing waits for nobody. */
 Test(warm, a_cache_may_close_at_once)
 {
