@@ -36,27 +36,27 @@ import httpx  # noqa: E402
 import harness  # noqa: E402
 import hostile  # noqa: E402
 import overload  # noqa: E402
-from http_load import ask, quantile, request_bytes, words  # noqa: E402
+from http_load import Answer, ask, exchange, quantile, request_bytes, words  # noqa: E402
 
 
 class Stream:
     """One streamed completion: when its tokens came."""
 
     def __init__(self, http, prompt, max_tokens, **fields):
-        self.times = []
-        self.start = time.perf_counter()
         body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True, "ignore_eos": True, **fields}
-        self.task = asyncio.create_task(self.run(http, body))
+        self.answer = Answer(time.perf_counter())
+        self.task = asyncio.create_task(self.run(http.base_url.port, request_bytes("/v1/completions", body)))
 
-    async def run(self, http, body):
-        async with http.stream("POST", "/v1/completions", json=body) as answer:
-            assert answer.status_code == 200, await answer.aread()
-            async for line in answer.aiter_lines():
-                if line.startswith("data: {") and json.loads(line[6:])["choices"]:
-                    self.times.append(time.perf_counter())
+    async def run(self, port, request):
+        await exchange(port, request, self.answer)
+        assert self.answer.is_good, f"{self.answer.status} {self.answer.error}"
+
+    @property
+    def times(self):
+        return [when for when, _ in self.answer.arrivals]
 
     def ttft(self):
-        return self.times[0] - self.start
+        return self.answer.seconds_to_first
 
     def gaps(self, since, until):
         inside = [t for t in self.times if since <= t <= until]
