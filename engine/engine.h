@@ -86,7 +86,7 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
     uint32_t n_ctx;         /* longest sequence; 0: the model's context length, at most 32,768,
                               * less if memory is short (said in the warnings) */
     uint64_t kv_bytes;      /* KV pages; 0: what n_sequences of n_ctx need, within memory */
-    uint32_t n_sequences;   /* 0: 4.  1: no other is ever open beside it, nor forked from it */
+    uint32_t n_sequences;   /* of full length, and no more, that KV pages are for; 0: 4 */
     enum engine_kv kv;
     uint32_t max_rows;       /* rows per step; 0: 512 */
     uint32_t max_logit_rows; /* rows per step that may want logits; 0: 64 */

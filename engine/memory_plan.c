@@ -12,7 +12,7 @@
 enum {
     DEFAULT_CTX_LIMIT = 32768,
     DEFAULT_SEQUENCES = 4,  /* of full length, by default */
-    WINDOW_SEQUENCES = 32,  /* that a windowed group's pool holds */
+    WINDOW_SEQUENCES = 32,  /* that a windowed group's pool holds at most */
     KEEP_FREE_PERCENT = 10, /* of what is available: for the rest of the machine */
     MIN_CTX = 512,
 };
@@ -22,10 +22,11 @@ static uint32_t sequences_of(const struct memory_plan_input *in)
     return in->n_sequences ? in->n_sequences : DEFAULT_SEQUENCES;
 }
 
-/* Where no other is ever open beside the one, its window is all that is looked at. */
+/* Sequences that a windowed group's pool holds: those that were asked for, or many, for they are cheap. */
 static uint32_t window_sequences_of(const struct memory_plan_input *in)
 {
-    return in->n_sequences == 1 ? 1 : WINDOW_SEQUENCES;
+    bool is_few = in->n_sequences && in->n_sequences < WINDOW_SEQUENCES;
+    return is_few ? in->n_sequences : WINDOW_SEQUENCES;
 }
 
 /* Pools for sequences of together n_tokens: as many as were asked for, or one if the bytes were. */

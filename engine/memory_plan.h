@@ -12,11 +12,10 @@
 struct memory_plan_input {
     const struct model_shape *shape;
     uint64_t weight_bytes;
-    uint64_t available; /* what the machine still has */
-    uint32_t n_ctx;     /* asked for; 0: choose */
-    uint64_t kv_bytes;  /* asked for; 0: choose */
-    uint32_t
-        n_sequences; /* of full length that KV pages are chosen for; 0: a few; 1: and no other */
+    uint64_t available;   /* what the machine still has */
+    uint32_t n_ctx;       /* asked for; 0: choose */
+    uint64_t kv_bytes;    /* asked for; 0: choose */
+    uint32_t n_sequences; /* of full length, and no more, that KV pages are for; 0: a few */
     uint32_t n_threads, max_rows, max_logit_rows;
     uint64_t http_bytes;
 };

@@ -121,7 +121,7 @@ static inline __attribute__((always_inline)) void
 vec_tile_scores(const struct kern_attend *a, enum kern_kv kv, const float *q, uint32_t n,
                 float (*s)[KERN_ATTN_ITEM], uint32_t j, const uint8_t *next)
 {
-    const size_t line = kv == KERN_KV_F32 ? 128 : 64; /* a channel of a tile */
+    const size_t line = KERN_ATTN_TILE * vec_value_bytes(kv); /* a channel of a tile */
     const void *page = a->pages[j / a->page_tokens];
     size_t tile = kern_k_tile(j % a->page_tokens, a->head_dim);
     v16 acc[VEC_ATTN_QUERIES][2];

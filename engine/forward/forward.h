@@ -17,7 +17,7 @@
 #define LACUNA_ENGINE_FORWARD_H
 
 #include "engine/forward/profile.h"
-#include "engine/forward/share.h"
+#include "engine/share.h"
 #include "engine/model/weights.h"
 #include "engine/workers.h"
 #include "kvcache/kvcache.h"

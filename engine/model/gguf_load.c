@@ -183,14 +183,21 @@ static uint64_t bytes_before(const struct gguf_tensor *t, uint32_t part, uint64_
     return n < t->bytes ? n : t->bytes;
 }
 
-/* What is taken is given back: whole pages, for the first and the last may belong to neighbours, too. */
+/* Whole pages only: the first and the last may belong to neighbours that stay, too. */
+static void give_back(const struct load *l, const struct gguf_tensor *t, uint64_t from, uint64_t to)
+{
+    uint64_t begin = (t->offset + from) & ~(l->page_bytes - 1); /* with what was left last time */
+    begin = begin > t->offset ? begin : t->offset;
+    huge_drop(address_of(&l->g->parts[t->part], begin), (size_t)(t->offset + to - begin));
+}
+
 static void offer(struct load *l, struct gguf_tensor *t, uint64_t ready)
 {
     uint64_t taken = l->opt->take(l->opt->take_ctx, t, l->taken, ready);
     assert(taken >= l->taken && taken <= ready);
+    give_back(l, t, l->taken, taken);
     l->offered = ready;
     l->taken = taken;
-    huge_drop(address_of(&l->g->parts[t->part], t->offset), taken);
 }
 
 static void finish_tensor(struct load *l, struct gguf_tensor *t)

@@ -8,13 +8,10 @@
 #include <string.h>
 
 #include "engine/huge.h"
+#include "engine/share.h"
 #include "kernels/kernels.h"
 
-enum {
-    MOST_ROWS = 1 << 30, /* of a matrix: far above any, and its panels can still be counted */
-    MOST_PER_ITEM = 8, /* panels, a few hundred KB: claiming costs nothing, threads end together */
-    ITEMS_PER_THREAD = 4,
-};
+enum { MOST_ROWS = 1 << 30 }; /* of a matrix: far above any, and its panels can still be counted */
 #define NO_PANELS UINT64_MAX
 
 struct repack {
@@ -115,27 +112,21 @@ const void *repack_find(const struct repack *r, const struct gguf_tensor *t)
 struct pack_job {
     struct kern_matrix rows;
     uint8_t *dst;
-    uint32_t first, end; /* panels to make */
-    uint32_t per_item;
+    uint32_t first; /* panel */
+    struct share share;
 };
 
 static void pack_item(void *ctx, uint32_t item)
 {
     const struct pack_job *job = ctx;
-    uint32_t first = job->first + item * job->per_item, end = first + job->per_item;
-    kern_pack(&job->rows, first, end < job->end ? end : job->end, job->dst);
+    uint32_t from, to;
+    share_item(&job->share, item, &from, &to);
+    kern_pack(&job->rows, job->first + from, job->first + to, job->dst);
 }
 
 static size_t row_bytes_of(const struct gguf_tensor *t)
 {
     return t->bytes / t->ne[1] / t->ne[2];
-}
-
-/* Few panels are shared by many threads, too. */
-static uint32_t panels_per_item(uint32_t n_panels, const struct workers *workers)
-{
-    uint32_t n = n_panels / (ITEMS_PER_THREAD * workers_n(workers));
-    return n < 1 ? 1 : n < MOST_PER_ITEM ? n : MOST_PER_ITEM;
 }
 
 /* Panels first .. end of the i-th matrix. */
@@ -151,10 +142,9 @@ static void make_panels(struct workers *workers, const struct gguf_tensor *t, ui
                   .row_bytes = row_bytes },
         .dst = (uint8_t *)dst + i * matrix_bytes(t),
         .first = first,
-        .end = end,
-        .per_item = panels_per_item(end - first, workers),
+        .share = share_out(end - first, workers_n(workers), 1),
     };
-    workers_run(workers, pack_item, &job, (end - first + job.per_item - 1) / job.per_item);
+    workers_run(workers, pack_item, &job, share_n_items(&job.share));
 }
 
 uint64_t repack_make(struct workers *workers, const struct gguf_tensor *t, uint64_t taken,

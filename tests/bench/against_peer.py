@@ -77,18 +77,13 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def request(rng):
-    body = {"prompt": http_load.words(rng, PROMPT_WORDS), "max_tokens": ANSWER_TOKENS, "temperature": 0, "ignore_eos": True,
-            "stream": True, "stream_options": {"include_usage": True}}
-    return http_load.request_bytes("/v1/completions", body)
-
-
 async def closed_loop(port, n_clients):
     rng, answers = random.Random(1), []
 
     async def client():
         for _ in range(REQUESTS_PER_CLIENT):
-            answers.append(await http_load.ask(port, request(rng)))
+            request = http_load.stream_bytes(http_load.words(rng, PROMPT_WORDS), ANSWER_TOKENS)
+            answers.append(await http_load.ask(port, request))
 
     await asyncio.gather(*[client() for _ in range(n_clients)])
     return answers

@@ -36,16 +36,17 @@ import httpx  # noqa: E402
 import harness  # noqa: E402
 import hostile  # noqa: E402
 import overload  # noqa: E402
-from http_load import Answer, ask, exchange, quantile, request_bytes, words  # noqa: E402
+from http_load import Answer, ask, exchange, quantile, stream_bytes, words  # noqa: E402
 
 
 class Stream:
     """One streamed completion: when its tokens came."""
 
     def __init__(self, http, prompt, max_tokens, **fields):
-        body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "stream": True, "ignore_eos": True, **fields}
+        # Without its usage, which would be one more event.
+        request = stream_bytes(prompt, max_tokens, stream_options=None, **fields)
         self.answer = Answer(time.perf_counter())
-        self.task = asyncio.create_task(self.run(http.base_url.port, request_bytes("/v1/completions", body)))
+        self.task = asyncio.create_task(self.run(http.base_url.port, request))
 
     async def run(self, port, request):
         await exchange(port, request, self.answer)
@@ -172,9 +173,7 @@ N_STREAMS, STREAM_TOKENS = 16, 256
 
 async def streams_rate(port, rng):
     """tok/s while all of them decode."""
-    requests = [request_bytes("/v1/completions", {
-        "prompt": words(rng, 120), "max_tokens": STREAM_TOKENS, "temperature": 0, "ignore_eos": True, "stream": True,
-        "stream_options": {"include_usage": True}}) for _ in range(N_STREAMS)]
+    requests = [stream_bytes(words(rng, 120), STREAM_TOKENS) for _ in range(N_STREAMS)]
     answers = await asyncio.gather(*[ask(port, request) for request in requests])
     assert all(a.is_good for a in answers), [a.error for a in answers]
     begin, end = max(a.arrivals[0][0] for a in answers), min(a.arrivals[-1][0] for a in answers)

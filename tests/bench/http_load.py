@@ -33,6 +33,13 @@ def request_bytes(path, body=None):
     return head.encode() + b"\r\n" + data
 
 
+def stream_bytes(prompt, max_tokens, **fields):
+    """A greedy streamed completion of exactly so many tokens; Answer.n_tokens needs its usage."""
+    return request_bytes("/v1/completions", {
+        "prompt": prompt, "max_tokens": max_tokens, "temperature": 0, "ignore_eos": True, "stream": True,
+        "stream_options": {"include_usage": True}, **fields})
+
+
 @dataclasses.dataclass
 class Answer:
     """Times are seconds of one clock."""

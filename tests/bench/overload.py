@@ -19,9 +19,7 @@ N_CLIENTS = (32, 96, 192)  # of the closed loop: the best of them is the capacit
 
 
 def request(rng):
-    body = {"prompt": http_load.words(rng, rng.randint(10, 200)), "max_tokens": rng.randint(16, 64), "temperature": 0,
-            "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}}
-    return http_load.request_bytes("/v1/completions", body)
+    return http_load.stream_bytes(http_load.words(rng, rng.randint(10, 200)), rng.randint(16, 64))
 
 
 class Phase:

@@ -261,16 +261,22 @@ static uint64_t take_some(void *ctx, const struct gguf_tensor *t, uint64_t taken
     return now;
 }
 
+static struct gguf *load_taking(const char *path, int way, struct taker *taker)
+{
+    struct gguf *g = open_good(path);
+    struct gguf_load_options opt = ways[way];
+    opt.take = take_some;
+    opt.take_ctx = taker;
+    cr_assert(gguf_load(g, &opt, NULL) == 0);
+    return g;
+}
+
 Test(gguf_load, tensors_are_offered_once_they_are_there_and_go_if_taken)
 {
     const char *path = write_model(8);
     for (int w = 0; w < N_WAYS; w++) {
-        struct gguf *g = open_good(path);
         struct taker taker = { .keeps = "large", .all_there = true };
-        struct gguf_load_options opt = ways[w];
-        opt.take = take_some;
-        opt.take_ctx = &taker;
-        cr_assert(gguf_load(g, &opt, NULL) == 0);
+        struct gguf *g = load_taking(path, w, &taker);
         cr_expect(taker.n == 3 && taker.all_there);
         cr_expect(gguf_find_tensor(g, "small")->data == NULL);
         cr_expect(gguf_find_tensor(g, "last")->data == NULL);
@@ -283,12 +289,8 @@ Test(gguf_load, a_large_tensor_is_offered_piece_by_piece)
 {
     const char *path = write_model(8);
     for (int w = 0; w < N_WAYS; w++) {
-        struct gguf *g = open_good(path);
         struct taker taker = { .keeps = "small", .all_there = true };
-        struct gguf_load_options opt = ways[w];
-        opt.take = take_some;
-        opt.take_ctx = &taker;
-        cr_assert(gguf_load(g, &opt, NULL) == 0);
+        struct gguf *g = load_taking(path, w, &taker);
         cr_expect(taker.n == 3 && taker.n_calls > 3 && taker.all_there);
         expect_tensor(g, "small", 1, SMALL);
         cr_expect(gguf_find_tensor(g, "large")->data == NULL);

@@ -63,7 +63,7 @@ Test(memory_plan, windowed_layers_take_no_more_than_their_windows)
     cr_assert_leq(p.kv.group[1].n_pages, 32 * kv_pages_needed(&window, UINT32_MAX / 2, 512));
 }
 
-Test(memory_plan, a_sequence_alone_takes_one_window)
+Test(memory_plan, as_many_windows_as_sequences_that_were_asked_for)
 {
     struct model_shape s = shape();
     struct memory_plan_input in = input(&s);
@@ -73,6 +73,10 @@ Test(memory_plan, a_sequence_alone_takes_one_window)
     const struct kv_group_options window = { .window = 512 };
     cr_assert_eq(p.kv.group[0].n_pages, 8192 / KV_PAGE_TOKENS);
     cr_assert_eq(p.kv.group[1].n_pages, kv_pages_needed(&window, UINT32_MAX / 2, 512));
+    in.n_sequences = 3;
+    cr_assert_eq(memory_plan(&p, &in, NULL), 0);
+    cr_assert_eq(p.kv.group[1].n_pages, 3 * kv_pages_needed(&window, UINT32_MAX / 2, 512));
+    in.n_sequences = 1;
     s.kv = KERN_KV_Q8; /* its open page takes the place of more */
     cr_assert_eq(memory_plan(&p, &in, NULL), 0);
     cr_assert_eq(p.kv.group[1].n_pages,

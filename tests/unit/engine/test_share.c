@@ -4,7 +4,7 @@
  */
 #include <criterion/criterion.h>
 
-#include "engine/forward/share.h"
+#include "engine/share.h"
 
 /* Units of an item; it begins where the one before ended. */
 static uint32_t units_of(const struct share *s, uint32_t item, uint32_t *end)

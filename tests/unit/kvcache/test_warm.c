@@ -33,68 +33,70 @@ static bool is_present(const uint8_t *at)
     return present & 1;
 }
 
-Test(warm, memory_ahead_is_present_and_what_is_far_is_not)
-{
-    struct kv_options opt = {
-        .n_groups = 1,
-        .group[0] = { .n_layers = 1, .layer_bytes = LAYER_BYTES, .n_pages = N_PAGES },
-        .hash = hash
-    };
+/* A pool whose first page is taken. */
+struct pool {
     struct kv *kv;
     struct kv_seq *seq;
+    const uint8_t *mem;
+};
+
+static struct kv_options options(uint32_t page_bytes, uint32_t n_pages)
+{
+    return (struct kv_options){
+        .n_groups = 1,
+        .group[0] = { .n_layers = 1, .layer_bytes = page_bytes, .n_pages = n_pages },
+        .hash = hash
+    };
+}
+
+static struct pool open_pool(const struct kv_options *opt)
+{
+    struct pool p;
+    cr_assert_eq(kv_open(&p.kv, opt), 0);
+    cr_assert_eq(kv_seq_open(p.kv, &(struct kv_seq_options){ .max_tokens = 64 }, &p.seq), 0);
+    cr_assert_eq(kv_seq_reserve(p.seq, 64), 0);
+    p.mem = kv_page(p.seq, 0, 0, 0);
+    return p;
+}
+
+static void close_pool(struct pool *p)
+{
+    kv_seq_close(p->seq);
+    kv_close(p->kv);
+}
+
+static void expect_present_up_to(const struct kv_options *opt, size_t present, size_t absent)
+{
     if (!kernel_can())
         cr_skip_test("a kernel before Linux 5.14");
-    cr_assert_eq(kv_open(&kv, &opt), 0);
-    cr_assert_eq(kv_seq_open(kv, &(struct kv_seq_options){ .max_tokens = 64 }, &seq), 0);
-    cr_assert_eq(kv_seq_reserve(seq, 64), 0);
-    const uint8_t *first = kv_page(seq, 0, 0, 0);
-    for (int i = 0; i < 2000 && !is_present(first + 48 * MIB); i++)
+    struct pool p = open_pool(opt);
+    for (int i = 0; i < 2000 && !is_present(p.mem + present); i++)
         usleep(10000);
-    cr_assert(is_present(first + 48 * MIB));
+    cr_assert(is_present(p.mem + present));
     usleep(100000);
-    cr_assert(!is_present(first + 128 * MIB));
-    kv_seq_close(seq);
-    kv_close(kv);
+    cr_assert(!is_present(p.mem + absent));
+    close_pool(&p);
+}
+
+Test(warm, memory_ahead_is_present_and_what_is_far_is_not)
+{
+    struct kv_options opt = options(LAYER_BYTES, N_PAGES);
+    expect_present_up_to(&opt, 48 * MIB, 128 * MIB);
 }
 
 /* A quarter of a pool, where that is less, and two pages. */
 Test(warm, a_small_pool_is_not_made_present_whole)
 {
-    struct kv_options opt = { .n_groups = 1,
-                              .group[0] = { .n_layers = 1, .layer_bytes = MIB, .n_pages = 64 },
-                              .hash = hash };
-    struct kv *kv;
-    struct kv_seq *seq;
-    if (!kernel_can())
-        cr_skip_test("a kernel before Linux 5.14");
-    cr_assert_eq(kv_open(&kv, &opt), 0);
-    cr_assert_eq(kv_seq_open(kv, &(struct kv_seq_options){ .max_tokens = 64 }, &seq), 0);
-    cr_assert_eq(kv_seq_reserve(seq, 64), 0);
-    const uint8_t *first = kv_page(seq, 0, 0, 0);
-    for (int i = 0; i < 2000 && !is_present(first + 16 * MIB); i++)
-        usleep(10000);
-    cr_assert(is_present(first + 16 * MIB));
-    usleep(100000);
-    cr_assert(!is_present(first + 24 * MIB));
-    kv_seq_close(seq);
-    kv_close(kv);
+    struct kv_options opt = options(MIB, 64);
+    expect_present_up_to(&opt, 16 * MIB, 24 * MIB);
 }
 
 /* Closing waits for nobody. */
 Test(warm, a_cache_may_close_at_once)
 {
-    struct kv_options opt = {
-        .n_groups = 1,
-        .group[0] = { .n_layers = 1, .layer_bytes = LAYER_BYTES, .n_pages = N_PAGES },
-        .hash = hash
-    };
+    struct kv_options opt = options(LAYER_BYTES, N_PAGES);
     for (int i = 0; i < 20; i++) {
-        struct kv *kv;
-        struct kv_seq *seq;
-        cr_assert_eq(kv_open(&kv, &opt), 0);
-        cr_assert_eq(kv_seq_open(kv, &(struct kv_seq_options){ .max_tokens = 64 }, &seq), 0);
-        cr_assert_eq(kv_seq_reserve(seq, 64), 0);
-        kv_seq_close(seq);
-        kv_close(kv);
+        struct pool p = open_pool(&opt);
+        close_pool(&p);
     }
 }

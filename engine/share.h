@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * share.h - how the rows of a matrix are shared out among threads: long items first, so that weights come in
+ * share.h - how the rows or panels of a matrix are shared out among threads: long items first, so that weights come in
  * long streams, short ones last, so that all threads end together though one may be slower.
  * (Factoring: Hummel, Schonberg, Flynn, CACM 35(8), 1992.)
  */

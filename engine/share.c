@@ -2,7 +2,7 @@
  *
  * share.c - see share.h.
  */
-#include "engine/forward/share.h"
+#include "engine/share.h"
 
 /* Units that are shared out before a round. */
 static uint32_t units_before(const struct share *s, uint32_t round)
