@@ -283,6 +283,9 @@ struct engine_row {
  * starts afterwards stay there as well. */
 void engine_pin_self(struct engine *e);
 
+/* No step follows for a while: what makes later ones quicker may use the cores until then. */
+void engine_idle(struct engine *e);
+
 /* Computes the rows.  The sequences must have grown to them; n_rows <= max_rows; at most max_logit_rows want
  * logits.  These are the caller's duties (asserted).  What goes wrong with a row is its status. */
 void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows);

@@ -207,10 +207,16 @@ void engine_pin_self(struct engine *e)
     workers_pin_self(e->workers);
 }
 
+void engine_idle(struct engine *e)
+{
+    kv_set_idle(e->kv, true);
+}
+
 void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows)
 {
     struct forward *f = e->forward;
     assert(n_rows <= f->opt.max_rows);
+    kv_set_idle(e->kv, false);
     f->n_rows = f->n_runs = f->n_logits = 0;
     take_rows(e, rows, n_rows);
     if (f->n_rows)

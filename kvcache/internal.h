@@ -48,9 +48,7 @@ struct kv_pool {
     struct kv_group_options opt;
     uint8_t *mem;
     size_t mem_bytes;
-    struct kv_warm *warm; /* NULL: memory is made present by whoever writes it first */
-    uint32_t group;
-    uint32_t n_warm, n_ahead;  /* pages that warm was asked for, and how many it should be ahead */
+    uint32_t n_used;           /* pages up to the highest that was ever taken */
     struct kv_page *page;      /* [n_pages] */
     uint32_t free_first;       /* the next to be taken */
     uint32_t free_last;        /* the one given back last */
@@ -66,7 +64,8 @@ struct kv {
     void (*hash)(const void *bytes, size_t n, uint64_t seed, uint64_t out[2]);
     uint64_t hash_seed;
     uint64_t shuffle_state; /* 0: pages are handed out in order */
-    struct kv_warm *warm;
+    struct kv_warm *warm;   /* NULL: memory is made present by whoever writes it first */
+    bool is_idle;
     struct kv_seq *seqs; /* all open ones, for kv_check */
 };
 
@@ -108,8 +107,10 @@ void kv_pool_copy(struct kv_pool *pool, uint32_t to, uint32_t from); /* what lie
 
 struct kv_warm *kv_warm_open(void);    /* NULL if there is no such thread */
 void kv_warm_close(struct kv_warm *w); /* before the memory goes; NULL is fine */
-/* The first bytes of a pool's memory, more than before, will be written soon. */
+/* The first bytes of a pool's memory, not fewer than before, will be written soon. */
 void kv_warm_ask(struct kv_warm *w, uint32_t group, uint8_t *mem, size_t bytes);
+/* It works only while the cache is idle; at first it is not. */
+void kv_warm_set_idle(struct kv_warm *w, bool is_idle);
 
 /* ---- prefix.c ---- */
 

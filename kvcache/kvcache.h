@@ -17,7 +17,8 @@
  *     unless open pages have another form (see open_parts).
  *
  * The cache moves bytes; what lies in them is the business of kernels.h (struct kern_attend).
- * A thread of the cache's own makes memory present before it is needed; nobody else meets it.
+ * A thread of the cache's own makes memory present before it is needed (kv_set_idle); nobody else
+ * meets it.
  * Scheduler thread only, except kv_page and kv_open_part, which workers call while no table changes.
  */
 #ifndef LACUNA_KVCACHE_H
@@ -66,6 +67,10 @@ struct kv_group_stats {
  */
 int kv_open(struct kv **out, const struct kv_options *opt);
 void kv_close(struct kv *kv); /* NULL is fine; all sequences must be closed */
+
+/* Whether nothing will be written for a while: then a thread makes the memory present that will be taken
+ * next, so that later writes meet no page faults.  At first the cache is not idle. */
+void kv_set_idle(struct kv *kv, bool is_idle);
 
 struct kv_seq_options {
     uint32_t max_tokens;

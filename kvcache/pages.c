@@ -16,10 +16,10 @@
 #include "kvcache/internal.h"
 
 #define HUGE_PAGE ((size_t)2 << 20)
-/* Of a pool, ahead of the highest page taken: this much, or one part in WARM_PART if that is less (a small
- * pool is for few sequences), and two pages. */
-#define WARM_BYTES ((size_t)64 << 20)
-#define WARM_PART 4
+/* Of a pool, ahead of the highest page taken: this much, or one part in WARM_PART if that is less.  Enough for
+ * a few long prompts that come at once; the rest of a large pool may never be needed. */
+#define WARM_BYTES ((size_t)512 << 20)
+#define WARM_PART 2
 
 /* Maps bytes rounded up to huge pages; NULL if the kernel refuses.  The memory is not touched: what
  * was never written costs nothing. */
@@ -119,23 +119,22 @@ static size_t page_bytes(const struct kv_pool *pool)
     return pool->opt.n_layers * pool->opt.layer_bytes;
 }
 
-static void start_warming(struct kv_pool *pool, struct kv_warm *warm, uint32_t group)
+static void warm_ahead(const struct kv_pool *pool, struct kv_warm *warm, uint32_t group)
 {
-    pool->warm = warm;
-    pool->group = group;
     uint32_t most = (uint32_t)(WARM_BYTES / page_bytes(pool)), part = pool->opt.n_pages / WARM_PART;
-    pool->n_ahead = (most < part ? most : part) + 2;
+    uint32_t n_ahead = most < part ? most : part, left = pool->opt.n_pages - pool->n_used;
+    size_t n_pages = pool->n_used + (n_ahead < left ? n_ahead : left);
+    kv_warm_ask(warm, group, pool->mem, n_pages * page_bytes(pool));
 }
 
-/* The page will be written. */
-static void warm_ahead_of(struct kv_pool *pool, uint32_t page)
+void kv_set_idle(struct kv *kv, bool is_idle)
 {
-    bool is_covered = page + pool->n_ahead / 2 < pool->n_warm || pool->n_warm == pool->opt.n_pages;
-    if (is_covered || !pool->warm)
+    if (kv->is_idle == is_idle)
         return;
-    uint32_t left = pool->opt.n_pages - page;
-    pool->n_warm = page + (pool->n_ahead < left ? pool->n_ahead : left);
-    kv_warm_ask(pool->warm, pool->group, pool->mem, pool->n_warm * page_bytes(pool));
+    kv->is_idle = is_idle;
+    for (uint32_t g = 0; g < kv->n_groups && is_idle; g++)
+        warm_ahead(&kv->pool[g], kv->warm, g);
+    kv_warm_set_idle(kv->warm, is_idle);
 }
 
 /* ---- holders ---- */
@@ -150,7 +149,7 @@ uint32_t kv_pool_take(struct kv_pool *pool)
         pool->n_cached--;
     }
     pool->page[page].refs = 1;
-    warm_ahead_of(pool, page);
+    pool->n_used = page < pool->n_used ? pool->n_used : page + 1;
     return page;
 }
 
@@ -235,8 +234,6 @@ int kv_open(struct kv **out, const struct kv_options *opt)
         return rc;
     }
     kv->warm = kv_warm_open();
-    for (uint32_t g = 0; g < kv->n_groups; g++)
-        start_warming(&kv->pool[g], kv->warm, g);
     *out = kv;
     return 0;
 }

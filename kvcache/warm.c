@@ -3,25 +3,23 @@
  * warm.c - the memory that pages will soon lie in is made present before they are taken.
  *
  * The first write to memory that was never used is a page fault, and in a virtual machine its host has
- * to find the memory, too: milliseconds for a huge page, in the middle of a step, and for all streams at
- * once that go on to their next page together.  So a thread with the least priority asks the kernel for
- * what lies ahead of the highest page that was taken.  Memory further off stays untouched, and costs nothing
- * for as long as nobody needs it.
+ * to find the memory, too: milliseconds for a huge page, in the middle of a step.  So while the cache is
+ * idle, a thread asks the kernel for what lies ahead of the highest page that was taken.  Memory further
+ * off stays untouched, and costs nothing for as long as nobody needs it.
+ *
+ * Only while it is idle: beside a step even a thread of the least priority gets whole ticks of the
+ * kernel's clock, and has computing threads wait or share a core for longer than the faults would take.
  *
  * All of it is a wish: without the thread, or on a kernel before Linux 5.14, steps take the faults.
- * Threads: the pool's thread asks; the warming one waits for that.  The lock guards what both read.
+ * Threads: the cache's thread asks; the warming one waits for that.  The lock guards what both read.
  */
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
 #include "kvcache/internal.h"
 
-enum { LEAST_PRIORITY = 19 };
 static const size_t CHUNK = (size_t)2 << 20; /* a huge page; pools begin at one */
 
 struct range {
@@ -33,13 +31,15 @@ struct kv_warm {
     pthread_t thread;
     pthread_mutex_t lock;
     pthread_cond_t changed;
-    bool stop;
+    bool is_idle, stop;
     struct range pool[KV_MAX_GROUPS];
 };
 
-/* The next chunk to do; NULL: none. */
+/* Where the next chunk is to do; NULL: nowhere, for now. */
 static struct range *next_range(struct kv_warm *w)
 {
+    if (!w->is_idle)
+        return NULL;
     for (uint32_t g = 0; g < KV_MAX_GROUPS; g++)
         if (w->pool[g].done < w->pool[g].wanted)
             return &w->pool[g];
@@ -62,7 +62,6 @@ static void *warm_main(void *arg)
 {
     struct kv_warm *w = arg;
     pthread_setname_np(pthread_self(), "lacuna-kv");
-    setpriority(PRIO_PROCESS, (id_t)syscall(SYS_gettid), LEAST_PRIORITY);
     pthread_mutex_lock(&w->lock);
     while (!w->stop) {
         struct range *r = next_range(w);
@@ -122,6 +121,15 @@ void kv_warm_ask(struct kv_warm *w, uint32_t group, uint8_t *mem, size_t bytes)
     pthread_mutex_lock(&w->lock);
     w->pool[group].mem = mem;
     w->pool[group].wanted = bytes;
+    pthread_mutex_unlock(&w->lock);
+}
+
+void kv_warm_set_idle(struct kv_warm *w, bool is_idle)
+{
+    if (!w)
+        return;
+    pthread_mutex_lock(&w->lock);
+    w->is_idle = is_idle;
     pthread_cond_signal(&w->changed);
     pthread_mutex_unlock(&w->lock);
 }

@@ -336,6 +336,7 @@ static bool wait_for_work(struct sched *s)
     if (s->requests)
         return !queue_is_closing(&s->queue);
     publish_idle(s);
+    engine_idle(s->engine);
     return queue_wait(&s->queue);
 }
 

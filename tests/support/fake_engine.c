@@ -640,6 +640,11 @@ void engine_pin_self(struct engine *e)
     check_thread(e);
 }
 
+void engine_idle(struct engine *e)
+{
+    check_thread(e);
+}
+
 void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows)
 {
     check_thread(e);
