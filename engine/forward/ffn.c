@@ -36,7 +36,7 @@ static void store_tile(struct forward *f, const struct gated *g, uint32_t n0, ui
 static void hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, uint32_t n1,
                         uint32_t t0, uint32_t t1)
 {
-    enum kern_activation kind = f->shape->arch->activation;
+    enum kern_activation kind = f->shape->activation;
     float *up = f->tiles + (size_t)workers_self() * 2 * f->tile_values;
     float *gate = up + f->tile_values;
     size_t n_values = (size_t)(t1 - t0) * (n1 - n0);

@@ -262,6 +262,34 @@ static enum kern_kv choose_kv(const struct gguf *g, const struct arch *arch, enu
                                                                                    : KERN_KV_F16;
 }
 
+/* The architecture's, unless the file names another one: a model trained for sparsity is a llama with ReLU. */
+static int read_activation(struct reader *r, enum kern_activation *out)
+{
+    static const struct {
+        const char *name;
+        enum kern_activation kind;
+    } known[] = {
+        { "silu", KERN_ACTIVATION_SILU },
+        { "gelu", KERN_ACTIVATION_GELU },
+        { "relu", KERN_ACTIVATION_RELU },
+        { "relu2", KERN_ACTIVATION_RELU2 },
+    };
+    struct gguf_str name;
+    *out = r->arch->activation;
+    if (!gguf_has(r->g, key_of(r, "hidden_activation")))
+        return 0;
+    if (gguf_get_str(r->g, r->key, true, &name, r->err) != 0)
+        return -1;
+    for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+        if (strlen(known[i].name) == name.len && memcmp(known[i].name, name.data, name.len) == 0) {
+            *out = known[i].kind;
+            return 0;
+        }
+    return engine_fail(r->err, ENGINE_ERR_UNSUPPORTED,
+                       "key \"%s\" is \"%s\"; silu, gelu, relu and relu2 are supported", r->key,
+                       gguf_quote(name).text);
+}
+
 static int read_sizes(struct reader *r, struct model_shape *s, uint32_t n_vocab)
 {
     uint32_t said = n_vocab;
@@ -291,7 +319,7 @@ int config_read(struct model_shape *shape, const struct gguf *g, const struct co
     shape->kv = choose_kv(g, r.arch, opt->kv);
     if (read_sizes(&r, shape, opt->n_vocab) != 0 || read_attention(&r, shape) != 0 ||
         read_experts(&r, shape, opt->gating) != 0 || read_scales(&r, shape) != 0 ||
-        plan_layers(&r, shape) != 0)
+        read_activation(&r, &shape->activation) != 0 || plan_layers(&r, shape) != 0)
         return -1;
     if (shape->n_experts == 0 && shape->n_ff == 0)
         return engine_fail(err, ENGINE_ERR_FILE, "key \"%s\" is missing",

@@ -37,6 +37,7 @@ struct layer_shape {
 
 struct model_shape {
     const struct arch *arch;
+    enum kern_activation activation;
     uint32_t n_vocab, n_embd, n_layers, n_ctx_train;
     uint32_t n_heads, n_kv_heads, head_dim;
     uint32_t n_ff; /* of dense layers; 0 if all layers have experts */

@@ -147,6 +147,26 @@ Test(config, impossible_counts_are_refused)
     expect_refused(&m, ENGINE_ERR_FILE, "vocab_size");
 }
 
+Test(config, the_activation_is_the_architectures_unless_the_file_names_one)
+{
+    struct model m;
+    begin(&m, "llama", 1, "");
+    cr_assert_eq(read_config(&m), 0, "%s", m.err.text);
+    cr_assert_eq(m.shape.activation, KERN_ACTIVATION_SILU);
+    end(&m);
+    begin(&m, "llama", 1, "");
+    gguf_build_str(&m.b, "llama.hidden_activation", "relu");
+    cr_assert_eq(read_config(&m), 0, "%s", m.err.text);
+    cr_assert_eq(m.shape.activation, KERN_ACTIVATION_RELU);
+    end(&m);
+    begin(&m, "llama", 1, "");
+    gguf_build_str(&m.b, "llama.hidden_activation", "swish");
+    expect_refused(&m, ENGINE_ERR_UNSUPPORTED, "swish");
+    begin(&m, "llama", 1, "");
+    gguf_build_u32(&m.b, "llama.hidden_activation", 1);
+    expect_refused(&m, ENGINE_ERR_FILE, "hidden_activation");
+}
+
 Test(layers, gemma3_has_a_global_layer_after_five_windowed_ones)
 {
     struct model m;

@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Raw text for the corpus: answers of the default model to the prompts of prompts.py, through `lacuna serve` itself.
+
+usage: sample.py [--megabytes 40] [--clients 48] [--out DIR]
+
+Writes DIR/raw.jsonl, a line per answer, as they come; started again, it goes on where it stopped.  The default DIR is
+build/models.  Needs nothing but Python; lacuna is looked for in build/release.
+"""
+import argparse
+import asyncio
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
+import http_load  # noqa: E402
+from prompts import MOST_TOKENS, prompt  # noqa: E402
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+READY_SECONDS, REPORT_SECONDS = 120, 60
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.08, "max_tokens": MOST_TOKENS}
+
+
+def request(number):
+    topic, asked, opening = prompt(number)
+    chat = f"<|im_start|>user\n{asked}<|im_end|>\n<|im_start|>assistant\n{opening}"
+    return topic, opening, http_load.request_bytes("/v1/completions", {"prompt": chat, "seed": number, **SAMPLING})
+
+
+class Raw:
+    """The answers there are: a line each."""
+
+    def __init__(self, path):
+        self.done, self.n_bytes = set(), 0
+        for line in self.whole_lines(path):
+            self.count(json.loads(line))
+        self.file = open(path, "a", encoding="utf-8")
+
+    @staticmethod
+    def whole_lines(path):
+        """Whatever stopped the last run may have cut its last line."""
+        if not path.exists():
+            return []
+        data = path.read_bytes()
+        os.truncate(path, data.rfind(b"\n") + 1)
+        return data[:data.rfind(b"\n") + 1].decode().splitlines()
+
+    def count(self, answer):
+        self.done.add(answer["number"])
+        self.n_bytes += len(answer["text"].encode())
+
+    def add(self, answer):
+        self.count(answer)
+        self.file.write(json.dumps(answer) + "\n")
+        self.file.flush()
+
+
+class Run:
+    def __init__(self, raw, port, n_bytes):
+        self.raw, self.port, self.n_bytes = raw, port, n_bytes
+        self.next, self.n_tokens, self.begin = 0, 0, time.perf_counter()
+
+    def take(self):
+        """The next prompt that was not answered yet."""
+        while self.next in self.raw.done:
+            self.next += 1
+        self.next += 1
+        return self.next - 1
+
+    async def client(self):
+        while self.raw.n_bytes < self.n_bytes:
+            number = self.take()
+            topic, opening, data = request(number)
+            answer = await http_load.ask(self.port, data)
+            if not answer.is_good:
+                raise SystemExit(f"prompt {number}: {answer.status} {answer.error} {answer.body[:200]}")
+            body = json.loads(answer.body)
+            choice = body["choices"][0]
+            self.n_tokens += body["usage"]["completion_tokens"]
+            self.raw.add({"number": number, "topic": topic, "text": opening + choice["text"],
+                          "ended": choice["finish_reason"] == "stop"})
+
+    async def report(self):
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            seconds = time.perf_counter() - self.begin
+            print(f"{len(self.raw.done)} answers, {self.raw.n_bytes / 1e6:.2f} of {self.n_bytes / 1e6:.0f} MB; "
+                  f"{self.n_tokens / seconds:.0f} tok/s", flush=True)
+
+    async def all(self, n_clients):
+        reporter = asyncio.create_task(self.report())
+        await asyncio.gather(*[self.client() for _ in range(n_clients)])
+        reporter.cancel()
+
+
+def start_server(lacuna, port):
+    model = subprocess.check_output([ROOT / "deploy/fetch-model.sh"], text=True).strip()
+    server = subprocess.Popen([lacuna, "serve", "-m", model, "--listen", f"127.0.0.1:{port}", "--parse-special", "--log-level",
+                               "warn"])
+    deadline = time.perf_counter() + READY_SECONDS
+    while not asyncio.run(http_load.ask(port, http_load.request_bytes("/health"), 10)).is_good:
+        if server.poll() is not None or time.perf_counter() > deadline:
+            raise SystemExit("lacuna serve did not get ready")
+        time.sleep(0.1)
+    return server
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=float, default=40)
+    parser.add_argument("--clients", type=int, default=48)
+    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build/models")
+    parser.add_argument("--lacuna", type=pathlib.Path, default=ROOT / "build/release/lacuna")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    raw, port = Raw(options.out / "raw.jsonl"), free_port()
+    server = start_server(options.lacuna, port)
+    try:
+        run = Run(raw, port, options.megabytes * 1e6)
+        asyncio.run(run.all(options.clients))
+    finally:
+        server.terminate()
+        server.wait()
+    print(f"{len(raw.done)} answers, {raw.n_bytes / 1e6:.2f} MB; {run.n_tokens / (time.perf_counter() - run.begin):.0f} tok/s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Trains one of the models of model.py.
+
+usage: train.py NAME [--dir DIR] [--tokens 20e6]
+
+Reads DIR/{train,held_out}.bin (tokenizer.py); writes DIR/NAME.pt every few minutes and at the end: stopped and started
+again, it goes on from there and ends with the same weights.  Progress is also kept in DIR/NAME.log, a JSON object a line.
+A GPU is used when there is one.
+
+stories-relu: the L1 norm of the gated activations is part of the loss, along half a sine from PRESSURE_FROM to
+PRESSURE_TO of the steps, after which the model settles at full pressure (ProSparse, arXiv 2402.13516).
+stories-moe: so is an even load of the experts (Switch Transformer, arXiv 2101.03961), with a weight small enough that
+experts still differ.
+"""
+import argparse
+import json
+import math
+import pathlib
+import time
+
+import numpy
+import torch
+import torch.nn.functional as F
+
+from model import SHAPES, Model, Notes
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+BATCH, SEED = 16, 1
+PEAK_RATE, END_RATE, WARM_UP = 3e-3, 3e-4, 100  # of learning; steps
+DECAY, CLIP = 0.1, 1.0
+PRESSURE, PRESSURE_FROM, PRESSURE_TO = 0.3, 0.2, 0.8
+BALANCE = 0.003
+SAVE_SECONDS, REPORT_STEPS, N_HELD_OUT = 240, 50, 128
+
+
+class Losses(Notes):
+    """What else than the next token shall be learnt, of one batch."""
+
+    def __init__(self, pressure):
+        self.pressure, self.more, self.n_zero, self.n_all = pressure, 0.0, 0, 0
+
+    def hidden(self, h):
+        if self.pressure > 0:
+            self.more = self.more + self.pressure * h.abs().mean()
+        self.n_zero += int((h.detach() == 0).sum())
+        self.n_all += h.numel()
+
+    def routed(self, score, chosen):
+        n = score.shape[-1]
+        share = torch.bincount(chosen.flatten(), minlength=n).to(score.dtype) / chosen.numel()
+        wanted = (score / score.sum(-1, keepdim=True)).mean((0, 1))
+        self.more = self.more + BALANCE * n * (share * wanted).sum()
+
+
+class Tokens:
+    def __init__(self, path, n_ctx):
+        self.data, self.n = torch.from_numpy(numpy.fromfile(path, dtype=numpy.uint16).astype(numpy.int32)), n_ctx + 1
+
+    def windows(self, at, device):
+        rows = torch.stack([self.data[i:i + self.n] for i in at.tolist()]).long().to(device)
+        return rows[:, :-1], rows[:, 1:]
+
+    def batch(self, step, device):
+        """The same one for a step, whatever was done before."""
+        at = torch.randint(len(self.data) - self.n, (BATCH,), generator=torch.Generator().manual_seed(SEED * 10**6 + step))
+        return self.windows(at, device)
+
+    def spread(self, n_windows, device):
+        """Windows all over the text, BATCH at a time."""
+        for at in torch.linspace(0, len(self.data) - self.n, n_windows).long().split(BATCH):
+            yield self.windows(at, device)
+
+
+def rate(step, n_steps):
+    if step < WARM_UP:
+        return PEAK_RATE * (step + 1) / WARM_UP
+    return END_RATE + (PEAK_RATE - END_RATE) * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, n_steps - WARM_UP))) / 2
+
+
+def pressure(name, step, n_steps):
+    if name != "stories-relu":
+        return 0.0
+    part = (step / n_steps - PRESSURE_FROM) / (PRESSURE_TO - PRESSURE_FROM)
+    return PRESSURE * math.sin(min(max(part, 0.0), 1.0) * math.pi / 2)
+
+
+def loss_of(model, tokens, targets, notes=None):
+    with torch.autocast(tokens.device.type, torch.bfloat16):
+        logits = model(tokens, notes)
+    return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
+
+
+class Run:
+    def __init__(self, name, folder, n_tokens):
+        self.name, self.folder = name, folder
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        torch.manual_seed(SEED)
+        shape = SHAPES[name]
+        self.model = Model(shape).to(self.device)
+        self.n_steps = int(n_tokens / BATCH / shape.n_ctx)
+        self.data, self.held_out = (Tokens(folder / f"{part}.bin", shape.n_ctx) for part in ("train", "held_out"))
+        parts = [[p for p in self.model.parameters() if (p.dim() == 2) == is_matrix] for is_matrix in (True, False)]
+        self.optimizer = torch.optim.AdamW([{"params": parts[0], "weight_decay": DECAY},
+                                            {"params": parts[1], "weight_decay": 0.0}], lr=PEAK_RATE, betas=(0.9, 0.95))
+        self.step, self.seconds = 0, 0.0
+        if self.file.exists():
+            self.load()
+
+    @property
+    def file(self):
+        return self.folder / f"{self.name}.pt"
+
+    def load(self):
+        kept = torch.load(self.file, map_location=self.device, weights_only=True)
+        if kept["n_steps"] != self.n_steps:
+            raise SystemExit(f"{self.file} was made for {kept['n_steps']} steps, not {self.n_steps}: the schedule differs")
+        self.model.load_state_dict(kept["model"])
+        self.optimizer.load_state_dict(kept["optimizer"])
+        self.step, self.seconds = kept["step"], kept["seconds"]
+
+    def save(self):
+        kept = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
+                "seconds": self.seconds, "n_steps": self.n_steps, "batch": BATCH, "held_out": self.held_out_loss()}
+        torch.save(kept, self.file.with_suffix(".new"))
+        self.file.with_suffix(".new").replace(self.file)
+
+    def learn(self):
+        """One step.  Returns the loss of the next token, and the share of activations that were zero."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate(self.step, self.n_steps)
+        notes = Losses(pressure(self.name, self.step, self.n_steps))
+        loss = loss_of(self.model, *self.data.batch(self.step, self.device), notes)
+        self.optimizer.zero_grad(set_to_none=True)
+        (loss + notes.more).backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
+        self.optimizer.step()
+        self.step += 1
+        return loss.item(), notes.n_zero / notes.n_all
+
+    @torch.no_grad()
+    def held_out_loss(self):
+        losses = [loss_of(self.model, *rows).item() for rows in self.held_out.spread(N_HELD_OUT, self.device)]
+        return sum(losses) / len(losses)
+
+    def report(self, loss, zero):
+        tokens = self.step * BATCH * self.model.shape.n_ctx
+        line = {"step": self.step, "of": self.n_steps, "tokens": tokens, "loss": round(loss, 4), "zero": round(zero, 4),
+                "seconds": round(self.seconds), "tok/s": round(tokens / self.seconds)}
+        if self.step % (10 * REPORT_STEPS) == 0 or self.step == self.n_steps:
+            line["held_out"] = round(self.held_out_loss(), 4)
+        print(json.dumps(line), flush=True)
+        with open(self.folder / f"{self.name}.log", "a", encoding="utf-8") as log:
+            log.write(json.dumps(line) + "\n")
+
+    def all(self):
+        saved = time.perf_counter()
+        while self.step < self.n_steps:
+            begin = time.perf_counter()
+            loss, zero = self.learn()
+            self.seconds += time.perf_counter() - begin
+            if self.step % REPORT_STEPS == 0 or self.step == self.n_steps:
+                self.report(loss, zero)
+            if time.perf_counter() - saved > SAVE_SECONDS or self.step == self.n_steps:
+                self.save()
+                saved = time.perf_counter()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=sorted(SHAPES))
+    parser.add_argument("--dir", type=pathlib.Path, default=ROOT / "build/models")
+    parser.add_argument("--tokens", type=float, default=20e6)
+    options = parser.parse_args()
+    Run(options.name, options.dir, options.tokens).all()
+
+
+if __name__ == "__main__":
+    main()
