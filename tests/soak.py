@@ -26,9 +26,9 @@ KEY = "sk-soak"
 GAUGES = ("lacuna_requests_running", "lacuna_requests_waiting", "lacuna_waiting_prompt_tokens", "lacuna_batch_size",
           "lacuna_kv_cache_usage_ratio", "lacuna_sse_streams")
 PHASES = ("queued", "prefill", "decode")  # in which the server saw a client leave
-
-
 LONG_ANSWERS = range(300, 601)  # tokens, after short prompts
+# Of each period, the seconds in which only such are asked for: all that run then grow together, and pages run out.
+PERIOD, WAVE = 60, 20
 
 
 def has_common(i):
@@ -186,9 +186,13 @@ class Soak:
         else:
             await self.half_said(i)
 
+    def pick(self):
+        is_wave = (self.end - time.monotonic()) % PERIOD < WAVE
+        return self.rng.choice([i for i in range(len(self.requests)) if is_long(i) or not is_wave])
+
     async def client(self):
         while time.monotonic() < self.end:
-            i = self.rng.randrange(len(self.requests))
+            i = self.pick()
             try:
                 await self.turn(i)
             except (httpx.TransportError, OSError) as error:

@@ -41,8 +41,8 @@ class Shape:
 
 
 SHAPES = {
-    "stories-dense": Shape(n_layers=8, n_ff=768, activation="silu"),
-    "stories-relu": Shape(n_layers=8, n_ff=768, activation="relu", gate_bias=True),
+    "stories-dense": Shape(n_layers=6, n_ff=768, activation="silu"),
+    "stories-relu": Shape(n_layers=6, n_ff=768, activation="relu", gate_bias=True),
     "stories-moe": Shape(n_layers=6, n_ff=64, activation="relu", n_experts=16, n_used=2),
     # What stories-moe computes per token, as a dense model: its yardstick, not shipped.
     "stories-small": Shape(n_layers=6, n_ff=128, activation="silu"),

@@ -27,6 +27,7 @@ from model import SHAPES, Model, Notes
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BATCH, SEED = 16, 1
+ROWS = 4  # of a batch at a time: what they need then lies in a processor's caches
 PEAK_RATE, END_RATE, WARM_UP = 3e-3, 3e-4, 100  # of learning; steps
 DECAY, CLIP = 0.1, 1.0
 PRESSURE, PRESSURE_FROM, PRESSURE_TO = 0.3, 0.2, 0.8
@@ -35,7 +36,7 @@ SAVE_SECONDS, REPORT_STEPS, N_HELD_OUT = 240, 50, 128
 
 
 class Losses(Notes):
-    """What else than the next token shall be learnt, of one batch."""
+    """What else than the next token shall be learnt, of a part of a batch."""
 
     def __init__(self, pressure):
         self.pressure, self.more, self.n_zero, self.n_all = pressure, 0.0, 0, 0
@@ -129,14 +130,18 @@ class Run:
         """One step.  Returns the loss of the next token, and the share of activations that were zero."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.step, self.n_steps)
-        notes = Losses(pressure(self.name, self.step, self.n_steps))
-        loss = loss_of(self.model, *self.data.batch(self.step, self.device), notes)
         self.optimizer.zero_grad(set_to_none=True)
-        (loss + notes.more).backward()
+        mean, zero, share = 0.0, 0.0, ROWS / BATCH
+        for rows in zip(*(part.split(ROWS) for part in self.data.batch(self.step, self.device))):
+            notes = Losses(pressure(self.name, self.step, self.n_steps))
+            loss = loss_of(self.model, *rows, notes)
+            ((loss + notes.more) * share).backward()
+            mean += loss.item() * share
+            zero += notes.n_zero / notes.n_all * share
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
         self.step += 1
-        return loss.item(), notes.n_zero / notes.n_all
+        return mean, zero
 
     @torch.no_grad()
     def held_out_loss(self):

@@ -1,0 +1,85 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""What PyTorch says of the model files, for the tests: logits of a held-out text and a greedy continuation.
+
+usage: golden.py FILE.gguf... [--dir DIR] [--out DIR]
+
+The weights are those of the files, dequantised.  Writes OUT/NAME.json, {"prompt", "tokens", "continuation", "margins"},
+and OUT/NAME.logits.f32, a row per token: the one after it.  OUT is the folder of the first file unless said.
+"""
+import argparse
+import json
+import pathlib
+
+import gguf
+import numpy
+import tokenizers
+import torch
+
+from model import SHAPES, Model
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+N_TOKENS, N_PROMPT, N_NEW = 32, 12, 24
+
+
+def state_of(path, shape):
+    """The parameters of a model from its file: see export.tensors."""
+    state = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        values = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).astype(numpy.float32))
+        name = tensor.name.replace("_exps.", ".")
+        if name != tensor.name:
+            values = values.permute(1, 0, 2) if "ffn_down" in name else values
+            values = values.reshape(shape.n_embd, -1) if "ffn_down" in name else values.reshape(-1, shape.n_embd)
+        for part in ("attn", "ffn"):
+            if f".{part}_" in name and "norm" not in name:
+                name = name.replace(f".{part}_", f".{part}.{part}_")
+        state[name] = values
+    return state
+
+
+def load(path):
+    shape = SHAPES[path.stem.split("-Q")[0].split("-F")[0]]
+    model = Model(shape)
+    model.load_state_dict(state_of(path, shape))
+    return model.eval()
+
+
+@torch.no_grad()
+def continuation(model, tokens):
+    """Greedy; of each token, how much more probable it is than the second, in logits."""
+    tokens, margins = list(tokens), []
+    for _ in range(N_NEW):
+        best = model(torch.tensor([tokens]))[0, -1].topk(2)
+        margins.append(round((best.values[0] - best.values[1]).item(), 4))
+        tokens.append(best.indices[0].item())
+    return tokens[-N_NEW:], margins
+
+
+@torch.no_grad()
+def write(path, text, tokenizer, out):
+    model, tokens = load(path), [0] + tokenizer.encode(text).ids
+    tokens = tokens[:N_TOKENS]
+    model(torch.tensor([tokens]))[0].numpy().astype(numpy.float32).tofile(out / f"{path.stem}.logits.f32")
+    new, margins = continuation(model, tokens[:N_PROMPT])
+    golden = {"prompt": tokenizer.decode(tokens[1:N_PROMPT]), "tokens": tokens, "continuation": tokenizer.decode(new),
+              "margins": margins}
+    (out / f"{path.stem}.json").write_text(json.dumps(golden) + "\n", encoding="utf-8")
+    print(f"{path.stem}: {golden['prompt']!r} goes on {golden['continuation']!r}; least margin {min(margins)}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=pathlib.Path)
+    parser.add_argument("--dir", type=pathlib.Path, default=ROOT / "build/models")
+    parser.add_argument("--out", type=pathlib.Path)
+    options = parser.parse_args()
+    tokenizer = tokenizers.Tokenizer.from_file(str(options.dir / "tokenizer.json"))
+    with open(options.dir / "held_out.jsonl", encoding="utf-8") as lines:
+        text = json.loads(next(lines))["text"]
+    for path in options.files:
+        write(path, text, tokenizer, options.out or options.files[0].parent)
+
+
+if __name__ == "__main__":
+    main()
