@@ -65,8 +65,7 @@ struct kv {
     uint64_t hash_seed;
     uint64_t shuffle_state; /* 0: pages are handed out in order */
     struct kv_warm *warm;   /* NULL: memory is made present by whoever writes it first */
-    bool is_idle;
-    struct kv_seq *seqs; /* all open ones, for kv_check */
+    struct kv_seq *seqs;    /* all open ones, for kv_check */
 };
 
 /* Entries [first, n) of a table hold pages; below first they slid out of the window. */

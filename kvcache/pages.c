@@ -129,9 +129,6 @@ static void warm_ahead(const struct kv_pool *pool, struct kv_warm *warm, uint32_
 
 void kv_set_idle(struct kv *kv, bool is_idle)
 {
-    if (kv->is_idle == is_idle)
-        return;
-    kv->is_idle = is_idle;
     for (uint32_t g = 0; g < kv->n_groups && is_idle; g++)
         warm_ahead(&kv->pool[g], kv->warm, g);
     kv_warm_set_idle(kv->warm, is_idle);

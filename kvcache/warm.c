@@ -130,6 +130,7 @@ void kv_warm_set_idle(struct kv_warm *w, bool is_idle)
         return;
     pthread_mutex_lock(&w->lock);
     w->is_idle = is_idle;
-    pthread_cond_signal(&w->changed);
+    if (is_idle)
+        pthread_cond_signal(&w->changed);
     pthread_mutex_unlock(&w->lock);
 }

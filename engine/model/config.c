@@ -281,7 +281,7 @@ static int read_activation(struct reader *r, enum kern_activation *out)
     if (gguf_get_str(r->g, r->key, true, &name, r->err) != 0)
         return -1;
     for (size_t i = 0; i < sizeof(known) / sizeof(known[0]); i++)
-        if (strlen(known[i].name) == name.len && memcmp(known[i].name, name.data, name.len) == 0) {
+        if (gguf_str_is(name, known[i].name)) {
             *out = known[i].kind;
             return 0;
         }

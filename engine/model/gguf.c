@@ -28,6 +28,11 @@
 
 enum { SPLIT_SUFFIX_BYTES = 20 }; /* "-00001-of-00003.gguf" */
 
+bool gguf_str_is(struct gguf_str s, const char *text)
+{
+    return s.len == strlen(text) && memcmp(s.data, text, s.len) == 0;
+}
+
 /* ---- messages ---- */
 
 struct gguf_quoted gguf_quote(struct gguf_str s)

@@ -44,6 +44,8 @@ struct gguf_str {
     size_t len;
 };
 
+bool gguf_str_is(struct gguf_str s, const char *text);
+
 struct gguf_tensor {
     const char *name; /* NUL-terminated copy, holds no NUL */
     uint32_t type;    /* enum kern_type, or a number kern_type_info does not support */

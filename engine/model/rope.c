@@ -31,11 +31,6 @@ static int read_double(const struct gguf *g, const struct model_shape *s, const 
     return 0;
 }
 
-static bool equals(struct gguf_str s, const char *text)
-{
-    return s.len == strlen(text) && memcmp(s.data, text, s.len) == 0;
-}
-
 static int read_kind(const struct gguf *g, const struct model_shape *s, struct scaling *out,
                      struct engine_err *err)
 {
@@ -47,13 +42,13 @@ static int read_kind(const struct gguf *g, const struct model_shape *s, struct s
     }
     if (gguf_get_str(g, key, true, &type, err) != 0)
         return -1;
-    if (equals(type, "none"))
+    if (gguf_str_is(type, "none"))
         out->kind = SCALING_NONE;
-    else if (equals(type, "linear"))
+    else if (gguf_str_is(type, "linear"))
         out->kind = SCALING_LINEAR;
-    else if (equals(type, "yarn"))
+    else if (gguf_str_is(type, "yarn"))
         out->kind = SCALING_YARN;
-    else if (equals(type, "longrope"))
+    else if (gguf_str_is(type, "longrope"))
         out->kind = SCALING_LONG;
     else
         return engine_fail(err, ENGINE_ERR_UNSUPPORTED,

@@ -21,18 +21,17 @@ import json
 import os
 import pathlib
 import random
-import socket
 import statistics
 import subprocess
 import time
 from typing import NamedTuple
 
 import http_load
+from serving import free_port, serving
 
 ROOT = pathlib.Path(__file__).parents[2]
 N_GENERATED = 48
 PROMPT_WORDS, ANSWER_TOKENS, REQUESTS_PER_CLIENT = 100, 64, 3
-READY_SECONDS, STOP_SECONDS = 120, 30
 SERVED_TOKENS_PER_CLIENT = 512  # of context: a word may be two tokens
 
 
@@ -71,12 +70,6 @@ def peak_memory(command, environment=None):
 
 # ---- a server and its clients ----
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 async def closed_loop(port, n_clients):
     rng, answers = random.Random(1), []
 
@@ -89,18 +82,7 @@ async def closed_loop(port, n_clients):
     return answers
 
 
-async def wait_ready(port, server):
-    deadline = time.perf_counter() + READY_SECONDS
-    while not (await http_load.ask(port, http_load.request_bytes("/health"), 5)).is_good:
-        if server.poll() is not None:
-            raise SystemExit(f"{server.args[0]} ended with {server.returncode}")
-        if time.perf_counter() > deadline:
-            raise SystemExit(f"{server.args[0]} is not ready after {READY_SECONDS} s")
-        await asyncio.sleep(0.1)
-
-
 async def load_figures(port, n_clients, server):
-    await wait_ready(port, server)
     begin = time.perf_counter()
     answers = await closed_loop(port, n_clients)
     took = time.perf_counter() - begin
@@ -113,17 +95,8 @@ async def load_figures(port, n_clients, server):
 
 
 def serve_and_ask(command, port, n_clients, environment=None):
-    server = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                              env=environment)
-    try:
+    with serving(command, port, environment) as server:
         return asyncio.run(load_figures(port, n_clients, server))
-    finally:
-        server.terminate()
-        try:
-            server.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
 
 
 # ---- the engines: a method for each kind of cell ----

@@ -7,15 +7,14 @@ usage: corpus.py [--dir DIR]
 Reads DIR/raw.jsonl (sample.py), writes DIR/train.jsonl and DIR/held_out.jsonl: {"topic", "text"} a line.  A text is held
 out by its own hash: the split does not depend on what else there is.
 """
-import argparse
 import collections
 import hashlib
 import json
-import pathlib
 import re
 import zlib
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from common import arguments, lines
+
 SHORTEST, LONGEST = 200, 2400  # bytes
 MOST_COMPRESSIBLE = 0.40  # compressed bytes of one: below this it repeats itself
 SHINGLE, BITS = 6, 1 << 30  # words; of the filter of shingles seen
@@ -70,14 +69,11 @@ def is_held_out(text):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=pathlib.Path, default=ROOT / "build/models")
-    options = parser.parse_args()
+    options = arguments(__doc__).parse_args()
     seen, n, n_bytes = Seen(), collections.Counter(), collections.Counter()
     names = ("train", "held_out")
     files = {name: open(options.dir / f"{name}.jsonl", "w", encoding="utf-8") for name in names}
-    for line in open(options.dir / "raw.jsonl", encoding="utf-8"):
-        answer = json.loads(line)
+    for answer in lines(options.dir / "raw.jsonl"):
         text = tidy(answer["text"], answer["ended"])
         kind = "dropped" if not is_good(text) else "repeated" if not seen.is_new(text) else names[is_held_out(text)]
         n[kind] += 1

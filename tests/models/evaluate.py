@@ -9,19 +9,17 @@ activations that are exactly zero, by layer; of a mixture of experts, by layer: 
 hottest quarter takes overall and on one topic, how far hot sets of topics agree, and how often the router of the next
 layer, applied one layer ahead, names the experts that are then chosen.
 """
-import argparse
 import collections
-import json
+import itertools
 import math
-import pathlib
 
 import tokenizers
 import torch
 import torch.nn.functional as F
 
+from common import arguments, lines
 from model import SHAPES, Model, Notes
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def load(name, folder):
@@ -33,8 +31,8 @@ def load(name, folder):
 def held_out(folder, n_texts, n_ctx):
     """[(topic, tokens)], each text after the separator and before one."""
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    lines = [json.loads(line) for line in open(folder / "held_out.jsonl", encoding="utf-8")][:n_texts]
-    return [(line["topic"], torch.tensor([0] + tokenizer.encode(line["text"]).ids + [0])[:n_ctx + 1]) for line in lines]
+    return [(line["topic"], torch.tensor([0] + tokenizer.encode(line["text"]).ids + [0])[:n_ctx + 1])
+            for line in itertools.islice(lines(folder / "held_out.jsonl"), n_texts)]
 
 
 class Zeros(Notes):
@@ -130,9 +128,8 @@ def print_moe(model, texts):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("names", nargs="*", default=sorted(SHAPES))
-    parser.add_argument("--dir", type=pathlib.Path, default=ROOT / "build/models")
     parser.add_argument("--texts", type=int, default=400)
     options = parser.parse_args()
     for name in options.names:

@@ -7,7 +7,6 @@ usage: export.py NAME... [--dir DIR] [--type Q8_0|F16|F32] [--out DIR]
 Reads DIR/NAME.pt (train.py) and DIR/tokenizer.json; writes OUT/NAME.gguf, or OUT/NAME-TYPE.gguf if TYPE is not Q8_0.
 Norms and routers are F32 in any case.
 """
-import argparse
 import json
 import pathlib
 
@@ -15,9 +14,9 @@ import gguf
 import numpy
 import torch
 
+from common import ROOT, arguments
 from model import SHAPES
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 NORMAL, CONTROL = 1, 3
 WINDOW = 4096  # of a SmallThinker: what says that every fourth layer sees all, and has no rotary positions
 
@@ -113,9 +112,8 @@ def export(name, folder, out, kind):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("names", nargs="+", choices=sorted(SHAPES))
-    parser.add_argument("--dir", type=pathlib.Path, default=ROOT / "build/models")
     parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build/models")
     parser.add_argument("--type", choices=("Q8_0", "F16", "F32"), default="Q8_0")
     options = parser.parse_args()

@@ -7,7 +7,6 @@ usage: golden.py FILE.gguf... [--dir DIR] [--out DIR]
 The weights are those of the files, dequantised.  Writes OUT/NAME.json, {"prompt", "tokens", "continuation", "margins"},
 and OUT/NAME.logits.f32, a row per token: the one after it.  OUT is the folder of the first file unless said.
 """
-import argparse
 import json
 import pathlib
 
@@ -16,9 +15,9 @@ import numpy
 import tokenizers
 import torch
 
+from common import arguments, lines
 from model import SHAPES, Model
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 N_TOKENS, N_PROMPT, N_NEW = 32, 12, 24
 
 
@@ -69,14 +68,12 @@ def write(path, text, tokenizer, out):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("files", nargs="+", type=pathlib.Path)
-    parser.add_argument("--dir", type=pathlib.Path, default=ROOT / "build/models")
     parser.add_argument("--out", type=pathlib.Path)
     options = parser.parse_args()
     tokenizer = tokenizers.Tokenizer.from_file(str(options.dir / "tokenizer.json"))
-    with open(options.dir / "held_out.jsonl", encoding="utf-8") as lines:
-        text = json.loads(next(lines))["text"]
+    text = next(lines(options.dir / "held_out.jsonl"))["text"]
     for path in options.files:
         write(path, text, tokenizer, options.out or options.files[0].parent)
 

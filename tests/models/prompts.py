@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Prompt number i of the corpus: always the same one, and different from all others.
+"""Prompt number i of the corpus: always the same one.
 
 Topics are names of groups of things: a story keeps to one, so that its words tell which it is.
 """

@@ -2,35 +2,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Raw text for the corpus: answers of the default model to the prompts of prompts.py, through `lacuna serve` itself.
 
-usage: sample.py [--megabytes 40] [--clients 48] [--out DIR]
+usage: sample.py [--megabytes 40] [--clients 48] [--dir DIR]
 
 Writes DIR/raw.jsonl, a line per answer, as they come; started again, it goes on where it stopped.  The default DIR is
 build/models.  Needs nothing but Python; lacuna is looked for in build/release.
 """
-import argparse
 import asyncio
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
 import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
 import http_load  # noqa: E402
+from common import ROOT, arguments  # noqa: E402
 from prompts import MOST_TOKENS, prompt  # noqa: E402
+from serving import free_port, serving  # noqa: E402
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-READY_SECONDS, REPORT_SECONDS = 120, 60
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
+REPORT_SECONDS = 60
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.08, "max_tokens": MOST_TOKENS}
 
 
@@ -106,34 +97,22 @@ class Run:
         reporter.cancel()
 
 
-def start_server(lacuna, port):
+def server_command(lacuna, port):
     model = subprocess.check_output([ROOT / "deploy/fetch-model.sh"], text=True).strip()
-    server = subprocess.Popen([lacuna, "serve", "-m", model, "--listen", f"127.0.0.1:{port}", "--parse-special", "--log-level",
-                               "warn"])
-    deadline = time.perf_counter() + READY_SECONDS
-    while not asyncio.run(http_load.ask(port, http_load.request_bytes("/health"), 10)).is_good:
-        if server.poll() is not None or time.perf_counter() > deadline:
-            raise SystemExit("lacuna serve did not get ready")
-        time.sleep(0.1)
-    return server
+    return [lacuna, "serve", "-m", model, "--listen", f"127.0.0.1:{port}", "--parse-special", "--drain-delay", "0s"]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("--megabytes", type=float, default=40)
     parser.add_argument("--clients", type=int, default=48)
-    parser.add_argument("--out", type=pathlib.Path, default=ROOT / "build/models")
     parser.add_argument("--lacuna", type=pathlib.Path, default=ROOT / "build/release/lacuna")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
-    raw, port = Raw(options.out / "raw.jsonl"), free_port()
-    server = start_server(options.lacuna, port)
-    try:
+    options.dir.mkdir(parents=True, exist_ok=True)
+    raw, port = Raw(options.dir / "raw.jsonl"), free_port()
+    with serving(server_command(options.lacuna, port), port):
         run = Run(raw, port, options.megabytes * 1e6)
         asyncio.run(run.all(options.clients))
-    finally:
-        server.terminate()
-        server.wait()
     print(f"{len(raw.done)} answers, {raw.n_bytes / 1e6:.2f} MB; {run.n_tokens / (time.perf_counter() - run.begin):.0f} tok/s")
 
 

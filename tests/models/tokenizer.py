@@ -7,21 +7,17 @@ usage: tokenizer.py [--dir DIR]
 Reads DIR/{train,held_out}.jsonl (corpus.py); writes DIR/tokenizer.json and DIR/{train,held_out}.bin, 16-bit tokens,
 each text after the token that separates texts.  Byte-level BPE with GPT-2's pre-tokenizer, which every engine knows.
 """
-import argparse
-import json
-import pathlib
-
 import numpy
 import tokenizers
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
+from common import arguments, lines
+
 N_TOKENS = 4096
 SEPARATOR = "<|endoftext|>"  # token 0
 
 
 def texts(path):
-    for line in open(path, encoding="utf-8"):
-        yield json.loads(line)["text"]
+    return (line["text"] for line in lines(path))
 
 
 def learn(path):
@@ -43,9 +39,7 @@ def write_tokens(tokenizer, source, target):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=pathlib.Path, default=ROOT / "build/models")
-    options = parser.parse_args()
+    options = arguments(__doc__).parse_args()
     tokenizer = learn(options.dir / "train.jsonl")
     tokenizer.save(str(options.dir / "tokenizer.json"))
     for name in ("train", "held_out"):

@@ -13,19 +13,17 @@ PRESSURE_TO of the steps, after which the model settles at full pressure (ProSpa
 stories-moe: so is an even load of the experts (Switch Transformer, arXiv 2101.03961), with a weight small enough that
 experts still differ.
 """
-import argparse
 import json
 import math
-import pathlib
 import time
 
 import numpy
 import torch
 import torch.nn.functional as F
 
+from common import arguments
 from model import SHAPES, Model, Notes
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
 BATCH, SEED = 16, 1
 ROWS = 4  # of a batch at a time: what they need then lies in a processor's caches
 PEAK_RATE, END_RATE, WARM_UP = 3e-3, 3e-4, 100  # of learning; steps
@@ -104,7 +102,7 @@ class Run:
         parts = [[p for p in self.model.parameters() if (p.dim() == 2) == is_matrix] for is_matrix in (True, False)]
         self.optimizer = torch.optim.AdamW([{"params": parts[0], "weight_decay": DECAY},
                                             {"params": parts[1], "weight_decay": 0.0}], lr=PEAK_RATE, betas=(0.9, 0.95))
-        self.step, self.seconds = 0, 0.0
+        self.step, self.seconds, self.last_held_out = 0, 0.0, math.nan
         if self.file.exists():
             self.load()
 
@@ -118,11 +116,11 @@ class Run:
             raise SystemExit(f"{self.file} was made for {kept['n_steps']} steps, not {self.n_steps}: the schedule differs")
         self.model.load_state_dict(kept["model"])
         self.optimizer.load_state_dict(kept["optimizer"])
-        self.step, self.seconds = kept["step"], kept["seconds"]
+        self.step, self.seconds, self.last_held_out = kept["step"], kept["seconds"], kept["held_out"]
 
     def save(self):
         kept = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
-                "seconds": self.seconds, "n_steps": self.n_steps, "batch": BATCH, "held_out": self.held_out_loss()}
+                "seconds": self.seconds, "n_steps": self.n_steps, "batch": BATCH, "held_out": self.last_held_out}
         torch.save(kept, self.file.with_suffix(".new"))
         self.file.with_suffix(".new").replace(self.file)
 
@@ -153,7 +151,8 @@ class Run:
         line = {"step": self.step, "of": self.n_steps, "tokens": tokens, "loss": round(loss, 4), "zero": round(zero, 4),
                 "seconds": round(self.seconds), "tok/s": round(tokens / self.seconds)}
         if self.step % (10 * REPORT_STEPS) == 0 or self.step == self.n_steps:
-            line["held_out"] = round(self.held_out_loss(), 4)
+            self.last_held_out = self.held_out_loss()
+            line["held_out"] = round(self.last_held_out, 4)
         print(json.dumps(line), flush=True)
         with open(self.folder / f"{self.name}.log", "a", encoding="utf-8") as log:
             log.write(json.dumps(line) + "\n")
@@ -172,9 +171,8 @@ class Run:
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = arguments(__doc__)
     parser.add_argument("name", choices=sorted(SHAPES))
-    parser.add_argument("--dir", type=pathlib.Path, default=ROOT / "build/models")
     parser.add_argument("--tokens", type=float, default=20e6)
     options = parser.parse_args()
     Run(options.name, options.dir, options.tokens).all()
