@@ -1,22 +1,57 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * avx2.c - AVX2 with FMA and F16C: sixteen lanes are two registers.
+ *
+ * vpmaddubsw adds two products u * q in 16 bits, saturating; vpmaddwd makes dwords of their sums, and both
+ * need the same ports.  So small u are added up in 16 bits for as long as they fit, and widened once.  Large
+ * ones are multiplied as |u - 128|, their sign given to q: 2 * 128 * 127 = 32512 fits (activations are in
+ * -127 .. 127).
  */
-#include "kernels/avx2_body.h"
+#include "kernels/v16_avx2.h"
 
-/* vpmaddubsw adds two products u * q in 16 bits, saturating: exact while u <= 127, since
- * 2 * 127 * 127 = 32258 (activations are in -127 .. 127).  Types whose u takes all eight bits are
- * multiplied in two parts, u = (u & 127) + 128 * (u >> 7). */
-static inline __m256i v8_dot(__m256i acc, __m256i u, __m256i q, bool is_wide)
+enum { DOT_MOST_U = 63 };
+
+static inline uint32_t w16_dot_steps(int max)
+{
+    return max <= DOT_MOST_U ? INT16_MAX / (2 * 127 * (uint32_t)max) : UINT32_MAX;
+}
+
+static inline w16 w16_dot_begin(w16 sum, int max)
+{
+    return max <= DOT_MOST_U ? w16_zero() : sum;
+}
+
+static inline w16 w16_widen(w16 pairs)
 {
     __m256i ones = _mm256_set1_epi16(1);
-    if (!is_wide)
-        return _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_maddubs_epi16(u, q), ones));
-    __m256i low = _mm256_maddubs_epi16(_mm256_and_si256(u, _mm256_set1_epi8(127)), q);
-    __m256i top = _mm256_and_si256(_mm256_srli_epi16(u, 7), _mm256_set1_epi8(1));
-    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(low, ones));
-    return _mm256_add_epi32(
-        acc, _mm256_madd_epi16(_mm256_maddubs_epi16(top, q), _mm256_set1_epi16(128)));
+    return w16_make(_mm256_madd_epi16(pairs.lo, ones), _mm256_madd_epi16(pairs.hi, ones));
 }
+
+static inline w16 w16_pairs(w16 u, __m256i lo, __m256i hi)
+{
+    return w16_make(_mm256_maddubs_epi16(u.lo, lo), _mm256_maddubs_epi16(u.hi, hi));
+}
+
+/* Opaque, or the compiler puts off the additions until it has no register left for the products. */
+static inline w16 w16_dot_step(w16 part, w16 u, const int8_t *q, int max)
+{
+    __m256i four = v8_broadcast(q), middle = _mm256_set1_epi8(-128);
+    if (max <= DOT_MOST_U) {
+        w16 pairs = w16_pairs(u, four, four);
+        return w16_opaque(
+            w16_make(_mm256_add_epi16(part.lo, pairs.lo), _mm256_add_epi16(part.hi, pairs.hi)));
+    }
+    w16 w = w16_make(_mm256_xor_si256(u.lo, middle), _mm256_xor_si256(u.hi, middle));
+    w16 size = w16_make(_mm256_abs_epi8(w.lo), _mm256_abs_epi8(w.hi));
+    return w16_opaque(w16_add(part, w16_widen(w16_pairs(size, _mm256_sign_epi8(four, w.lo),
+                                                        _mm256_sign_epi8(four, w.hi)))));
+}
+
+static inline w16 w16_dot_end(w16 part, w16 sum, int max)
+{
+    return max <= DOT_MOST_U ? w16_add(sum, w16_widen(part)) : part;
+}
+
+#include "kernels/avx2_body.h"
 
 const struct kern_table kern_avx2 = VEC_TABLE("avx2");

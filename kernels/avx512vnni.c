@@ -7,6 +7,8 @@
 
 #include "kernels/v16_avx512.h"
 
+#include "kernels/dot_dwords.h"
+
 enum {
     PANEL_FEW_PANELS = 2,
     PANEL_FEW_TOKENS = 6,
@@ -17,35 +19,16 @@ enum {
     VEC_PEAK_SUMS = 12, /* enough that none waits for its last, few enough for the registers */
     VEC_ATTN_QUERIES = 6,
     VEC_ATTN_COLUMNS = 4,
+    VEC_ATTN_HALVES = 2,
+    DOT_MOST_U = 255, /* vpdpbusd does not saturate */
 };
 
-static inline __m512i broadcast_dword(const int8_t *p)
+static inline w16 w16_dot_step(w16 part, w16 u, const int8_t *q, int max)
 {
     int32_t word;
-    memcpy(&word, p, sizeof(word));
-    return _mm512_set1_epi32(word);
-}
-
-/* See vector_attend.h. */
-static inline __attribute__((always_inline)) void vec_tile_dots(const uint8_t *tile,
-                                                                const int8_t *code,
-                                                                size_t code_step, uint32_t head_dim,
-                                                                uint32_t n, v16 (*dot)[2])
-{
-    __m512i sum[VEC_ATTN_QUERIES][2];
-    for (uint32_t i = 0; i < n; i++)
-        sum[i][0] = sum[i][1] = _mm512_setzero_si512();
-    for (uint32_t c = 0; c < head_dim; c += 4, tile += 128) {
-        __m512i u0 = _mm512_loadu_si512(tile), u1 = _mm512_loadu_si512(tile + 64);
-        for (uint32_t i = 0; i < n; i++) {
-            __m512i q = broadcast_dword(code + i * code_step + c);
-            sum[i][0] = _mm512_dpbusd_epi32(sum[i][0], u0, q);
-            sum[i][1] = _mm512_dpbusd_epi32(sum[i][1], u1, q);
-        }
-    }
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t h = 0; h < 2; h++)
-            dot[i][h] = _mm512_cvtepi32_ps(sum[i][h]);
+    (void)max;
+    memcpy(&word, q, sizeof(word));
+    return _mm512_dpbusd_epi32(part, u, _mm512_set1_epi32(word));
 }
 
 #include "kernels/panel.h"

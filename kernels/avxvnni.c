@@ -2,13 +2,20 @@
  *
  * avxvnni.c - AVX2 with the 256-bit form of VNNI: processors without AVX-512, or without the wish for it.
  */
-#include "kernels/avx2_body.h"
+#include "kernels/v16_avx2.h"
 
-/* vpdpbusd does not saturate: any u will do. */
-static inline __m256i v8_dot(__m256i acc, __m256i u, __m256i q, bool is_wide)
+#include "kernels/dot_dwords.h"
+
+enum { DOT_MOST_U = 255 }; /* vpdpbusd does not saturate */
+
+static inline w16 w16_dot_step(w16 part, w16 u, const int8_t *q, int max)
 {
-    (void)is_wide;
-    return _mm256_dpbusd_avx_epi32(acc, u, q);
+    __m256i four = v8_broadcast(q);
+    (void)max;
+    return w16_make(_mm256_dpbusd_avx_epi32(part.lo, u.lo, four),
+                    _mm256_dpbusd_avx_epi32(part.hi, u.hi, four));
 }
+
+#include "kernels/avx2_body.h"
 
 const struct kern_table kern_avxvnni = VEC_TABLE("avxvnni");

@@ -2,17 +2,22 @@
  *
  * neondot.c - arm64 with the dot products of ARMv8.2 (Neoverse N1, Graviton 2, Apple M1, Cortex-A76).
  */
-#include "kernels/neon_body.h"
+#include "kernels/v16_neon.h"
 
-/* SDOT takes both factors signed, as u is while it stays below 128.  What is wider is multiplied as
- * u - 128, and 128 times q, in two halves, is added. */
-static inline int32x4_t v4_dot(int32x4_t acc, uint8x16_t u, int8x16_t q, bool is_wide)
+#include "kernels/dot_dwords.h"
+
+enum { DOT_MOST_U = 127 }; /* SDOT takes both factors signed */
+
+static inline w16 w16_dot_step(w16 part, w16 u, const int8_t *q, int max)
 {
-    if (!is_wide)
-        return vdotq_s32(acc, vreinterpretq_s8_u8(u), q);
-    int8x16_t half = vdupq_n_s8(64);
-    acc = vdotq_s32(vdotq_s32(acc, half, q), half, q);
-    return vdotq_s32(acc, vreinterpretq_s8_u8(veorq_u8(u, vdupq_n_u8(128))), q);
+    int8x16_t four = v4_broadcast(q);
+    uint8x16_t flip = vdupq_n_u8(max > DOT_MOST_U ? 128 : 0);
+    return NEON_EACH(w16,
+                     vreinterpretq_u32_s32(vdotq_s32(
+                         v4_signed(part.q[i]),
+                         vreinterpretq_s8_u8(veorq_u8(vreinterpretq_u8_u32(u.q[i]), flip)), four)));
 }
+
+#include "kernels/neon_body.h"
 
 const struct kern_table kern_neondot = VEC_TABLE("neondot");

@@ -2,12 +2,20 @@
  *
  * neoni8mm.c - arm64 with the mixed-sign dot products of ARMv8.6 (Neoverse V1 and N2, Graviton 3, Apple M2).
  */
-#include "kernels/neon_body.h"
+#include "kernels/v16_neon.h"
 
-static inline int32x4_t v4_dot(int32x4_t acc, uint8x16_t u, int8x16_t q, bool is_wide)
+#include "kernels/dot_dwords.h"
+
+enum { DOT_MOST_U = 255 };
+
+static inline w16 w16_dot_step(w16 part, w16 u, const int8_t *q, int max)
 {
-    (void)is_wide;
-    return vusdotq_s32(acc, u, q);
+    int8x16_t four = v4_broadcast(q);
+    (void)max;
+    return NEON_EACH(w16, vreinterpretq_u32_s32(vusdotq_s32(v4_signed(part.q[i]),
+                                                            vreinterpretq_u8_u32(u.q[i]), four)));
 }
+
+#include "kernels/neon_body.h"
 
 const struct kern_table kern_neoni8mm = VEC_TABLE("neoni8mm");

@@ -11,6 +11,12 @@
  * A variant defines before it includes this file
  *     PANEL_FEW_PANELS, PANEL_FEW_TOKENS     of a tile of the first way
  *     PANEL_TILE_PANELS, PANEL_TILE_TOKENS   of a tile of the second
+ * and how bytes are multiplied: u, at most `max`, a constant of the type, with four signed ones at q:
+ *     DOT_MOST_U                    larger u are multiplied as u - 128
+ *     w16_dot_begin(sum, max)       an empty part of a sum
+ *     w16_dot_step(part, u, q, max) the part and the products of each dword's four bytes
+ *     w16_dot_steps(max)            how many steps a part can take
+ *     w16_dot_end(part, sum, max)   the sum and the part
  */
 #ifndef LACUNA_KERNELS_PANEL_H
 #define LACUNA_KERNELS_PANEL_H
@@ -20,6 +26,20 @@
 _Static_assert(PANEL_TILE_TOKENS <= 6 && PANEL_TILE_PANELS <= 2, "see product_tokens");
 _Static_assert(PANEL_FEW_TOKENS == 4 || PANEL_FEW_TOKENS == 6, "see few_tokens");
 _Static_assert(PANEL_FEW_PANELS <= 2, "see few_tokens");
+
+/* ---- sums of products ---- */
+
+/* How many of n steps make a part: a divisor of n, a power of two like all w16_dot_steps() below it. */
+static inline uint32_t dot_run(int max, uint32_t n)
+{
+    return w16_dot_steps(max) < n ? w16_dot_steps(max) : n;
+}
+
+/* What multiplying subtracts from u. */
+static inline int dot_zero(int max)
+{
+    return max > DOT_MOST_U ? 128 : 0;
+}
 
 /* ---- few tokens ---- */
 
@@ -33,8 +53,6 @@ static inline uint32_t few_tile_tokens(enum kern_type type)
  * be little. */
 static inline uint32_t few_max(enum kern_type type)
 {
-    if (PANEL_FEW_PANELS == 1)
-        return 4;
     switch (type) {
     case KERN_TYPE_Q8_0:
     case KERN_TYPE_Q8_K:
@@ -46,7 +64,7 @@ static inline uint32_t few_max(enum kern_type type)
     case KERN_TYPE_MXFP4:
         return 4;
     default:
-        return 8;
+        return PANEL_FEW_PANELS == 1 ? 4 : 8;
     }
 }
 
@@ -89,22 +107,32 @@ PANEL_INLINE void few_group(enum kern_type type, const struct streams *w, const 
     bool has_min = unpack_has_min(type);
     const uint8_t *head = w->panel + (size_t)(block / chunk) * packed_head_bytes(type);
     const uint8_t *codes = w->panel + w->codes_at + (size_t)block * packed_code_bytes(type);
-    w16 sum[PANEL_FEW_PANELS][PANEL_FEW_TOKENS];
+    int max = unpack_max(type), zero = unpack_zero(type) - dot_zero(max);
+    uint32_t n_steps = group / 4, run = dot_run(max, n_steps);
+    w16 sum[PANEL_FEW_PANELS][PANEL_FEW_TOKENS], part[PANEL_FEW_PANELS][PANEL_FEW_TOKENS];
     v16 s[PANEL_FEW_PANELS], m[PANEL_FEW_PANELS];
     for (uint32_t t = 0; t < n_t; t++)
         for (uint32_t i = 0; i < n_p; i++)
-            sum[i][t] = unpack_zero(type)
-                            ? w16_set1(-unpack_zero(type) * x->sum[t * x->group_step + g])
-                            : w16_zero();
-    for (uint32_t k = 0; k < group / 4; k++) {
-        w16 u[PANEL_FEW_PANELS];
-        for (uint32_t i = 0; i < n_p; i++)
-            u[i] = packed_columns(type, codes + i * w->panel_bytes, g % per_block * group / 4 + k);
+            sum[i][t] = zero ? w16_set1(-zero * x->sum[t * x->group_step + g]) : w16_zero();
+#pragma GCC unroll 4
+    for (uint32_t k0 = 0; k0 < n_steps; k0 += run) {
         for (uint32_t t = 0; t < n_t; t++)
             for (uint32_t i = 0; i < n_p; i++)
-                sum[i][t] = w16_dot(sum[i][t], u[i],
-                                    x->q + t * x->q_step + (size_t)g * group + 4 * k,
-                                    unpack_max(type) > 127);
+                part[i][t] = w16_dot_begin(sum[i][t], max);
+#pragma GCC unroll 8
+        for (uint32_t k = k0; k < k0 + run; k++) {
+            w16 u[PANEL_FEW_PANELS];
+            for (uint32_t i = 0; i < n_p; i++)
+                u[i] = packed_columns(type, codes + i * w->panel_bytes,
+                                      g % per_block * n_steps + k);
+            for (uint32_t t = 0; t < n_t; t++)
+                for (uint32_t i = 0; i < n_p; i++)
+                    part[i][t] = w16_dot_step(
+                        part[i][t], u[i], x->q + t * x->q_step + (size_t)g * group + 4 * k, max);
+        }
+        for (uint32_t t = 0; t < n_t; t++)
+            for (uint32_t i = 0; i < n_p; i++)
+                sum[i][t] = w16_dot_end(part[i][t], sum[i][t], max);
     }
     for (uint32_t i = 0; i < n_p; i++)
         packed_group(type, head + i * w->panel_bytes, g % (chunk * per_block), &s[i], &m[i]);
@@ -185,15 +213,16 @@ PANEL_INLINE void few_rows(enum kern_type type, const struct kern_matrix *w, uin
 /* ---- many tokens ---- */
 
 PANEL_INLINE void tile_tokens(struct piece *p, const struct kern_act *act, uint32_t group, int zero,
-                              bool has_min, bool is_wide, size_t t0, uint32_t n_p, uint32_t n_t,
+                              bool has_min, int max, size_t t0, uint32_t n_p, uint32_t n_t,
                               float *y, size_t ldy, uint32_t n_rows)
 {
     struct tokens x = tokens_at(act, group, t0, p->col);
-    uint32_t n_groups = p->n_cols / group;
+    bool has_zero = !has_min && dot_zero(max) == 0; /* what is to be subtracted is not 0 */
+    uint32_t n_groups = p->n_cols / group, n_steps = group / 4, run = dot_run(max, n_steps);
     int32_t start[PANEL_TILE_TOKENS][PANEL_GROUPS]; /* of the integer sums: - zero * the sum of q */
     v16 acc[PANEL_TILE_PANELS][PANEL_TILE_TOKENS];
     for (uint32_t t = 0; t < n_t; t++) {
-        for (uint32_t g = 0; g < n_groups && !has_min; g++)
+        for (uint32_t g = 0; g < n_groups && has_zero; g++)
             start[t][g] = -zero * x.sum[t * x.group_step + g];
         for (uint32_t i = 0; i < n_p; i++)
             acc[i][t] = p->col == 0 ? v16_set1(0.0f)
@@ -201,20 +230,30 @@ PANEL_INLINE void tile_tokens(struct piece *p, const struct kern_act *act, uint3
                                                 i + 1 < n_p ? KERN_PANEL_ROWS : n_rows);
     }
     for (uint32_t g = 0; g < n_groups; g++) {
-        w16 sum[PANEL_TILE_PANELS][PANEL_TILE_TOKENS];
+        w16 sum[PANEL_TILE_PANELS][PANEL_TILE_TOKENS], part[PANEL_TILE_PANELS][PANEL_TILE_TOKENS];
         size_t at = (size_t)g * KERN_PANEL_ROWS;
         prefetch_ahead(p, n_p);
         for (uint32_t t = 0; t < n_t; t++)
             for (uint32_t i = 0; i < n_p; i++)
-                sum[i][t] = has_min ? w16_zero() : w16_set1(start[t][g]);
-        for (uint32_t k = 0; k < group / 4; k++) {
-            w16 u[PANEL_TILE_PANELS];
-            for (uint32_t i = 0; i < n_p; i++)
-                u[i] = w16_load(p->panel[i].u + (g * (size_t)(group / 4) + k) * 64);
+                sum[i][t] = has_zero ? w16_set1(start[t][g]) : w16_zero();
+#pragma GCC unroll 4
+        for (uint32_t k0 = 0; k0 < n_steps; k0 += run) {
             for (uint32_t t = 0; t < n_t; t++)
                 for (uint32_t i = 0; i < n_p; i++)
-                    sum[i][t] = w16_dot(sum[i][t], u[i],
-                                        x.q + t * x.q_step + (size_t)g * group + 4 * k, is_wide);
+                    part[i][t] = w16_dot_begin(sum[i][t], max);
+#pragma GCC unroll 8
+            for (uint32_t k = k0; k < k0 + run; k++) {
+                w16 u[PANEL_TILE_PANELS];
+                for (uint32_t i = 0; i < n_p; i++)
+                    u[i] = w16_load(p->panel[i].u + (g * (size_t)n_steps + k) * 64);
+                for (uint32_t t = 0; t < n_t; t++)
+                    for (uint32_t i = 0; i < n_p; i++)
+                        part[i][t] = w16_dot_step(
+                            part[i][t], u[i], x.q + t * x.q_step + (size_t)g * group + 4 * k, max);
+            }
+            for (uint32_t t = 0; t < n_t; t++)
+                for (uint32_t i = 0; i < n_p; i++)
+                    sum[i][t] = w16_dot_end(part[i][t], sum[i][t], max);
         }
         v16 s[PANEL_TILE_PANELS], m[PANEL_TILE_PANELS];
         for (uint32_t i = 0; i < n_p; i++) {
@@ -236,36 +275,35 @@ PANEL_INLINE void tile_tokens(struct piece *p, const struct kern_act *act, uint3
 }
 
 PANEL_INLINE void tile_panels(struct piece *p, const struct kern_act *act, uint32_t group, int zero,
-                              bool has_min, bool is_wide, size_t t0, uint32_t n_p, uint32_t n_t,
+                              bool has_min, int max, size_t t0, uint32_t n_p, uint32_t n_t,
                               float *y, size_t ldy, uint32_t n_rows)
 {
     if (n_p == 1)
-        tile_tokens(p, act, group, zero, has_min, is_wide, t0, 1, n_t, y, ldy, n_rows);
+        tile_tokens(p, act, group, zero, has_min, max, t0, 1, n_t, y, ldy, n_rows);
     else
-        tile_tokens(p, act, group, zero, has_min, is_wide, t0, PANEL_TILE_PANELS, n_t, y, ldy,
-                    n_rows);
+        tile_tokens(p, act, group, zero, has_min, max, t0, PANEL_TILE_PANELS, n_t, y, ldy, n_rows);
 }
 
 /* All tokens. */
 PANEL_INLINE void product_tokens(struct piece *p, const struct kern_act *act, uint32_t group,
-                                 int zero, bool has_min, bool is_wide, size_t t0, size_t t1,
+                                 int zero, bool has_min, int max, size_t t0, size_t t1,
                                  uint32_t n_p, float *y, size_t ldy, uint32_t n_rows)
 {
     for (size_t t = t0; t < t1;) {
         uint32_t n_t = tile_size(t1 - t, PANEL_TILE_TOKENS);
         float *out = y + (t - t0) * ldy;
         if (n_t == 1)
-            tile_panels(p, act, group, zero, has_min, is_wide, t, n_p, 1, out, ldy, n_rows);
+            tile_panels(p, act, group, zero, has_min, max, t, n_p, 1, out, ldy, n_rows);
         else if (n_t == 2)
-            tile_panels(p, act, group, zero, has_min, is_wide, t, n_p, 2, out, ldy, n_rows);
+            tile_panels(p, act, group, zero, has_min, max, t, n_p, 2, out, ldy, n_rows);
         else if (n_t == 3)
-            tile_panels(p, act, group, zero, has_min, is_wide, t, n_p, 3, out, ldy, n_rows);
+            tile_panels(p, act, group, zero, has_min, max, t, n_p, 3, out, ldy, n_rows);
         else if (PANEL_TILE_TOKENS > 3 && n_t == 4)
-            tile_panels(p, act, group, zero, has_min, is_wide, t, n_p, 4, out, ldy, n_rows);
+            tile_panels(p, act, group, zero, has_min, max, t, n_p, 4, out, ldy, n_rows);
         else if (PANEL_TILE_TOKENS > 4 && n_t == 5)
-            tile_panels(p, act, group, zero, has_min, is_wide, t, n_p, 5, out, ldy, n_rows);
+            tile_panels(p, act, group, zero, has_min, max, t, n_p, 5, out, ldy, n_rows);
         else if (PANEL_TILE_TOKENS > 5)
-            tile_panels(p, act, group, zero, has_min, is_wide, t, n_p, 6, out, ldy, n_rows);
+            tile_panels(p, act, group, zero, has_min, max, t, n_p, 6, out, ldy, n_rows);
         t += n_t;
     }
 }
@@ -274,17 +312,22 @@ PANEL_INLINE void product_tokens(struct piece *p, const struct kern_act *act, ui
 static void piece_product(struct piece *p, enum kern_type type, const struct kern_act *act,
                           size_t t0, size_t t1, uint32_t n_p, float *y, size_t ldy, uint32_t n_rows)
 {
-    int zero = unpack_zero(type);
+    int max = unpack_max(type), zero = unpack_zero(type) - dot_zero(max);
+    bool is_short = max == 15 && dot_run(15, 8) > dot_run(31, 8); /* worth instances of its own */
     if (unpack_group(type) == 16 && unpack_has_min(type))
-        product_tokens(p, act, 16, 0, true, false, t0, t1, n_p, y, ldy, n_rows);
+        product_tokens(p, act, 16, 0, true, 3, t0, t1, n_p, y, ldy, n_rows);
     else if (unpack_group(type) == 16)
-        product_tokens(p, act, 16, zero, false, false, t0, t1, n_p, y, ldy, n_rows);
+        product_tokens(p, act, 16, zero, false, 63, t0, t1, n_p, y, ldy, n_rows);
+    else if (unpack_has_min(type) && is_short)
+        product_tokens(p, act, 32, 0, true, 15, t0, t1, n_p, y, ldy, n_rows);
     else if (unpack_has_min(type))
-        product_tokens(p, act, 32, 0, true, false, t0, t1, n_p, y, ldy, n_rows);
-    else if (unpack_max(type) > 127)
-        product_tokens(p, act, 32, zero, false, true, t0, t1, n_p, y, ldy, n_rows);
+        product_tokens(p, act, 32, 0, true, 31, t0, t1, n_p, y, ldy, n_rows);
+    else if (max == 255)
+        product_tokens(p, act, 32, zero, false, 255, t0, t1, n_p, y, ldy, n_rows);
+    else if (is_short)
+        product_tokens(p, act, 32, zero, false, 15, t0, t1, n_p, y, ldy, n_rows);
     else
-        product_tokens(p, act, 32, zero, false, false, t0, t1, n_p, y, ldy, n_rows);
+        product_tokens(p, act, 32, zero, false, 31, t0, t1, n_p, y, ldy, n_rows);
 }
 
 PANEL_INLINE void many_rows(enum kern_type type, const struct kern_matrix *w, uint32_t row0,

@@ -132,10 +132,27 @@ static inline const uint8_t *unpack_table_of(enum kern_type type)
     }
 }
 
-/* Largest u: the AVX2 product needs to know whether two products fit 16 bits. */
+/* Largest u: products without dot products of bytes need to know how many of them 16 bits hold. */
 static inline int unpack_max(enum kern_type type)
 {
-    return unpack_zero(type) == 128 ? 255 : 63;
+    switch (type) {
+    case KERN_TYPE_Q2_K:
+        return 3;
+    case KERN_TYPE_Q3_K:
+        return 7;
+    case KERN_TYPE_Q4_0:
+    case KERN_TYPE_Q4_1:
+    case KERN_TYPE_Q4_K:
+        return 15;
+    case KERN_TYPE_Q5_0:
+    case KERN_TYPE_Q5_1:
+    case KERN_TYPE_Q5_K:
+        return 31;
+    case KERN_TYPE_Q6_K:
+        return 63;
+    default:
+        return 255;
+    }
 }
 
 typedef uint8_t u8x16 __attribute__((vector_size(16)));

@@ -2,9 +2,6 @@
  *
  * v16_avx2.h - sixteen float lanes in two ymm registers: the vocabulary that vector_body.h is
  * written in.  Each operation is the IEEE one per lane, so that every variant gives the same bits.
- *
- * A variant declares v8_dot() first: acc + the products of each dword's four bytes, u unsigned (above 127
- * only if is_wide), q signed.
  */
 #ifndef LACUNA_KERNELS_V16_AVX2_H
 #define LACUNA_KERNELS_V16_AVX2_H
@@ -15,8 +12,6 @@
 
 #include "kernels/internal.h"
 #include "kernels/v16_x86.h"
-
-static inline __m256i v8_dot(__m256i acc, __m256i u, __m256i q, bool is_wide);
 
 typedef struct {
     __m256 lo, hi;
@@ -406,13 +401,12 @@ static inline void w16_store_int8(int8_t *p, w16 a, w16 b)
     _mm256_storeu_si256((__m256i *)(void *)p, z);
 }
 
-/* acc + the products of each dword's four bytes, u unsigned, with the four signed ones at q. */
-static inline w16 w16_dot(w16 acc, w16 u, const int8_t *q, bool is_wide)
+/* Four codes, in every dword. */
+static inline __m256i v8_broadcast(const int8_t *q)
 {
     int32_t word;
     memcpy(&word, q, sizeof(word));
-    __m256i four = _mm256_set1_epi32(word);
-    return w16_make(v8_dot(acc.lo, u.lo, four, is_wide), v8_dot(acc.hi, u.hi, four, is_wide));
+    return _mm256_set1_epi32(word);
 }
 
 /* 8 rows of 8 dwords to 8 columns. */

@@ -319,15 +319,6 @@ static inline void w16_store_int8(int8_t *p, w16 a, w16 b)
     _mm_storeu_si128((__m128i *)(void *)(p + 16), _mm512_cvtsepi32_epi8(b));
 }
 
-/* acc + the products of each dword's four bytes, u unsigned, with the four signed ones at q. */
-static inline w16 w16_dot(w16 acc, w16 u, const int8_t *q, bool is_wide)
-{
-    int32_t word;
-    (void)is_wide;
-    memcpy(&word, q, sizeof(word));
-    return _mm512_dpbusd_epi32(acc, u, _mm512_set1_epi32(word));
-}
-
 /* 16 rows of 64 bytes to 16 registers of one dword per row. */
 static inline void w16_transpose(w16 v[16])
 {

@@ -2,9 +2,6 @@
  *
  * v16_neon.h - sixteen float lanes in four NEON registers: the vocabulary that vector_body.h is written
  * in.  Each operation is the IEEE one per lane, so that every variant gives the same bits.
- *
- * A variant declares v4_dot() first: acc + the products of each dword's four bytes, u unsigned (above 127
- * only if is_wide), q signed.
  */
 #ifndef LACUNA_KERNELS_V16_NEON_H
 #define LACUNA_KERNELS_V16_NEON_H
@@ -14,8 +11,6 @@
 #include <string.h>
 
 #include "kernels/internal.h"
-
-static inline int32x4_t v4_dot(int32x4_t acc, uint8x16_t u, int8x16_t q, bool is_wide);
 
 typedef struct {
     float32x4_t q[4];
@@ -380,19 +375,12 @@ static inline v16 v16_load_u8(const uint8_t *p)
     return v16_from_w16(w16_load_u8(p));
 }
 
+/* Four codes, in every dword. */
 static inline int8x16_t v4_broadcast(const int8_t *p)
 {
     int32_t word;
     memcpy(&word, p, sizeof(word));
     return vreinterpretq_s8_s32(vdupq_n_s32(word));
-}
-
-/* acc + the products of each dword's four bytes, u unsigned, with the four signed ones at q. */
-static inline w16 w16_dot(w16 acc, w16 u, const int8_t *q, bool is_wide)
-{
-    int8x16_t four = v4_broadcast(q);
-    return NEON_EACH(w16, vreinterpretq_u32_s32(v4_dot(
-                              v4_signed(acc.q[i]), vreinterpretq_u8_u32(u.q[i]), four, is_wide)));
 }
 
 /* 4 rows of 4 dwords to 4 columns. */

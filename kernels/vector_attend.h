@@ -2,9 +2,6 @@
  *
  * vector_attend.h - keys, values and attention of every vector variant: the part of vector_body.h
  * that reads and writes pages.
- *
- * A variant besides gives vec_tile_dots(): of n queries with the 32 tokens of a tile of Q8 keys,
- * whole numbers below 2^24, as floats.
  */
 #ifndef LACUNA_KERNELS_VECTOR_ATTEND_H
 #define LACUNA_KERNELS_VECTOR_ATTEND_H
@@ -197,7 +194,8 @@ _Static_assert(127 * 255 * KERN_MAX_HEAD_DIM < 1 << 24, "sums are exact as float
 struct vec_q8_query {
     int8_t code[KERN_MAX_HEAD_DIM];
     float d, base;
-    float middle; /* 128 times the sum of the codes: whole and below 2^24, so exact */
+    float
+        middle; /* what is to be subtracted from a product with a tile: whole and below 2^24, so exact */
 };
 
 /* n queries, adjacent in q, for a tile with these factors. */
@@ -232,7 +230,34 @@ static inline __attribute__((always_inline)) void vec_q8_queries(const float *q,
         }
         out[i].d = most / 127.0f;
         out[i].base = is_finite ? v16_tree(base[i]) : NAN;
-        out[i].middle = 128.0f * v16_tree(sum);
+        out[i].middle = (float)(128 - dot_zero(255)) * v16_tree(sum);
+    }
+}
+
+/* Products of n queries with the 32 tokens of a tile: whole numbers below 2^24.  VEC_ATTN_HALVES halves of the
+ * tile at a time: as many as there are registers for. */
+static inline __attribute__((always_inline)) void vec_tile_dots(const uint8_t *tile,
+                                                                const struct vec_q8_query *query,
+                                                                uint32_t head_dim, uint32_t n,
+                                                                v16 (*dot)[2])
+{
+    for (uint32_t first = 0; first < 2; first += VEC_ATTN_HALVES) {
+        w16 part[VEC_ATTN_QUERIES][VEC_ATTN_HALVES];
+        for (uint32_t i = 0; i < n; i++)
+            for (uint32_t h = 0; h < VEC_ATTN_HALVES; h++)
+                part[i][h] = w16_dot_begin(w16_zero(), 255);
+        for (uint32_t c = 0; c < head_dim; c += 4) {
+            const uint8_t *four = tile + (size_t)c * KERN_ATTN_TILE + 64 * first;
+            w16 u[VEC_ATTN_HALVES];
+            for (uint32_t h = 0; h < VEC_ATTN_HALVES; h++)
+                u[h] = w16_load(four + 64 * h);
+            for (uint32_t i = 0; i < n; i++)
+                for (uint32_t h = 0; h < VEC_ATTN_HALVES; h++)
+                    part[i][h] = w16_dot_step(part[i][h], u[h], query[i].code + c, 255);
+        }
+        for (uint32_t i = 0; i < n; i++)
+            for (uint32_t h = 0; h < VEC_ATTN_HALVES; h++)
+                dot[i][first + h] = v16_from_w16(w16_dot_end(part[i][h], w16_zero(), 255));
     }
 }
 
@@ -248,7 +273,7 @@ static inline __attribute__((always_inline)) void vec_q8_tile_scores(const struc
     v16 dot[VEC_ATTN_QUERIES][2];
     vec_q8_queries(q, vec_f16_at(page + kern_q8_k_factors(a->page_tokens, slot, dim)), dim, n,
                    query);
-    vec_tile_dots(page + kern_k_tile(slot, dim), query[0].code, sizeof(query[0]), dim, n, dot);
+    vec_tile_dots(page + kern_k_tile(slot, dim), query, dim, n, dot);
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t h = 0; h < 2; h++)
             v16_store(s[i] + j + 16 * h,

@@ -224,23 +224,28 @@ static bool vec_all_finite(const float *x, uint32_t n)
 static uint64_t vec_peak(enum kern_peak kind, uint32_t n)
 {
     static const int8_t q[4] = { 1, -2, 3, 5 };
-    w16 u = w16_set1(0x01020304), sum[VEC_PEAK_SUMS];
+    const int max = 15;
+    uint32_t run = dot_run(max, 8); /* as in a group of 32 */
+    w16 u = w16_set1(0x01020304), part[VEC_PEAK_SUMS];
     v16 a = v16_set1(0.5f), acc[VEC_PEAK_SUMS];
     for (uint32_t i = 0; i < VEC_PEAK_SUMS; i++) {
-        sum[i] = w16_zero();
+        part[i] = w16_dot_begin(w16_zero(), max);
         acc[i] = v16_set1((float)i);
     }
     for (uint32_t k = 0; k < n && kind == KERN_PEAK_INT8; k++) {
-        u = w16_opaque(u); /* or one product would do for all */
-        for (uint32_t i = 0; i < VEC_PEAK_SUMS; i++)
-            sum[i] = w16_opaque(w16_dot(sum[i], u, q, false));
+        for (uint32_t i = 0; i < VEC_PEAK_SUMS; i++) {
+            u = w16_opaque(u); /* or one product would do for all */
+            part[i] = w16_opaque(w16_dot_step(part[i], u, q, max));
+        }
+        for (uint32_t i = 0; i < VEC_PEAK_SUMS && k % run == run - 1; i++)
+            part[i] = w16_dot_begin(w16_opaque(w16_dot_end(part[i], w16_zero(), max)), max);
     }
     for (uint32_t k = 0; k < n && kind == KERN_PEAK_F32; k++)
         for (uint32_t i = 0; i < VEC_PEAK_SUMS; i++)
             acc[i] = v16_fma(acc[i], a, a);
     volatile float sink = 0.0f; /* or all of it could be left out */
     for (uint32_t i = 0; i < VEC_PEAK_SUMS; i++)
-        sink += v16_tree(v16_add(acc[i], v16_from_w16(sum[i])));
+        sink += v16_tree(v16_add(acc[i], v16_from_w16(part[i])));
     (void)sink;
     return (uint64_t)n * VEC_PEAK_SUMS * (kind == KERN_PEAK_INT8 ? 64 : 16);
 }
