@@ -19,6 +19,8 @@ enum {
     VEC_PEAK_SUMS = 12, /* enough that none waits for its last, few enough for the registers */
     VEC_ATTN_QUERIES = 6,
     VEC_ATTN_COLUMNS = 4,
+    VEC_MANY_QUERIES = 6,
+    VEC_MANY_COLUMNS = 4,
     VEC_ATTN_HALVES = 2,
     DOT_MOST_U = 255, /* vpdpbusd does not saturate */
 };

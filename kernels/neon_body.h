@@ -18,6 +18,8 @@ enum {
     VEC_PEAK_SUMS = 6, /* enough that none waits for its last, few enough for the registers */
     VEC_ATTN_QUERIES = 2,
     VEC_ATTN_COLUMNS = 2,
+    VEC_MANY_QUERIES = 2,
+    VEC_MANY_COLUMNS = 2,
     VEC_ATTN_HALVES = 1,
 };
 

@@ -56,7 +56,7 @@ static inline uint32_t few_max(enum kern_type type)
     switch (type) {
     case KERN_TYPE_Q8_0:
     case KERN_TYPE_Q8_K:
-        return 24;
+        return PANEL_FEW_PANELS == 1 ? UINT32_MAX : 24;
     case KERN_TYPE_Q4_0:
     case KERN_TYPE_Q4_1:
         return 16;

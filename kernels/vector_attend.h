@@ -2,6 +2,12 @@
  *
  * vector_attend.h - keys, values and attention of every vector variant: the part of vector_body.h
  * that reads and writes pages.
+ *
+ * A variant defines how large the register tiles of attention are: queries, and vectors of 16 tokens or
+ * channels,
+ *     VEC_ATTN_QUERIES, VEC_ATTN_COLUMNS   where pages are read as they stream by
+ *     VEC_ATTN_HALVES                      of these, halves of a tile of Q8 keys
+ *     VEC_MANY_QUERIES, VEC_MANY_COLUMNS   where they were widened first (vector_attend_many.h)
  */
 #ifndef LACUNA_KERNELS_VECTOR_ATTEND_H
 #define LACUNA_KERNELS_VECTOR_ATTEND_H
@@ -428,9 +434,13 @@ static inline void vec_weights(const struct kern_attend *a, uint32_t i, float *s
     a->l[i] = v16_tree(sum);
 }
 
+enum {
+    VEC_MOST_QUERIES = VEC_ATTN_QUERIES > VEC_MANY_QUERIES ? VEC_ATTN_QUERIES : VEC_MANY_QUERIES
+};
+
 /* What n adjacent queries see: any of them, all of them. */
 struct vec_span {
-    uint32_t first[VEC_ATTN_QUERIES], end[VEC_ATTN_QUERIES];
+    uint32_t first[VEC_MOST_QUERIES], end[VEC_MOST_QUERIES];
     uint32_t any_first, any_end, all_first, all_end;
     uint32_t tile0, tile1; /* tokens of the tiles that any of them sees; none: tile0 > tile1 */
 };
@@ -476,8 +486,8 @@ vec_span_values(const struct kern_attend *a, enum kern_kv kv, float (*p)[KERN_AT
             vec_values(a, kv, p + k, s->all_end, s->end[k], o + (size_t)k * a->head_dim, 1);
 }
 
-/* `call` with N, a constant, for the number n of queries in 1 .. VEC_ATTN_QUERIES. */
-#define VEC_WITH_N(n, call)                                                                        \
+/* `call` with N, a constant, for the number n of queries in 1 .. most, itself a constant. */
+#define VEC_WITH_N(most, n, call)                                                                  \
     do {                                                                                           \
         if ((n) == 1) {                                                                            \
             enum { N = 1 };                                                                        \
@@ -485,21 +495,21 @@ vec_span_values(const struct kern_attend *a, enum kern_kv kv, float (*p)[KERN_AT
         } else if ((n) == 2) {                                                                     \
             enum { N = 2 };                                                                        \
             call;                                                                                  \
-        } else if (VEC_ATTN_QUERIES > 2 && (n) == 3) {                                             \
+        } else if ((most) > 2 && (n) == 3) {                                                       \
             enum { N = 3 };                                                                        \
             call;                                                                                  \
-        } else if (VEC_ATTN_QUERIES > 3 && (n) == 4) {                                             \
+        } else if ((most) > 3 && (n) == 4) {                                                       \
             enum { N = 4 };                                                                        \
             call;                                                                                  \
-        } else if (VEC_ATTN_QUERIES > 4 && (n) == 5) {                                             \
+        } else if ((most) > 4 && (n) == 5) {                                                       \
             enum { N = 5 };                                                                        \
             call;                                                                                  \
-        } else if (VEC_ATTN_QUERIES > 5) {                                                         \
+        } else if ((most) > 5) {                                                                   \
             enum { N = 6 };                                                                        \
             call;                                                                                  \
         }                                                                                          \
     } while (0)
-_Static_assert(VEC_ATTN_QUERIES <= 6, "see VEC_WITH_N");
+_Static_assert(VEC_MOST_QUERIES <= 6, "see VEC_WITH_N");
 
 /* ---- attention: few queries, which read the pages as they stream by ---- */
 
@@ -531,10 +541,10 @@ vec_attend_some(const struct kern_attend *a, enum kern_kv kv, uint32_t i, uint32
         vec_add_to_all(a->o + (size_t)(i + k) * a->head_dim, bias[k], a->head_dim);
 }
 
-/* In groups of about the same size, each of which reads the pages once. */
-static inline uint32_t vec_group_size(uint32_t n_left)
+/* In groups of about the same size, at most `most`. */
+static inline uint32_t vec_group_size(uint32_t n_left, uint32_t most)
 {
-    uint32_t n_groups = (n_left + VEC_ATTN_QUERIES - 1) / VEC_ATTN_QUERIES;
+    uint32_t n_groups = (n_left + most - 1) / most;
     return (n_left + n_groups - 1) / n_groups;
 }
 
@@ -542,8 +552,8 @@ static inline __attribute__((always_inline)) void vec_attend_few(const struct ke
                                                                  enum kern_kv kv)
 {
     for (uint32_t i = 0, n; i < a->n_q; i += n) {
-        n = vec_group_size(a->n_q - i);
-        VEC_WITH_N(n, vec_attend_some(a, kv, i, N));
+        n = vec_group_size(a->n_q - i, VEC_ATTN_QUERIES);
+        VEC_WITH_N(VEC_ATTN_QUERIES, n, vec_attend_some(a, kv, i, N));
     }
 }
 

@@ -6,18 +6,19 @@
 #ifndef LACUNA_KERNELS_VECTOR_ATTEND_MANY_H
 #define LACUNA_KERNELS_VECTOR_ATTEND_MANY_H
 
-/* A strip is what one register tile is wide: of keys 16 VEC_ATTN_COLUMNS tokens, of values as many
- * channels.  Both products are the same then: x [n][n_rows] times a widened strip [n_rows][width]. */
+/* A strip is as wide as register tiles are, but at least a tile of keys: that many tokens of keys, channels of
+ * values.  Both products are the same then: x [n][n_rows] times a widened strip [n_rows][width]. */
 enum {
     VEC_FEW_QUERIES = 8, /* up to which the other way is the faster one, as measured */
-    VEC_STRIP = 16 * VEC_ATTN_COLUMNS,
+    VEC_TILE = 16 * VEC_MANY_COLUMNS,
+    VEC_STRIP = VEC_TILE > KERN_ATTN_TILE ? VEC_TILE : KERN_ATTN_TILE,
     VEC_STRIP_ROWS =
         64, /* channels of keys at a time: the first-level cache holds them and queries */
-    VEC_MAX_GROUPS = (KERN_ATTN_MAX_QUERIES + VEC_ATTN_QUERIES - 1) / VEC_ATTN_QUERIES,
+    VEC_MAX_GROUPS = (KERN_ATTN_MAX_QUERIES + VEC_MANY_QUERIES - 1) / VEC_MANY_QUERIES,
     /* Of the scores: rows a power of two apart would compete for the same lines of the cache. */
     VEC_SCORE_STEP = KERN_ATTN_ITEM + 16,
 };
-_Static_assert(VEC_STRIP % KERN_ATTN_TILE == 0, "whole tiles");
+_Static_assert(VEC_STRIP % KERN_ATTN_TILE == 0 && VEC_STRIP % VEC_TILE == 0, "whole tiles");
 
 struct vec_group {
     uint32_t i, n; /* queries [i, i + n) */
@@ -49,7 +50,7 @@ static void vec_make_groups(struct vec_many *m, const struct kern_attend *a)
     for (uint32_t i = 0; i < a->n_q;) {
         struct vec_group *g = &m->group[m->n_groups++];
         g->i = i;
-        g->n = vec_group_size(a->n_q - i);
+        g->n = vec_group_size(a->n_q - i, VEC_MANY_QUERIES);
         i += g->n;
         vec_find_span(a, g->i, g->n, &g->span);
         m->tile0 = g->span.tile0 < m->tile0 ? g->span.tile0 : m->tile0;
@@ -95,12 +96,12 @@ static inline __attribute__((always_inline)) void
 vec_strip_product(const float *strip, uint32_t n_rows, uint32_t n_v, const float *x, size_t x_step,
                   struct vec_ahead ahead, float *o, size_t o_step, bool is_first, uint32_t n)
 {
-    v16 acc[VEC_ATTN_QUERIES][VEC_ATTN_COLUMNS];
+    v16 acc[VEC_MANY_QUERIES][VEC_MANY_COLUMNS];
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t k = 0; k < n_v; k++)
             acc[i][k] = is_first ? v16_set1(0.0f) : v16_load(o + i * o_step + 16 * k);
     for (uint32_t r = 0; r < n_rows; r++, strip += VEC_STRIP, ahead.line += ahead.step) {
-        v16 w[VEC_ATTN_COLUMNS];
+        v16 w[VEC_MANY_COLUMNS];
         for (uint32_t k = 0; k < n_v; k++)
             w[k] = v16_load(strip + 16 * k);
         __builtin_prefetch(ahead.line);
@@ -150,15 +151,16 @@ static void vec_group_scores(struct vec_many *m, uint32_t number, uint32_t j, ui
     const float *q = m->q + (size_t)c * m->a->n_q + (size_t)g->i * VEC_STRIP_ROWS;
     float *s = m->s + (size_t)g->i * VEC_SCORE_STEP + j;
     struct vec_ahead ahead = vec_keys_ahead(m, number, j, c);
-    if (j >= g->span.tile0 && j + VEC_STRIP <= g->span.tile1) {
-        VEC_WITH_N(g->n, vec_strip_product(m->strip, n_c, VEC_ATTN_COLUMNS, q, VEC_STRIP_ROWS,
-                                           ahead, s, VEC_SCORE_STEP, c == 0, N));
-        return;
-    }
-    for (uint32_t t = 0; t < VEC_STRIP; t += 16)
+    bool is_whole = j >= g->span.tile0 && j + VEC_STRIP <= g->span.tile1;
+    for (uint32_t t = 0; t < VEC_STRIP && is_whole; t += VEC_TILE)
+        VEC_WITH_N(VEC_MANY_QUERIES, g->n,
+                   vec_strip_product(m->strip + t, n_c, VEC_MANY_COLUMNS, q, VEC_STRIP_ROWS, ahead,
+                                     s + t, VEC_SCORE_STEP, c == 0, N));
+    for (uint32_t t = 0; t < VEC_STRIP && !is_whole; t += 16)
         if (j + t >= g->span.tile0 && j + t < g->span.tile1)
-            VEC_WITH_N(g->n, vec_strip_product(m->strip + t, n_c, 1, q, VEC_STRIP_ROWS, ahead,
-                                               s + t, VEC_SCORE_STEP, c == 0, N));
+            VEC_WITH_N(VEC_MANY_QUERIES, g->n,
+                       vec_strip_product(m->strip + t, n_c, 1, q, VEC_STRIP_ROWS, ahead, s + t,
+                                         VEC_SCORE_STEP, c == 0, N));
 }
 
 static void vec_many_scores(struct vec_many *m)
@@ -207,12 +209,15 @@ static inline void vec_tile_values(struct vec_many *m, const struct vec_columns 
     const float *strip = m->strip + (size_t)(first - w->j) * VEC_STRIP;
     const float *p = m->s + (size_t)i * VEC_SCORE_STEP + first;
     float *o = m->o + (size_t)i * VEC_STRIP;
-    if (w->n_v == VEC_ATTN_COLUMNS)
-        VEC_WITH_N(n, vec_strip_product(strip, end - first, VEC_ATTN_COLUMNS, p, VEC_SCORE_STEP,
-                                        ahead, o, VEC_STRIP, false, N));
-    else
-        VEC_WITH_N(n, vec_strip_product(strip, end - first, 1, p, VEC_SCORE_STEP, ahead, o,
-                                        VEC_STRIP, false, N));
+    uint32_t c = 0;
+    for (; c + VEC_TILE <= 16 * w->n_v; c += VEC_TILE)
+        VEC_WITH_N(VEC_MANY_QUERIES, n,
+                   vec_strip_product(strip + c, end - first, VEC_MANY_COLUMNS, p, VEC_SCORE_STEP,
+                                     ahead, o + c, VEC_STRIP, false, N));
+    for (; c < 16 * w->n_v; c += 16)
+        VEC_WITH_N(VEC_MANY_QUERIES, n,
+                   vec_strip_product(strip + c, end - first, 1, p, VEC_SCORE_STEP, ahead, o + c,
+                                     VEC_STRIP, false, N));
 }
 
 /* See vec_span_values. */
@@ -235,7 +240,7 @@ static void vec_many_values(struct vec_many *m)
 {
     const struct kern_attend *a = m->a;
     for (struct vec_columns w = { 0 }; w.c < a->head_dim; w.c += 16 * w.n_v) {
-        w.n_v = a->head_dim - w.c < VEC_STRIP ? 1 : VEC_ATTN_COLUMNS;
+        w.n_v = a->head_dim - w.c < VEC_STRIP ? 1 : VEC_STRIP / 16;
         memset(m->o, 0, (size_t)a->n_q * VEC_STRIP * sizeof(float));
         for (w.j = m->tile0; w.j < m->tile1; w.j += KERN_ATTN_TILE) {
             vec_widen(vec_values_at(a, w.j, w.c), KERN_ATTN_TILE, a->head_dim, 16 * w.n_v,
