@@ -8,8 +8,12 @@
  * rows, since the weights are read once for all of them, row_ns from what is left of mixed steps.  It
  * grows with the context and with other load on the machine, and the average follows.
  *
- * While streams run, a step may take itl_target_ns (by default twice what they alone would take);
- * else BUDGET_STEP_NS, so that a client that leaves and a server that stops never wait longer.
+ * While streams run, a step may take itl_target_ns (by default twice what they alone would take); else
+ * BUDGET_STEP_NS, so that a client that leaves and a server that stops wait no longer.
+ *
+ * A row that decodes costs no less than a prompt row, so as many prompt rows as rows decode never more
+ * than double a step, whatever was learnt: where prompts wait all the time, no step shows what streams
+ * take alone.
  */
 #include "scheduler/internal.h"
 
@@ -87,19 +91,24 @@ void budget_note(struct budget *b, uint32_t n_decoding, uint32_t n_prompt_rows, 
 /* How long the next step may take beside streams that alone take `alone`. */
 static double target_ns(const struct budget *b, uint32_t n_decoding, double alone)
 {
-    double most = BUDGET_STEP_NS, streams = AIM * BUDGET_ITL_FACTOR * alone;
     if (n_decoding > 0 && b->itl_target_ns > 0)
         return AIM * (double)b->itl_target_ns;
-    return alone > 0 && streams < most ? streams : most;
+    return alone > 0 ? AIM * BUDGET_ITL_FACTOR * alone : BUDGET_STEP_NS;
+}
+
+static uint32_t least_rows(const struct budget *b, uint32_t n_decoding)
+{
+    uint32_t rows = b->itl_target_ns > 0 ? 0 : (BUDGET_ITL_FACTOR - 1) * n_decoding;
+    return rows > BUDGET_MIN_ROWS ? rows : BUDGET_MIN_ROWS;
 }
 
 uint32_t budget_rows(const struct budget *b, uint32_t n_decoding, uint32_t max_rows)
 {
     double alone = budget_decode_ns(b, n_decoding), target = target_ns(b, n_decoding, alone);
-    uint64_t rows = BUDGET_FIRST_ROWS;
+    uint64_t rows = BUDGET_FIRST_ROWS, least = least_rows(b, n_decoding);
     if (b->row_ns > 0)
         rows = target > alone ? (uint64_t)((target - alone) / b->row_ns) : 0;
-    if (rows < BUDGET_MIN_ROWS)
-        rows = BUDGET_MIN_ROWS;
+    if (rows < least)
+        rows = least;
     return rows < max_rows ? (uint32_t)rows : max_rows;
 }

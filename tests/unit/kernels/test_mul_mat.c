@@ -172,19 +172,21 @@ Test(mul_mat, ref_is_close_to_exact_arithmetic)
     }
 }
 
-/* -127 .. 127 is the domain of activations; weights may take every byte.  The common AVX2 product
- * of signs and absolute values gets -128 wrong. */
+/* -127 .. 127 is the domain of activations; weights may take every byte.  Sums in 16 bits are largest where
+ * all activations have one sign, and products of sizes where the weight is -128. */
 Test(mul_mat, extreme_bytes_do_not_saturate)
 {
-    for (size_t t = 0; t < N_TYPES; t++) {
+    static const uint8_t bytes[] = { 0xff, 0x80, 0x7f, 0 };
+    for (size_t n = 0; n < N_TYPES * sizeof(bytes) * 3; n++) {
+        size_t t = n / sizeof(bytes) / 3, byte = n / 3 % sizeof(bytes), signs = n % 3;
         if (!kern_type_info(types[t])->group_values)
             continue;
         struct problem p;
         problem_init(&p, types[t], 16, 256, TOKENS, 3);
-        random_fill_bytes((uint8_t *)(uintptr_t)p.w.data, types[t], 16, 256, t % 2 ? 0xff : 0x80);
+        random_fill_bytes((uint8_t *)(uintptr_t)p.w.data, types[t], 16, 256, bytes[byte]);
         kern_pack(&p.w, 0, 1, (void *)(uintptr_t)p.packed.data);
         for (size_t i = 0; i < (size_t)TOKENS * 256; i++)
-            p.x[i] = i % 3 ? 1.0f : -1.0f;
+            p.x[i] = signs == 0 || (signs == 1 && i % 3) ? 1.0f : -1.0f;
         random_act_quantise(kern_select("ref"), p.x, &p.act, TOKENS);
         kern_select("ref")->mul_mat(&p.w, 0, 16, &p.in, 0, TOKENS, p.expected, 16);
         for (uint32_t v = 0; v < kern_n_usable(); v++)

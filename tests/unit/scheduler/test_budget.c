@@ -59,6 +59,32 @@ Test(budget, streams_wait_about_twice_as_long_as_alone)
     }
 }
 
+/* A large model on a small machine: a step of its streams takes longer than steps without streams shall. */
+Test(budget, slow_streams_leave_prompts_their_share)
+{
+    struct budget b = { .row_ns = 0 };
+    for (int i = 0; i < 10; i++)
+        budget_note(&b, 4, 0, 400 * ms);
+    for (int i = 0; i < 30; i++) {
+        uint32_t rows = budget_rows(&b, 4, 512);
+        budget_note(&b, 4, rows, (400 + 10 * rows) * ms);
+    }
+    uint32_t rows = budget_rows(&b, 4, 512);
+    cr_assert(rows > 30 && rows <= 40, "%u", rows);
+}
+
+/* Prompts wait all the time, so nobody has seen what 16 streams take alone, only what one takes. */
+Test(budget, prompts_move_with_many_streams_that_were_never_seen_alone)
+{
+    struct budget b = { .row_ns = 0 };
+    budget_note(&b, 1, 0, 35 * ms);
+    for (int i = 0; i < 30; i++) {
+        uint32_t rows = budget_rows(&b, 16, 512);
+        cr_assert_geq(rows, 16);
+        budget_note(&b, 16, rows, (150 + 9 * rows) * ms);
+    }
+}
+
 Test(budget, the_target_asked_for_is_kept)
 {
     struct budget b = { .itl_target_ns = 40 * ms };
