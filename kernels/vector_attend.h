@@ -200,8 +200,7 @@ _Static_assert(127 * 255 * KERN_MAX_HEAD_DIM < 1 << 24, "sums are exact as float
 struct vec_q8_query {
     int8_t code[KERN_MAX_HEAD_DIM];
     float d, base;
-    float
-        middle; /* what is to be subtracted from a product with a tile: whole and below 2^24, so exact */
+    float middle; /* to be subtracted from products with codes: whole and below 2^24, so exact */
 };
 
 /* n queries, adjacent in q, for a tile with these factors. */

@@ -11,9 +11,9 @@
  * While streams run, a step may take itl_target_ns (by default twice what they alone would take); else
  * BUDGET_STEP_NS, so that a client that leaves and a server that stops wait no longer.
  *
- * A row that decodes costs no less than a prompt row, so as many prompt rows as rows decode never more
- * than double a step, whatever was learnt: where prompts wait all the time, no step shows what streams
- * take alone.
+ * A row that decodes costs no less than a prompt row, but for attention over a long context, so as many
+ * prompt rows as rows decode at most double a step, whatever was learnt: where prompts wait all the time,
+ * no step shows what streams take alone.
  */
 #include "scheduler/internal.h"
 
