@@ -4,7 +4,7 @@
 
 usage: corpus.py [--dir DIR]
 
-Reads DIR/raw.jsonl (sample.py), writes DIR/train.jsonl and DIR/held_out.jsonl: {"topic", "text"} a line.  A text is held
+Reads the answers of sample.py, writes DIR/train.jsonl and DIR/held_out.jsonl: {"topic", "text"} a line.  A text is held
 out by its own hash: the split does not depend on what else there is.
 """
 import collections
@@ -13,7 +13,7 @@ import json
 import re
 import zlib
 
-from common import arguments, lines
+from common import answers, arguments
 
 SHORTEST, LONGEST = 200, 2400  # bytes
 MOST_COMPRESSIBLE = 0.40  # compressed bytes of one: below this it repeats itself
@@ -73,7 +73,7 @@ def main():
     seen, n, n_bytes = Seen(), collections.Counter(), collections.Counter()
     names = ("train", "held_out")
     files = {name: open(options.dir / f"{name}.jsonl", "w", encoding="utf-8") for name in names}
-    for answer in lines(options.dir / "raw.jsonl"):
+    for answer in answers(options.dir):
         text = tidy(answer["text"], answer["ended"])
         kind = "dropped" if not is_good(text) else "repeated" if not seen.is_new(text) else names[is_held_out(text)]
         n[kind] += 1

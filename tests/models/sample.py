@@ -3,12 +3,15 @@
 """Raw text for the corpus: answers of the default model to the prompts of prompts.py, through `lacuna serve` itself.
 
 usage: sample.py [--megabytes 40] [--clients 48] [--dir DIR]
+       sample.py --keep [--dir DIR]
 
-Writes DIR/raw.jsonl, a line per answer, as they come; started again, it goes on where it stopped.  The default DIR is
-build/models.  Needs nothing but Python; lacuna is looked for in build/release.
+Writes DIR/raw.jsonl, a line per answer, as they come; started again, it goes on where it stopped.  --keep moves what is
+there to a new part in tests/models/text, compressed: sampling takes hours, and what was sampled on one machine is wanted
+on another.  The default DIR is build/models.  Needs nothing but Python; lacuna is looked for in build/release.
 """
 import asyncio
 import json
+import lzma
 import os
 import pathlib
 import subprocess
@@ -17,7 +20,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "bench"))
 import http_load  # noqa: E402
-from common import ROOT, arguments  # noqa: E402
+from common import ROOT, TEXT, answers, arguments, lines  # noqa: E402
 from prompts import MOST_TOKENS, prompt  # noqa: E402
 from serving import free_port, serving  # noqa: E402
 
@@ -32,22 +35,21 @@ def request(number):
 
 
 class Raw:
-    """The answers there are: a line each."""
+    """The answers there are."""
 
-    def __init__(self, path):
+    def __init__(self, directory):
+        path = directory / "raw.jsonl"
         self.done, self.n_bytes = set(), 0
-        for line in self.whole_lines(path):
-            self.count(json.loads(line))
+        self.cut_partial_line(path)
+        for answer in answers(directory):
+            self.count(answer)
         self.file = open(path, "a", encoding="utf-8")
 
     @staticmethod
-    def whole_lines(path):
-        """Whatever stopped the last run may have cut its last line."""
-        if not path.exists():
-            return []
-        data = path.read_bytes()
-        os.truncate(path, data.rfind(b"\n") + 1)
-        return data[:data.rfind(b"\n") + 1].decode().splitlines()
+    def cut_partial_line(path):
+        """Whatever stopped the last run may have stopped it within a line."""
+        if path.exists():
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
 
     def count(self, answer):
         self.done.add(answer["number"])
@@ -102,14 +104,30 @@ def server_command(lacuna, port):
     return [lacuna, "serve", "-m", model, "--listen", f"127.0.0.1:{port}", "--parse-special", "--drain-delay", "0s"]
 
 
+def keep(directory):
+    raw = directory / "raw.jsonl"
+    Raw.cut_partial_line(raw)
+    kept = sorted(lines(raw), key=lambda answer: answer["number"])
+    TEXT.mkdir(exist_ok=True)
+    part = TEXT / f"part-{len(list(TEXT.glob('*.jsonl.xz'))):02}.jsonl.xz"
+    with lzma.open(part, "xt", preset=9 | lzma.PRESET_EXTREME, encoding="utf-8") as file:
+        file.writelines(json.dumps(answer) + "\n" for answer in kept)
+    raw.unlink()
+    print(f"{len(kept)} answers in {part}, {part.stat().st_size / 1e6:.2f} MB")
+
+
 def main():
     parser = arguments(__doc__)
     parser.add_argument("--megabytes", type=float, default=40)
     parser.add_argument("--clients", type=int, default=48)
     parser.add_argument("--lacuna", type=pathlib.Path, default=ROOT / "build/release/lacuna")
+    parser.add_argument("--keep", action="store_true")
     options = parser.parse_args()
+    if options.keep:
+        keep(options.dir)
+        return
     options.dir.mkdir(parents=True, exist_ok=True)
-    raw, port = Raw(options.dir / "raw.jsonl"), free_port()
+    raw, port = Raw(options.dir), free_port()
     with serving(server_command(options.lacuna, port), port):
         run = Run(raw, port, options.megabytes * 1e6)
         asyncio.run(run.all(options.clients))

@@ -285,17 +285,21 @@ Test(gguf_load, tensors_are_offered_once_they_are_there_and_go_if_taken)
     }
 }
 
+/* What is read by others may all be there before anybody looks; not so in every way. */
 Test(gguf_load, a_large_tensor_is_offered_piece_by_piece)
 {
     const char *path = write_model(8);
+    uint32_t most_calls = 0;
     for (int w = 0; w < N_WAYS; w++) {
         struct taker taker = { .keeps = "small", .all_there = true };
         struct gguf *g = load_taking(path, w, &taker);
-        cr_expect(taker.n == 3 && taker.n_calls > 3 && taker.all_there);
+        cr_expect(taker.n == 3 && taker.all_there);
+        most_calls = taker.n_calls > most_calls ? taker.n_calls : most_calls;
         expect_tensor(g, "small", 1, SMALL);
         cr_expect(gguf_find_tensor(g, "large")->data == NULL);
         gguf_close(g);
     }
+    cr_expect_gt(most_calls, 3);
 }
 
 static uint64_t take_all_but_b(void *ctx, const struct gguf_tensor *t, uint64_t taken,

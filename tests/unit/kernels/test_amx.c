@@ -168,9 +168,3 @@ Test(amx, few_tokens_go_another_way)
     free(x);
     random_act_fini(&act);
 }
-
-Test(amx, is_not_chosen_unasked)
-{
-    cr_assert(strcmp(kern_select(NULL)->name, "avx512amx") != 0);
-    cr_assert_not_null(strstr(kern_names(), "avx512amx"));
-}
