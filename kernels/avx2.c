@@ -11,29 +11,29 @@
 
 enum { DOT_MOST_U = 63 };
 
-static inline uint32_t w16_dot_steps(int max)
+KERN_INLINE uint32_t w16_dot_steps(int max)
 {
     return max <= DOT_MOST_U ? INT16_MAX / (2 * 127 * (uint32_t)max) : UINT32_MAX;
 }
 
-static inline w16 w16_dot_begin(w16 sum, int max)
+KERN_INLINE w16 w16_dot_begin(w16 sum, int max)
 {
     return max <= DOT_MOST_U ? w16_zero() : sum;
 }
 
-static inline w16 w16_widen(w16 pairs)
+KERN_INLINE w16 w16_widen(w16 pairs)
 {
     __m256i ones = _mm256_set1_epi16(1);
     return w16_make(_mm256_madd_epi16(pairs.lo, ones), _mm256_madd_epi16(pairs.hi, ones));
 }
 
-static inline w16 w16_pairs(w16 u, __m256i lo, __m256i hi)
+KERN_INLINE w16 w16_pairs(w16 u, __m256i lo, __m256i hi)
 {
     return w16_make(_mm256_maddubs_epi16(u.lo, lo), _mm256_maddubs_epi16(u.hi, hi));
 }
 
 /* Opaque, or the compiler puts off the additions until it has no register left for the products. */
-static inline w16 w16_dot_step(w16 part, w16 u, const int8_t *q, int max)
+KERN_INLINE w16 w16_dot_step(w16 part, w16 u, const int8_t *q, int max)
 {
     __m256i four = v8_broadcast(q), middle = _mm256_set1_epi8(-128);
     if (max <= DOT_MOST_U) {
@@ -47,7 +47,7 @@ static inline w16 w16_dot_step(w16 part, w16 u, const int8_t *q, int max)
                                                         _mm256_sign_epi8(four, w.hi)))));
 }
 
-static inline w16 w16_dot_end(w16 part, w16 sum, int max)
+KERN_INLINE w16 w16_dot_end(w16 part, w16 sum, int max)
 {
     return max <= DOT_MOST_U ? w16_add(sum, w16_widen(part)) : part;
 }

@@ -9,7 +9,7 @@
  * scales them.
  *
  * Nobody has run it on such a processor yet, only its logic with the instructions emulated
- * (tests/unit/kernels/test_amx.c): it is never chosen but by name.
+ * (tests/unit/kernels/amx_emulated.c): it is never chosen but by name.
  */
 #include <pthread.h>
 
@@ -79,9 +79,9 @@ struct amx_type {
     bool has_min;
 };
 
-PANEL_INLINE void scale_group(const struct panel *panel, const struct tokens *x,
-                              struct amx_type type, uint32_t g, uint32_t n_t,
-                              int32_t (*sum)[KERN_PANEL_ROWS], v16 *acc)
+KERN_INLINE void scale_group(const struct panel *panel, const struct tokens *x,
+                             struct amx_type type, uint32_t g, uint32_t n_t,
+                             int32_t (*sum)[KERN_PANEL_ROWS], v16 *acc)
 {
     size_t at = (size_t)g * KERN_PANEL_ROWS;
     v16 s = v16_load(panel->s + at), m = type.has_min ? v16_load(panel->m + at) : s;
@@ -97,9 +97,8 @@ PANEL_INLINE void scale_group(const struct panel *panel, const struct tokens *x,
 }
 
 /* n_t tokens from t0 on; y is of token t0. */
-PANEL_INLINE void amx_tokens(const struct piece *p, struct amx_type type,
-                             const struct kern_act *act, size_t t0, uint32_t n_t, float *y,
-                             size_t ldy, uint32_t n_rows)
+KERN_INLINE void amx_tokens(const struct piece *p, struct amx_type type, const struct kern_act *act,
+                            size_t t0, uint32_t n_t, float *y, size_t ldy, uint32_t n_rows)
 {
     struct tokens x = tokens_at(act, type.group, t0, p->col);
     int32_t sum[2][AMX_TOKENS][KERN_PANEL_ROWS] __attribute__((aligned(64)));
@@ -123,9 +122,9 @@ PANEL_INLINE void amx_tokens(const struct piece *p, struct amx_type type,
         rows_store(y + t * ldy, acc[t], n_rows);
 }
 
-PANEL_INLINE void amx_product(const struct piece *p, struct amx_type type,
-                              const struct kern_act *act, size_t t0, size_t t1, float *y,
-                              size_t ldy, uint32_t n_rows)
+KERN_INLINE void amx_product(const struct piece *p, struct amx_type type,
+                             const struct kern_act *act, size_t t0, size_t t1, float *y, size_t ldy,
+                             uint32_t n_rows)
 {
     uint32_t n_last = (uint32_t)(t1 - t0) % AMX_TOKENS;
     if (t1 - t0 >= AMX_TOKENS)
@@ -153,9 +152,9 @@ static void piece_product(const struct piece *p, enum kern_type type, const stru
         amx_product(p, (struct amx_type){ 32, zero, false }, act, t0, t1, y, ldy, n_rows);
 }
 
-PANEL_INLINE void amx_rows(enum kern_type type, const struct kern_matrix *w, uint32_t row0,
-                           uint32_t row1, const struct kern_act *act, size_t t0, size_t t1,
-                           float *y, size_t ldy)
+KERN_INLINE void amx_rows(enum kern_type type, const struct kern_matrix *w, uint32_t row0,
+                          uint32_t row1, const struct kern_act *act, size_t t0, size_t t1, float *y,
+                          size_t ldy)
 {
     struct piece piece;
     for (uint32_t r = row0; r < row1; r += KERN_PANEL_ROWS)

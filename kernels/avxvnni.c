@@ -8,7 +8,7 @@
 
 enum { DOT_MOST_U = 255 }; /* vpdpbusd does not saturate */
 
-static inline w16 w16_dot_step(w16 part, w16 u, const int8_t *q, int max)
+KERN_INLINE w16 w16_dot_step(w16 part, w16 u, const int8_t *q, int max)
 {
     __m256i four = v8_broadcast(q);
     (void)max;

@@ -6,19 +6,19 @@
 #ifndef LACUNA_KERNELS_DOT_DWORDS_H
 #define LACUNA_KERNELS_DOT_DWORDS_H
 
-static inline uint32_t w16_dot_steps(int max)
+KERN_INLINE uint32_t w16_dot_steps(int max)
 {
     (void)max;
     return UINT32_MAX;
 }
 
-static inline w16 w16_dot_begin(w16 sum, int max)
+KERN_INLINE w16 w16_dot_begin(w16 sum, int max)
 {
     (void)max;
     return sum;
 }
 
-static inline w16 w16_dot_end(w16 part, w16 sum, int max)
+KERN_INLINE w16 w16_dot_end(w16 part, w16 sum, int max)
 {
     (void)sum, (void)max;
     return part;

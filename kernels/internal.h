@@ -10,6 +10,10 @@
 /* Tokens that a product with F32, F16 or BF16 weights takes at once, at most: their sums lie on the stack. */
 enum { FLOAT_BLOCK_TOKENS = 96 };
 
+/* For what is called in loops with constants that settle its branches: the compiler leaves it alone where
+ * it is large, or where sanitizers make it so. */
+#define KERN_INLINE static inline __attribute__((always_inline))
+
 #define KERN_F16_MAX 65504.0f /* larger keys and values are stored as this, not as infinity */
 #define KERN_Q8_TINY 1e-30f   /* a query that is no larger than this is as good as 0 */
 #define KERN_GELU_CUBIC 0.044715f

@@ -8,7 +8,7 @@
 
 enum { DOT_MOST_U = 127 }; /* SDOT takes both factors signed */
 
-static inline w16 w16_dot_step(w16 part, w16 u, const int8_t *q, int max)
+KERN_INLINE w16 w16_dot_step(w16 part, w16 u, const int8_t *q, int max)
 {
     int8x16_t four = v4_broadcast(q);
     uint8x16_t flip = vdupq_n_u8(max > DOT_MOST_U ? 128 : 0);

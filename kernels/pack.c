@@ -267,8 +267,8 @@ size_t kern_matrix_bytes(const struct kern_matrix *w)
                                            : w->n_rows * w->row_bytes;
 }
 
-static inline __attribute__((always_inline)) void
-pack_row_type(enum kern_type type, const uint8_t *row, uint32_t n_cols, uint8_t *panel, uint32_t i)
+KERN_INLINE void pack_row_type(enum kern_type type, const uint8_t *row, uint32_t n_cols,
+                               uint8_t *panel, uint32_t i)
 {
     uint32_t chunk_cols = unpack_block(type), block_bytes = kern_type_info(type)->block_bytes;
     uint8_t *codes = panel + packed_codes_at(type, n_cols), u[UNPACK_VALUES];

@@ -27,18 +27,71 @@ _Static_assert(PANEL_TILE_TOKENS <= 6 && PANEL_TILE_PANELS <= 2, "see product_to
 _Static_assert(PANEL_FEW_TOKENS == 4 || PANEL_FEW_TOKENS == 6, "see few_tokens");
 _Static_assert(PANEL_FEW_PANELS <= 2, "see few_tokens");
 
+/* The compiler leaves loops as they are where a function is large, though they have eight steps at most.
+ * Not with sanitizers: their checks, unrolled, would take minutes to compile, and run ten times as long. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define PANEL_UNROLL
+#else
+#define PANEL_UNROLL _Pragma("GCC unroll 8")
+#endif
+
 /* ---- sums of products ---- */
 
 /* How many of n steps make a part: a divisor of n, a power of two like all w16_dot_steps() below it. */
-static inline uint32_t dot_run(int max, uint32_t n)
+KERN_INLINE uint32_t dot_run(int max, uint32_t n)
 {
     return w16_dot_steps(max) < n ? w16_dot_steps(max) : n;
 }
 
 /* What multiplying subtracts from u. */
-static inline int dot_zero(int max)
+KERN_INLINE int dot_zero(int max)
 {
     return max > DOT_MOST_U ? 128 : 0;
+}
+
+/* Of a register tile, of either way: sums, parts of them, and accumulators are [panel][token]. */
+enum {
+    PANEL_MOST_PANELS = PANEL_FEW_PANELS > PANEL_TILE_PANELS ? PANEL_FEW_PANELS : PANEL_TILE_PANELS,
+    PANEL_MOST_TOKENS = PANEL_FEW_TOKENS > PANEL_TILE_TOKENS ? PANEL_FEW_TOKENS : PANEL_TILE_TOKENS,
+};
+
+KERN_INLINE void parts_begin(w16 (*part)[PANEL_MOST_TOKENS], w16 (*sum)[PANEL_MOST_TOKENS], int max,
+                             uint32_t n_p, uint32_t n_t)
+{
+    for (uint32_t t = 0; t < n_t; t++)
+        for (uint32_t i = 0; i < n_p; i++)
+            part[i][t] = w16_dot_begin(sum[i][t], max);
+}
+
+/* u: four columns of each panel, from column `col` of the tokens on. */
+KERN_INLINE void parts_step(w16 (*part)[PANEL_MOST_TOKENS], const w16 *u, const struct tokens *x,
+                            size_t col, int max, uint32_t n_p, uint32_t n_t)
+{
+    for (uint32_t t = 0; t < n_t; t++)
+        for (uint32_t i = 0; i < n_p; i++)
+            part[i][t] = w16_dot_step(part[i][t], u[i], x->q + t * x->q_step + col, max);
+}
+
+KERN_INLINE void parts_end(w16 (*part)[PANEL_MOST_TOKENS], w16 (*sum)[PANEL_MOST_TOKENS], int max,
+                           uint32_t n_p, uint32_t n_t)
+{
+    for (uint32_t t = 0; t < n_t; t++)
+        for (uint32_t i = 0; i < n_p; i++)
+            sum[i][t] = w16_dot_end(part[i][t], sum[i][t], max);
+}
+
+/* The canonical fma's of group g, whose exact sums these are: scales s and minima m are of a panel each. */
+KERN_INLINE void add_sums(v16 (*acc)[PANEL_MOST_TOKENS], w16 (*sum)[PANEL_MOST_TOKENS],
+                          const v16 *s, const v16 *m, const struct tokens *x, uint32_t group,
+                          uint32_t g, bool has_min, uint32_t n_p, uint32_t n_t)
+{
+    for (uint32_t t = 0; t < n_t; t++) {
+        v16 d = v16_set1(x->d[t * x->d_step + g * group / KERN_BLOCK]);
+        for (uint32_t i = 0; i < n_p; i++)
+            acc[i][t] = v16_fma(v16_mul(s[i], d), v16_from_w16(sum[i][t]), acc[i][t]);
+        for (uint32_t i = 0; i < n_p && has_min; i++)
+            acc[i][t] = v16_fma(m[i], v16_set1(x->xs[t * x->group_step + g]), acc[i][t]);
+    }
 }
 
 /* ---- few tokens ---- */
@@ -83,8 +136,8 @@ struct streams {
 /* Asks for the codes of a block that is multiplied soon after block b.  Behind a panel's end it is one of
  * the panel n_p further on, which comes next; of that one, the heads are asked for, too.  The processor
  * follows neither by itself: panels are short, and the heads lie apart. */
-PANEL_INLINE void prefetch_streams(enum kern_type type, const struct streams *w, uint32_t b,
-                                   uint32_t n_p)
+KERN_INLINE void prefetch_streams(enum kern_type type, const struct streams *w, uint32_t b,
+                                  uint32_t n_p)
 {
     uint32_t code_bytes = packed_code_bytes(type);
     size_t end = w->panel_bytes - w->codes_at, ahead = few_ahead(type) / code_bytes * code_bytes;
@@ -99,61 +152,47 @@ PANEL_INLINE void prefetch_streams(enum kern_type type, const struct streams *w,
 }
 
 /* Group g of the columns, for n_p panels and n_t tokens: exact integer sums, then the canonical fma's. */
-PANEL_INLINE void few_group(enum kern_type type, const struct streams *w, const struct tokens *x,
-                            uint32_t g, uint32_t n_p, uint32_t n_t, v16 (*acc)[PANEL_FEW_TOKENS])
+KERN_INLINE void few_group(enum kern_type type, const struct streams *w, const struct tokens *x,
+                           uint32_t g, uint32_t n_p, uint32_t n_t, v16 (*acc)[PANEL_MOST_TOKENS])
 {
     uint32_t group = unpack_group(type), per_block = KERN_BLOCK / group, block = g / per_block;
     uint32_t chunk = packed_chunk_blocks(type);
-    bool has_min = unpack_has_min(type);
     const uint8_t *head = w->panel + (size_t)(block / chunk) * packed_head_bytes(type);
     const uint8_t *codes = w->panel + w->codes_at + (size_t)block * packed_code_bytes(type);
     int max = unpack_max(type), zero = unpack_zero(type) - dot_zero(max);
     uint32_t n_steps = group / 4, run = dot_run(max, n_steps);
-    w16 sum[PANEL_FEW_PANELS][PANEL_FEW_TOKENS], part[PANEL_FEW_PANELS][PANEL_FEW_TOKENS];
+    w16 sum[PANEL_MOST_PANELS][PANEL_MOST_TOKENS], part[PANEL_MOST_PANELS][PANEL_MOST_TOKENS];
     v16 s[PANEL_FEW_PANELS], m[PANEL_FEW_PANELS];
     for (uint32_t t = 0; t < n_t; t++)
         for (uint32_t i = 0; i < n_p; i++)
             sum[i][t] = zero ? w16_set1(-zero * x->sum[t * x->group_step + g]) : w16_zero();
-#pragma GCC unroll 4
+    PANEL_UNROLL
     for (uint32_t k0 = 0; k0 < n_steps; k0 += run) {
-        for (uint32_t t = 0; t < n_t; t++)
-            for (uint32_t i = 0; i < n_p; i++)
-                part[i][t] = w16_dot_begin(sum[i][t], max);
-#pragma GCC unroll 8
+        parts_begin(part, sum, max, n_p, n_t);
+        PANEL_UNROLL
         for (uint32_t k = k0; k < k0 + run; k++) {
             w16 u[PANEL_FEW_PANELS];
             for (uint32_t i = 0; i < n_p; i++)
                 u[i] = packed_columns(type, codes + i * w->panel_bytes,
                                       g % per_block * n_steps + k);
-            for (uint32_t t = 0; t < n_t; t++)
-                for (uint32_t i = 0; i < n_p; i++)
-                    part[i][t] = w16_dot_step(
-                        part[i][t], u[i], x->q + t * x->q_step + (size_t)g * group + 4 * k, max);
+            parts_step(part, u, x, (size_t)g * group + 4 * k, max, n_p, n_t);
         }
-        for (uint32_t t = 0; t < n_t; t++)
-            for (uint32_t i = 0; i < n_p; i++)
-                sum[i][t] = w16_dot_end(part[i][t], sum[i][t], max);
+        parts_end(part, sum, max, n_p, n_t);
     }
     for (uint32_t i = 0; i < n_p; i++)
         packed_group(type, head + i * w->panel_bytes, g % (chunk * per_block), &s[i], &m[i]);
-    for (uint32_t t = 0; t < n_t; t++) {
-        v16 d = v16_set1(x->d[t * x->d_step + block]);
-        for (uint32_t i = 0; i < n_p; i++)
-            acc[i][t] = v16_fma(v16_mul(s[i], d), v16_from_w16(sum[i][t]), acc[i][t]);
-        for (uint32_t i = 0; i < n_p && has_min; i++)
-            acc[i][t] = v16_fma(m[i], v16_set1(x->xs[t * x->group_step + g]), acc[i][t]);
-    }
+    add_sums(acc, sum, s, m, x, group, g, unpack_has_min(type), n_p, n_t);
 }
 
 /* n_p panels, the last of which has n_rows rows, times n_t tokens from t0 on; both are constants after
  * inlining. */
-PANEL_INLINE void few_tile(enum kern_type type, const struct streams *w, uint32_t n_cols,
-                           const struct kern_act *act, size_t t0, uint32_t n_p, uint32_t n_t,
-                           float *y, size_t ldy, uint32_t n_rows)
+KERN_INLINE void few_tile(enum kern_type type, const struct streams *w, uint32_t n_cols,
+                          const struct kern_act *act, size_t t0, uint32_t n_p, uint32_t n_t,
+                          float *y, size_t ldy, uint32_t n_rows)
 {
     uint32_t group = unpack_group(type), per_block = KERN_BLOCK / group;
     struct tokens x = tokens_at(act, group, t0, 0);
-    v16 acc[PANEL_FEW_PANELS][PANEL_FEW_TOKENS];
+    v16 acc[PANEL_MOST_PANELS][PANEL_MOST_TOKENS];
     for (uint32_t i = 0; i < n_p; i++)
         for (uint32_t t = 0; t < n_t; t++)
             acc[i][t] = v16_set1(0.0f);
@@ -169,9 +208,9 @@ PANEL_INLINE void few_tile(enum kern_type type, const struct streams *w, uint32_
 }
 
 /* A lone panel at the end is multiplied token by token: fewer instances, and it is seldom. */
-PANEL_INLINE void few_tokens(enum kern_type type, const struct streams *w, uint32_t n_cols,
-                             const struct kern_act *act, size_t t, uint32_t n_p, uint32_t n_t,
-                             float *y, size_t ldy, uint32_t n_rows)
+KERN_INLINE void few_tokens(enum kern_type type, const struct streams *w, uint32_t n_cols,
+                            const struct kern_act *act, size_t t, uint32_t n_p, uint32_t n_t,
+                            float *y, size_t ldy, uint32_t n_rows)
 {
     if (n_p < PANEL_FEW_PANELS)
         for (uint32_t i = 0; i < n_t; i++)
@@ -190,9 +229,9 @@ PANEL_INLINE void few_tokens(enum kern_type type, const struct streams *w, uint3
         few_tile(type, w, n_cols, act, t, PANEL_FEW_PANELS, 6, y, ldy, n_rows);
 }
 
-PANEL_INLINE void few_rows(enum kern_type type, const struct kern_matrix *w, uint32_t row0,
-                           uint32_t row1, const struct kern_act *act, size_t t0, size_t t1,
-                           float *y, size_t ldy)
+KERN_INLINE void few_rows(enum kern_type type, const struct kern_matrix *w, uint32_t row0,
+                          uint32_t row1, const struct kern_act *act, size_t t0, size_t t1, float *y,
+                          size_t ldy)
 {
     struct streams in = { .panel_bytes = packed_panel_bytes(type, w->n_cols),
                           .codes_at = packed_codes_at(type, w->n_cols) };
@@ -212,15 +251,15 @@ PANEL_INLINE void few_rows(enum kern_type type, const struct kern_matrix *w, uin
 
 /* ---- many tokens ---- */
 
-PANEL_INLINE void tile_tokens(struct piece *p, const struct kern_act *act, uint32_t group, int zero,
-                              bool has_min, int max, size_t t0, uint32_t n_p, uint32_t n_t,
-                              float *y, size_t ldy, uint32_t n_rows)
+KERN_INLINE void tile_tokens(struct piece *p, const struct kern_act *act, uint32_t group, int zero,
+                             bool has_min, int max, size_t t0, uint32_t n_p, uint32_t n_t, float *y,
+                             size_t ldy, uint32_t n_rows)
 {
     struct tokens x = tokens_at(act, group, t0, p->col);
     bool has_zero = !has_min && dot_zero(max) == 0; /* what is to be subtracted is not 0 */
     uint32_t n_groups = p->n_cols / group, n_steps = group / 4, run = dot_run(max, n_steps);
     int32_t start[PANEL_TILE_TOKENS][PANEL_GROUPS]; /* of the integer sums: - zero * the sum of q */
-    v16 acc[PANEL_TILE_PANELS][PANEL_TILE_TOKENS];
+    v16 acc[PANEL_MOST_PANELS][PANEL_MOST_TOKENS];
     for (uint32_t t = 0; t < n_t; t++) {
         for (uint32_t g = 0; g < n_groups && has_zero; g++)
             start[t][g] = -zero * x.sum[t * x.group_step + g];
@@ -230,43 +269,30 @@ PANEL_INLINE void tile_tokens(struct piece *p, const struct kern_act *act, uint3
                                                 i + 1 < n_p ? KERN_PANEL_ROWS : n_rows);
     }
     for (uint32_t g = 0; g < n_groups; g++) {
-        w16 sum[PANEL_TILE_PANELS][PANEL_TILE_TOKENS], part[PANEL_TILE_PANELS][PANEL_TILE_TOKENS];
+        w16 sum[PANEL_MOST_PANELS][PANEL_MOST_TOKENS], part[PANEL_MOST_PANELS][PANEL_MOST_TOKENS];
         size_t at = (size_t)g * KERN_PANEL_ROWS;
         prefetch_ahead(p, n_p);
         for (uint32_t t = 0; t < n_t; t++)
             for (uint32_t i = 0; i < n_p; i++)
                 sum[i][t] = has_zero ? w16_set1(start[t][g]) : w16_zero();
-#pragma GCC unroll 4
+        PANEL_UNROLL
         for (uint32_t k0 = 0; k0 < n_steps; k0 += run) {
-            for (uint32_t t = 0; t < n_t; t++)
-                for (uint32_t i = 0; i < n_p; i++)
-                    part[i][t] = w16_dot_begin(sum[i][t], max);
-#pragma GCC unroll 8
+            parts_begin(part, sum, max, n_p, n_t);
+            PANEL_UNROLL
             for (uint32_t k = k0; k < k0 + run; k++) {
                 w16 u[PANEL_TILE_PANELS];
                 for (uint32_t i = 0; i < n_p; i++)
                     u[i] = w16_load(p->panel[i].u + (g * (size_t)n_steps + k) * 64);
-                for (uint32_t t = 0; t < n_t; t++)
-                    for (uint32_t i = 0; i < n_p; i++)
-                        part[i][t] = w16_dot_step(
-                            part[i][t], u[i], x.q + t * x.q_step + (size_t)g * group + 4 * k, max);
+                parts_step(part, u, &x, (size_t)g * group + 4 * k, max, n_p, n_t);
             }
-            for (uint32_t t = 0; t < n_t; t++)
-                for (uint32_t i = 0; i < n_p; i++)
-                    sum[i][t] = w16_dot_end(part[i][t], sum[i][t], max);
+            parts_end(part, sum, max, n_p, n_t);
         }
         v16 s[PANEL_TILE_PANELS], m[PANEL_TILE_PANELS];
         for (uint32_t i = 0; i < n_p; i++) {
             s[i] = v16_load(p->panel[i].s + at);
             m[i] = has_min ? v16_load(p->panel[i].m + at) : s[i];
         }
-        for (uint32_t t = 0; t < n_t; t++) {
-            v16 d = v16_set1(x.d[t * x.d_step + g * group / KERN_BLOCK]);
-            for (uint32_t i = 0; i < n_p; i++)
-                acc[i][t] = v16_fma(v16_mul(s[i], d), v16_from_w16(sum[i][t]), acc[i][t]);
-            for (uint32_t i = 0; i < n_p && has_min; i++)
-                acc[i][t] = v16_fma(m[i], v16_set1(x.xs[t * x.group_step + g]), acc[i][t]);
-        }
+        add_sums(acc, sum, s, m, &x, group, g, has_min, n_p, n_t);
     }
     for (uint32_t t = 0; t < n_t; t++)
         for (uint32_t i = 0; i < n_p; i++)
@@ -274,9 +300,9 @@ PANEL_INLINE void tile_tokens(struct piece *p, const struct kern_act *act, uint3
                        i + 1 < n_p ? KERN_PANEL_ROWS : n_rows);
 }
 
-PANEL_INLINE void tile_panels(struct piece *p, const struct kern_act *act, uint32_t group, int zero,
-                              bool has_min, int max, size_t t0, uint32_t n_p, uint32_t n_t,
-                              float *y, size_t ldy, uint32_t n_rows)
+KERN_INLINE void tile_panels(struct piece *p, const struct kern_act *act, uint32_t group, int zero,
+                             bool has_min, int max, size_t t0, uint32_t n_p, uint32_t n_t, float *y,
+                             size_t ldy, uint32_t n_rows)
 {
     if (n_p == 1)
         tile_tokens(p, act, group, zero, has_min, max, t0, 1, n_t, y, ldy, n_rows);
@@ -285,9 +311,9 @@ PANEL_INLINE void tile_panels(struct piece *p, const struct kern_act *act, uint3
 }
 
 /* All tokens. */
-PANEL_INLINE void product_tokens(struct piece *p, const struct kern_act *act, uint32_t group,
-                                 int zero, bool has_min, int max, size_t t0, size_t t1,
-                                 uint32_t n_p, float *y, size_t ldy, uint32_t n_rows)
+KERN_INLINE void product_tokens(struct piece *p, const struct kern_act *act, uint32_t group,
+                                int zero, bool has_min, int max, size_t t0, size_t t1, uint32_t n_p,
+                                float *y, size_t ldy, uint32_t n_rows)
 {
     for (size_t t = t0; t < t1;) {
         uint32_t n_t = tile_size(t1 - t, PANEL_TILE_TOKENS);
@@ -330,9 +356,9 @@ static void piece_product(struct piece *p, enum kern_type type, const struct ker
         product_tokens(p, act, 32, zero, false, 31, t0, t1, n_p, y, ldy, n_rows);
 }
 
-PANEL_INLINE void many_rows(enum kern_type type, const struct kern_matrix *w, uint32_t row0,
-                            uint32_t row1, const struct kern_act *act, size_t t0, size_t t1,
-                            float *y, size_t ldy)
+KERN_INLINE void many_rows(enum kern_type type, const struct kern_matrix *w, uint32_t row0,
+                           uint32_t row1, const struct kern_act *act, size_t t0, size_t t1,
+                           float *y, size_t ldy)
 {
     struct piece piece;
     for (uint32_t r = row0, n_p; r < row1; r += n_p * KERN_PANEL_ROWS) {

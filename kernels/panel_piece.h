@@ -18,8 +18,6 @@
 #include "kernels/packed.h"
 #include "kernels/unpack.h"
 
-#define PANEL_INLINE static inline __attribute__((always_inline))
-
 enum {
     PANEL_COLS = 768, /* of a piece: two panels of it leave room for activations in 48 KiB */
     PANEL_GROUPS = PANEL_COLS / 16,
@@ -42,7 +40,7 @@ static inline void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t
 /* ---- a packed block ---- */
 
 /* Bits [from, from + n) of each byte, at bit `to`. */
-PANEL_INLINE w16 plane_bits(w16 v, uint32_t from, uint32_t to, uint32_t n)
+KERN_INLINE w16 plane_bits(w16 v, uint32_t from, uint32_t to, uint32_t n)
 {
     if (from > to)
         v = w16_shift_right(v, from - to);
@@ -52,7 +50,7 @@ PANEL_INLINE w16 plane_bits(w16 v, uint32_t from, uint32_t to, uint32_t n)
 }
 
 /* Columns 4k .. 4k + 3 of a plane of n bits, at bit `to`. */
-PANEL_INLINE w16 plane_columns(const uint8_t *plane, uint32_t n, uint32_t k, uint32_t to)
+KERN_INLINE w16 plane_columns(const uint8_t *plane, uint32_t n, uint32_t k, uint32_t to)
 {
     switch (n) {
     case 8:
@@ -67,7 +65,7 @@ PANEL_INLINE w16 plane_columns(const uint8_t *plane, uint32_t n, uint32_t k, uin
 }
 
 /* Columns 4k .. 4k + 3 of a block. */
-PANEL_INLINE w16 packed_columns(enum kern_type type, const uint8_t *codes, uint32_t k)
+KERN_INLINE w16 packed_columns(enum kern_type type, const uint8_t *codes, uint32_t k)
 {
     uint32_t low = packed_low_bits(type), high = packed_bits(type) - low;
     w16 u = plane_columns(codes, low, k, 0);
@@ -79,7 +77,7 @@ PANEL_INLINE w16 packed_columns(enum kern_type type, const uint8_t *codes, uint3
 }
 
 /* Number v of n six-bit ones. */
-PANEL_INLINE w16 packed_six(const uint8_t *p, uint32_t n, uint32_t v)
+KERN_INLINE w16 packed_six(const uint8_t *p, uint32_t n, uint32_t v)
 {
     w16 low = w16_shift_right(w16_load_u8(p + (size_t)KERN_PANEL_ROWS * (v / 2)), 4 * (v % 2));
     w16 top = w16_shift_right(w16_load_u8(p + (size_t)8 * n + (size_t)KERN_PANEL_ROWS * (v / 4)),
@@ -88,7 +86,7 @@ PANEL_INLINE w16 packed_six(const uint8_t *p, uint32_t n, uint32_t v)
 }
 
 /* See unpack_e8m0_half. */
-PANEL_INLINE v16 packed_e8m0_half(const uint8_t *p)
+KERN_INLINE v16 packed_e8m0_half(const uint8_t *p)
 {
     w16 e = w16_load_u8(p);
     w16 normal = w16_shift_left(w16_add(e, w16_set1(-1)), 23);
@@ -96,13 +94,13 @@ PANEL_INLINE v16 packed_e8m0_half(const uint8_t *p)
     return v16_from_bits(w16_max(normal, tiny));
 }
 
-PANEL_INLINE v16 packed_d(const uint8_t *head)
+KERN_INLINE v16 packed_d(const uint8_t *head)
 {
     return v16_load_f16((const uint16_t *)(const void *)head);
 }
 
 /* Scales and minima of group g of a chunk, as unpack() makes them. */
-PANEL_INLINE void packed_group(enum kern_type type, const uint8_t *head, uint32_t g, v16 *s, v16 *m)
+KERN_INLINE void packed_group(enum kern_type type, const uint8_t *head, uint32_t g, v16 *s, v16 *m)
 {
     const uint8_t *numbers = head + PACKED_D, *pairs = head + 2 * PACKED_D;
     switch (type) {
@@ -153,8 +151,8 @@ struct tokens {
     size_t q_step, d_step, group_step; /* from one token to the next */
 };
 
-PANEL_INLINE struct tokens tokens_at(const struct kern_act *act, uint32_t group, size_t t,
-                                     size_t col)
+KERN_INLINE struct tokens tokens_at(const struct kern_act *act, uint32_t group, size_t t,
+                                    size_t col)
 {
     size_t k = act->n_cols;
     const float *xs = group == 32 ? act->xs32 : act->xs16;
@@ -168,12 +166,12 @@ PANEL_INLINE struct tokens tokens_at(const struct kern_act *act, uint32_t group,
                             .group_step = k / group };
 }
 
-PANEL_INLINE v16 rows_load(const float *y, uint32_t n_rows)
+KERN_INLINE v16 rows_load(const float *y, uint32_t n_rows)
 {
     return n_rows == KERN_PANEL_ROWS ? v16_load(y) : v16_load_part(y, n_rows);
 }
 
-PANEL_INLINE void rows_store(float *y, v16 v, uint32_t n_rows)
+KERN_INLINE void rows_store(float *y, v16 v, uint32_t n_rows)
 {
     if (n_rows == KERN_PANEL_ROWS)
         v16_store(y, v);
@@ -228,8 +226,8 @@ struct piece {
 };
 
 /* The 16 rows from row0 of a matrix in rows; rows beyond the last repeat it. */
-PANEL_INLINE void fill_from_rows(enum kern_type type, struct panel *p, const struct kern_matrix *w,
-                                 size_t row0, uint32_t col, uint32_t n_cols)
+KERN_INLINE void fill_from_rows(enum kern_type type, struct panel *p, const struct kern_matrix *w,
+                                size_t row0, uint32_t col, uint32_t n_cols)
 {
     uint8_t rows[KERN_PANEL_ROWS][UNPACK_VALUES] __attribute__((aligned(64)));
     const struct kern_type_info *info = kern_type_info(type);
@@ -254,9 +252,8 @@ PANEL_INLINE void fill_from_rows(enum kern_type type, struct panel *p, const str
     }
 }
 
-PANEL_INLINE void fill_from_packed(enum kern_type type, struct panel *p,
-                                   const struct kern_matrix *w, size_t row0, uint32_t col,
-                                   uint32_t n_cols)
+KERN_INLINE void fill_from_packed(enum kern_type type, struct panel *p, const struct kern_matrix *w,
+                                  size_t row0, uint32_t col, uint32_t n_cols)
 {
     uint32_t group = unpack_group(type), per_block = KERN_BLOCK / group;
     uint32_t chunk = packed_chunk_blocks(type), code_bytes = packed_code_bytes(type);
@@ -292,8 +289,8 @@ static inline uint32_t piece_cols(uint32_t n_left)
 
 /* Asks for the heads of what comes after the piece, and plans its codes: the next columns, or the first
  * ones of the next panels before row1. */
-PANEL_INLINE void look_ahead(enum kern_type type, struct piece *piece, const struct kern_matrix *w,
-                             uint32_t r, uint32_t row1, uint32_t n_p)
+KERN_INLINE void look_ahead(enum kern_type type, struct piece *piece, const struct kern_matrix *w,
+                            uint32_t r, uint32_t row1, uint32_t n_p)
 {
     uint32_t col = piece->col + piece->n_cols;
     if (col == w->n_cols) {
@@ -317,7 +314,7 @@ PANEL_INLINE void look_ahead(enum kern_type type, struct piece *piece, const str
 }
 
 /* Asks for the next lines of each panel: into the second-level cache, the first one is full. */
-PANEL_INLINE void prefetch_ahead(struct piece *piece, uint32_t n_p)
+KERN_INLINE void prefetch_ahead(struct piece *piece, uint32_t n_p)
 {
     enum { LINES = 2, SECOND_LEVEL = 2 };
     if (piece->n_ahead < LINES)
@@ -329,8 +326,8 @@ PANEL_INLINE void prefetch_ahead(struct piece *piece, uint32_t n_p)
 }
 
 /* The next piece of w, from piece->col on, of n_p panels from row r on. */
-PANEL_INLINE void fill_piece(enum kern_type type, struct piece *piece, const struct kern_matrix *w,
-                             uint32_t r, uint32_t n_p)
+KERN_INLINE void fill_piece(enum kern_type type, struct piece *piece, const struct kern_matrix *w,
+                            uint32_t r, uint32_t n_p)
 {
     piece->n_cols = piece_cols(w->n_cols - piece->col);
     for (uint32_t i = 0; i < n_p; i++) {

@@ -79,8 +79,7 @@ static void vec_kv_store(void *page, enum kern_kv kv, uint32_t page_tokens, uint
     }
 }
 
-static inline __attribute__((always_inline)) v16 vec_load_kv(const void *page, enum kern_kv kv,
-                                                             size_t at)
+KERN_INLINE v16 vec_load_kv(const void *page, enum kern_kv kv, size_t at)
 {
     if (kv == KERN_KV_Q8)
         return v16_load_u8((const uint8_t *)page + at);
@@ -120,9 +119,9 @@ static inline const uint8_t *vec_after_tile(const struct kern_attend *a, enum ke
 }
 
 /* Scores of n queries, adjacent in q, against the tile of 32 tokens at an item's token j. */
-static inline __attribute__((always_inline)) void
-vec_tile_scores(const struct kern_attend *a, enum kern_kv kv, const float *q, uint32_t n,
-                float (*s)[KERN_ATTN_ITEM], uint32_t j, const uint8_t *next)
+KERN_INLINE void vec_tile_scores(const struct kern_attend *a, enum kern_kv kv, const float *q,
+                                 uint32_t n, float (*s)[KERN_ATTN_ITEM], uint32_t j,
+                                 const uint8_t *next)
 {
     const size_t line = KERN_ATTN_TILE * vec_value_bytes(kv); /* a channel of a tile */
     const void *page = a->pages[j / a->page_tokens];
@@ -146,9 +145,9 @@ vec_tile_scores(const struct kern_attend *a, enum kern_kv kv, const float *q, ui
 }
 
 /* o += sum of p v over the tokens [first, end), 16 * n_v channels from c on, for n queries. */
-static inline __attribute__((always_inline)) void
-vec_value_columns(const struct kern_attend *a, enum kern_kv kv, float (*p)[KERN_ATTN_ITEM],
-                  uint32_t first, uint32_t end, uint32_t c, uint32_t n_v, float *o, uint32_t n)
+KERN_INLINE void vec_value_columns(const struct kern_attend *a, enum kern_kv kv,
+                                   float (*p)[KERN_ATTN_ITEM], uint32_t first, uint32_t end,
+                                   uint32_t c, uint32_t n_v, float *o, uint32_t n)
 {
     v16 acc[VEC_ATTN_QUERIES][4];
     for (uint32_t i = 0; i < n; i++)
@@ -176,9 +175,9 @@ vec_value_columns(const struct kern_attend *a, enum kern_kv kv, float (*p)[KERN_
             v16_store(o + (size_t)i * a->head_dim + c + 16 * k, acc[i][k]);
 }
 
-static inline __attribute__((always_inline)) void
-vec_values(const struct kern_attend *a, enum kern_kv kv, float (*p)[KERN_ATTN_ITEM], uint32_t first,
-           uint32_t end, float *o, uint32_t n)
+KERN_INLINE void vec_values(const struct kern_attend *a, enum kern_kv kv,
+                            float (*p)[KERN_ATTN_ITEM], uint32_t first, uint32_t end, float *o,
+                            uint32_t n)
 {
     uint32_t c = 0;
     for (; c + 16 * VEC_ATTN_COLUMNS <= a->head_dim; c += 16 * VEC_ATTN_COLUMNS)
@@ -204,10 +203,8 @@ struct vec_q8_query {
 };
 
 /* n queries, adjacent in q, for a tile with these factors. */
-static inline __attribute__((always_inline)) void vec_q8_queries(const float *q,
-                                                                 const uint16_t *factors,
-                                                                 uint32_t head_dim, uint32_t n,
-                                                                 struct vec_q8_query *out)
+KERN_INLINE void vec_q8_queries(const float *q, const uint16_t *factors, uint32_t head_dim,
+                                uint32_t n, struct vec_q8_query *out)
 {
     float w[VEC_ATTN_QUERIES][KERN_MAX_HEAD_DIM] __attribute__((aligned(64)));
     v16 max[VEC_ATTN_QUERIES], base[VEC_ATTN_QUERIES];
@@ -241,10 +238,8 @@ static inline __attribute__((always_inline)) void vec_q8_queries(const float *q,
 
 /* Products of n queries with the 32 tokens of a tile: whole numbers below 2^24.  VEC_ATTN_HALVES halves of the
  * tile at a time: as many as there are registers for. */
-static inline __attribute__((always_inline)) void vec_tile_dots(const uint8_t *tile,
-                                                                const struct vec_q8_query *query,
-                                                                uint32_t head_dim, uint32_t n,
-                                                                v16 (*dot)[2])
+KERN_INLINE void vec_tile_dots(const uint8_t *tile, const struct vec_q8_query *query,
+                               uint32_t head_dim, uint32_t n, v16 (*dot)[2])
 {
     for (uint32_t first = 0; first < 2; first += VEC_ATTN_HALVES) {
         w16 part[VEC_ATTN_QUERIES][VEC_ATTN_HALVES];
@@ -267,10 +262,8 @@ static inline __attribute__((always_inline)) void vec_tile_dots(const uint8_t *t
 }
 
 /* Scores of n queries, adjacent in q, against the tile of 32 tokens at an item's token j. */
-static inline __attribute__((always_inline)) void vec_q8_tile_scores(const struct kern_attend *a,
-                                                                     const float *q, uint32_t n,
-                                                                     float (*s)[KERN_ATTN_ITEM],
-                                                                     uint32_t j)
+KERN_INLINE void vec_q8_tile_scores(const struct kern_attend *a, const float *q, uint32_t n,
+                                    float (*s)[KERN_ATTN_ITEM], uint32_t j)
 {
     const uint8_t *page = a->pages[j / a->page_tokens];
     uint32_t slot = j % a->page_tokens, dim = a->head_dim;
@@ -468,9 +461,9 @@ static inline void vec_find_span(const struct kern_attend *a, uint32_t i, uint32
 
 /* A token that one query sees and its neighbour does not is multiplied for the one only: zero times
  * an infinite value would be no number.  Accumulators wait in o between the parts, ascending. */
-static inline __attribute__((always_inline)) void
-vec_span_values(const struct kern_attend *a, enum kern_kv kv, float (*p)[KERN_ATTN_ITEM],
-                const struct vec_span *s, float *o, uint32_t n)
+KERN_INLINE void vec_span_values(const struct kern_attend *a, enum kern_kv kv,
+                                 float (*p)[KERN_ATTN_ITEM], const struct vec_span *s, float *o,
+                                 uint32_t n)
 {
     memset(o, 0, (size_t)n * a->head_dim * sizeof(float));
     for (uint32_t k = 0; k < n; k++) {
@@ -513,8 +506,8 @@ _Static_assert(VEC_MOST_QUERIES <= 6, "see VEC_WITH_N");
 /* ---- attention: few queries, which read the pages as they stream by ---- */
 
 /* Queries [i, i + n): kv and n are constants after inlining. */
-static inline __attribute__((always_inline)) void
-vec_attend_some(const struct kern_attend *a, enum kern_kv kv, uint32_t i, uint32_t n)
+KERN_INLINE void vec_attend_some(const struct kern_attend *a, enum kern_kv kv, uint32_t i,
+                                 uint32_t n)
 {
     float s[VEC_ATTN_QUERIES][KERN_ATTN_ITEM] __attribute__((aligned(64))), bias[VEC_ATTN_QUERIES];
     const float *q = a->q + (size_t)i * a->head_dim;
@@ -547,8 +540,7 @@ static inline uint32_t vec_group_size(uint32_t n_left, uint32_t most)
     return (n_left + n_groups - 1) / n_groups;
 }
 
-static inline __attribute__((always_inline)) void vec_attend_few(const struct kern_attend *a,
-                                                                 enum kern_kv kv)
+KERN_INLINE void vec_attend_few(const struct kern_attend *a, enum kern_kv kv)
 {
     for (uint32_t i = 0, n; i < a->n_q; i += n) {
         n = vec_group_size(a->n_q - i, VEC_ATTN_QUERIES);

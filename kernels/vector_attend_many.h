@@ -92,9 +92,9 @@ static inline struct vec_ahead vec_nothing_ahead(const struct vec_many *m)
 }
 
 /* o [n][16 n_v] += x [n][n_rows] times columns of a strip. */
-static inline __attribute__((always_inline)) void
-vec_strip_product(const float *strip, uint32_t n_rows, uint32_t n_v, const float *x, size_t x_step,
-                  struct vec_ahead ahead, float *o, size_t o_step, bool is_first, uint32_t n)
+KERN_INLINE void vec_strip_product(const float *strip, uint32_t n_rows, uint32_t n_v,
+                                   const float *x, size_t x_step, struct vec_ahead ahead, float *o,
+                                   size_t o_step, bool is_first, uint32_t n)
 {
     v16 acc[VEC_MANY_QUERIES][VEC_MANY_COLUMNS];
     for (uint32_t i = 0; i < n; i++)

@@ -136,8 +136,8 @@ static inline v16 vec_activation(enum kern_activation kind, v16 x)
     return x;
 }
 
-static inline __attribute__((always_inline)) void
-vec_activate_kind(enum kern_activation kind, const float *gate, const float *up, float *h, size_t n)
+KERN_INLINE void vec_activate_kind(enum kern_activation kind, const float *gate, const float *up,
+                                   float *h, size_t n)
 {
     size_t i = 0;
     for (; i + 16 <= n; i += 16) {

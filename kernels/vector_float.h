@@ -35,8 +35,7 @@ struct vec_float {
     size_t ldy;
 };
 
-static inline __attribute__((always_inline)) v16 vec_load_weight(enum kern_type type,
-                                                                 const uint8_t *row, uint32_t i)
+KERN_INLINE v16 vec_load_weight(enum kern_type type, const uint8_t *row, uint32_t i)
 {
     if (type == KERN_TYPE_F32)
         return v16_load((const float *)(const void *)row + i);
@@ -55,9 +54,9 @@ static inline v16 vec_load_weight_part(enum kern_type type, const uint8_t *row, 
 }
 
 /* Adds the products of a tile's columns.  n_r and n_t are constants after inlining. */
-static inline __attribute__((always_inline)) void
-vec_float_sums(enum kern_type type, const struct vec_float *m, const uint8_t *w, const float *x,
-               uint32_t n_r, uint32_t n_t, v16 (*sum)[VEC_MOST_ROWS])
+KERN_INLINE void vec_float_sums(enum kern_type type, const struct vec_float *m, const uint8_t *w,
+                                const float *x, uint32_t n_r, uint32_t n_t,
+                                v16 (*sum)[VEC_MOST_ROWS])
 {
     uint32_t whole = m->n_cols / 16 * 16, rest = m->n_cols - whole;
     v16 wv[VEC_MOST_ROWS];
@@ -78,9 +77,8 @@ vec_float_sums(enum kern_type type, const struct vec_float *m, const uint8_t *w,
 }
 
 /* Rows from r, tokens from t.  carried[at]: its sums between blocks of columns. */
-static inline __attribute__((always_inline)) void
-vec_float_tile(enum kern_type type, const struct vec_float *m, uint32_t r, uint32_t n_r, uint32_t t,
-               uint32_t n_t, v16 *carried, size_t at)
+KERN_INLINE void vec_float_tile(enum kern_type type, const struct vec_float *m, uint32_t r,
+                                uint32_t n_r, uint32_t t, uint32_t n_t, v16 *carried, size_t at)
 {
     v16 sum[VEC_TILE_TOKENS][VEC_MOST_ROWS];
     for (uint32_t j = 0; j < n_t; j++)
@@ -95,10 +93,8 @@ vec_float_tile(enum kern_type type, const struct vec_float *m, uint32_t r, uint3
     }
 }
 
-static inline __attribute__((always_inline)) void vec_float_rows(enum kern_type type,
-                                                                 const struct vec_float *m,
-                                                                 uint32_t t, uint32_t n_t,
-                                                                 v16 *carried)
+KERN_INLINE void vec_float_rows(enum kern_type type, const struct vec_float *m, uint32_t t,
+                                uint32_t n_t, v16 *carried)
 {
     size_t at = (size_t)t * m->n_rows;
     uint32_t r = 0, n_r = n_t == 1 ? VEC_MOST_ROWS : VEC_TILE_ROWS;
@@ -110,8 +106,8 @@ static inline __attribute__((always_inline)) void vec_float_rows(enum kern_type 
 }
 
 /* All rows, and n_tokens in tiles of about one size. */
-static inline __attribute__((always_inline)) void
-vec_float_tiles(enum kern_type type, const struct vec_float *m, uint32_t n_tokens, v16 *carried)
+KERN_INLINE void vec_float_tiles(enum kern_type type, const struct vec_float *m, uint32_t n_tokens,
+                                 v16 *carried)
 {
     for (uint32_t t = 0, n_t; t < n_tokens; t += n_t) {
         n_t = tile_size(n_tokens - t, VEC_TILE_TOKENS);
@@ -137,10 +133,8 @@ static __attribute__((noinline)) void vec_float_tiles_f32(const struct vec_float
     vec_float_tiles(KERN_TYPE_F32, m, n_tokens, carried);
 }
 
-static inline __attribute__((always_inline)) void vec_widen_rows(enum kern_type type,
-                                                                 const uint8_t *w, size_t row_bytes,
-                                                                 uint32_t n_rows, uint32_t n_cols,
-                                                                 float *dst)
+KERN_INLINE void vec_widen_rows(enum kern_type type, const uint8_t *w, size_t row_bytes,
+                                uint32_t n_rows, uint32_t n_cols, float *dst)
 {
     uint32_t whole = n_cols / 16 * 16;
     for (uint32_t r = 0; r < n_rows; r++, w += row_bytes, dst += VEC_BLOCK_COLS) {
@@ -152,8 +146,7 @@ static inline __attribute__((always_inline)) void vec_widen_rows(enum kern_type 
 }
 
 /* A block of rows and tokens, block of columns by block of columns.  m: all columns. */
-static inline __attribute__((always_inline)) void
-vec_float_block(enum kern_type type, const struct vec_float *m, uint32_t n_tokens)
+KERN_INLINE void vec_float_block(enum kern_type type, const struct vec_float *m, uint32_t n_tokens)
 {
     v16 carried[VEC_BLOCK_ROWS * FLOAT_BLOCK_TOKENS];
     _Alignas(64) float wide[VEC_BLOCK_ROWS * VEC_BLOCK_COLS];
@@ -175,8 +168,7 @@ vec_float_block(enum kern_type type, const struct vec_float *m, uint32_t n_token
     }
 }
 
-static inline __attribute__((always_inline)) void
-vec_float_blocks(enum kern_type type, const struct vec_float *m, uint32_t n_tokens)
+KERN_INLINE void vec_float_blocks(enum kern_type type, const struct vec_float *m, uint32_t n_tokens)
 {
     struct vec_float part = *m;
     uint32_t n = kern_block_tokens(type, m->n_cols, n_tokens); /* rounded up to whole tiles: */
@@ -194,8 +186,7 @@ vec_float_blocks(enum kern_type type, const struct vec_float *m, uint32_t n_toke
 }
 
 /* Many tokens: some rows after the other, so that these come from memory once. */
-static inline __attribute__((always_inline)) void
-vec_float_wide(enum kern_type type, const struct vec_float *m, uint32_t n_tokens)
+KERN_INLINE void vec_float_wide(enum kern_type type, const struct vec_float *m, uint32_t n_tokens)
 {
     struct vec_float part = *m;
     uint32_t fit = (uint32_t)(VEC_ROWS_BYTES / m->row_bytes) / VEC_BLOCK_ROWS * VEC_BLOCK_ROWS;
@@ -208,8 +199,8 @@ vec_float_wide(enum kern_type type, const struct vec_float *m, uint32_t n_tokens
     }
 }
 
-static inline __attribute__((always_inline)) void
-vec_float_product(enum kern_type type, const struct vec_float *m, uint32_t n_tokens)
+KERN_INLINE void vec_float_product(enum kern_type type, const struct vec_float *m,
+                                   uint32_t n_tokens)
 {
     if (n_tokens > VEC_WIDE_TOKENS)
         vec_float_wide(type, m, n_tokens);

@@ -285,21 +285,29 @@ Test(gguf_load, tensors_are_offered_once_they_are_there_and_go_if_taken)
     }
 }
 
-/* What is read by others may all be there before anybody looks; not so in every way. */
+/* How often it was asked to take something. */
+static uint32_t calls_of_a_load(const char *path, int way)
+{
+    struct taker taker = { .keeps = "small", .all_there = true };
+    struct gguf *g = load_taking(path, way, &taker);
+    cr_expect(taker.n == 3 && taker.all_there);
+    expect_tensor(g, "small", 1, SMALL);
+    cr_expect(gguf_find_tensor(g, "large")->data == NULL);
+    gguf_close(g);
+    return taker.n_calls;
+}
+
+/* A map is touched in order.  Of what is read the first piece may come last, and then all is there at
+ * once; but not time and again. */
 Test(gguf_load, a_large_tensor_is_offered_piece_by_piece)
 {
     const char *path = write_model(8);
-    uint32_t most_calls = 0;
     for (int w = 0; w < N_WAYS; w++) {
-        struct taker taker = { .keeps = "small", .all_there = true };
-        struct gguf *g = load_taking(path, w, &taker);
-        cr_expect(taker.n == 3 && taker.all_there);
-        most_calls = taker.n_calls > most_calls ? taker.n_calls : most_calls;
-        expect_tensor(g, "small", 1, SMALL);
-        cr_expect(gguf_find_tensor(g, "large")->data == NULL);
-        gguf_close(g);
+        uint32_t n_loads = 1, most_loads = ways[w].read_file ? 50 : 1;
+        while (calls_of_a_load(path, w) <= 3 && n_loads <= most_loads)
+            n_loads++;
+        cr_expect(n_loads <= most_loads, "way %d", w);
     }
-    cr_expect_gt(most_calls, 3);
 }
 
 static uint64_t take_all_but_b(void *ctx, const struct gguf_tensor *t, uint64_t taken,

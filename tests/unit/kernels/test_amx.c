@@ -1,87 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * test_amx.c - the logic of avx512amx.c with its instructions emulated, where there is AVX-512: the bits are
- * those of the reference.  What the emulation does is what Intel's manual says of each instruction.
+ * those of the reference.
  */
 #include <criterion/criterion.h>
 #include <string.h>
 
 #include "kernels/kernels.h"
-
-#include <immintrin.h>
-
-static struct {
-    uint32_t n_rows[8], row_bytes[8];
-    uint8_t bytes[8][16][64];
-} tiles;
-static uint32_t n_products;
-
-static void emulated_config(const void *config)
-{
-    const uint8_t *c = config;
-    cr_assert_eq(c[0], 1, "palette");
-    memset(&tiles, 0, sizeof(tiles));
-    for (int i = 0; i < 8; i++) {
-        tiles.n_rows[i] = c[48 + i];
-        tiles.row_bytes[i] = (uint32_t)(c[16 + 2 * i] | c[17 + 2 * i] << 8);
-        cr_assert(tiles.n_rows[i] <= 16 && tiles.row_bytes[i] <= 64);
-    }
-}
-
-static void emulated_load(int tile, const void *base, size_t stride)
-{
-    memset(tiles.bytes[tile], 0, sizeof(tiles.bytes[tile]));
-    for (uint32_t r = 0; r < tiles.n_rows[tile]; r++)
-        memcpy(tiles.bytes[tile][r], (const uint8_t *)base + r * stride, tiles.row_bytes[tile]);
-}
-
-static void emulated_store(int tile, void *base, size_t stride)
-{
-    for (uint32_t r = 0; r < tiles.n_rows[tile]; r++)
-        memcpy((uint8_t *)base + r * stride, tiles.bytes[tile][r], tiles.row_bytes[tile]);
-}
-
-static void emulated_zero(int tile)
-{
-    memset(tiles.bytes[tile], 0, sizeof(tiles.bytes[tile]));
-}
-
-/* c[m][n] += the sum over k and four bytes of a[m][k] (signed) * b[k][n] (unsigned). */
-static void emulated_dpbsud(int c, int a, int b)
-{
-    n_products++;
-    cr_assert_eq(tiles.n_rows[c], tiles.n_rows[a]);
-    cr_assert_eq(tiles.row_bytes[c], tiles.row_bytes[b]);
-    cr_assert_eq(tiles.row_bytes[a], 4 * tiles.n_rows[b]);
-    for (uint32_t m = 0; m < tiles.n_rows[c]; m++)
-        for (uint32_t n = 0; n < tiles.row_bytes[c] / 4; n++) {
-            int32_t sum;
-            memcpy(&sum, &tiles.bytes[c][m][4 * n], 4);
-            for (uint32_t k = 0; k < tiles.n_rows[b]; k++)
-                for (uint32_t i = 0; i < 4; i++)
-                    sum += (int8_t)tiles.bytes[a][m][4 * k + i] *
-                           (int32_t)tiles.bytes[b][k][4 * n + i];
-            memcpy(&tiles.bytes[c][m][4 * n], &sum, 4);
-        }
-}
-
-#undef _tile_loadconfig
-#undef _tile_loadd
-#undef _tile_stored
-#undef _tile_zero
-#undef _tile_dpbsud
-#undef _tile_release
-#define _tile_loadconfig(config) emulated_config(config)
-#define _tile_loadd(tile, base, stride) emulated_load(tile, base, stride)
-#define _tile_stored(tile, base, stride) emulated_store(tile, base, stride)
-#define _tile_zero(tile) emulated_zero(tile)
-#define _tile_dpbsud(c, a, b) emulated_dpbsud(c, a, b)
-#define _tile_release() ((void)0)
-#define kern_avx512amx emulated_table
-const struct kern_table *emulated_table(void);
-
-#include "kernels/avx512amx.c"
-
+#include "tests/unit/kernels/amx_emulated.h"
 #include "tests/support/random_blocks.h"
 
 enum { MAX_TOKENS = 45 };
@@ -102,7 +28,7 @@ static void check_tokens(const struct kern_matrix *w, const struct kern_matrix *
     float *expected = product(kern_select("ref"), w, act, t0, t1);
     const struct kern_matrix *layouts[] = { w, packed };
     for (int i = 0; i < 2; i++) {
-        float *y = product(emulated_table(), layouts[i], act, t0, t1);
+        float *y = product(amx_emulated(), layouts[i], act, t0, t1);
         cr_assert_eq(memcmp(y, expected, (size_t)MAX_TOKENS * w->n_rows * sizeof(float)), 0,
                      "%s, %u x %u, tokens %u to %u, layout %d", kern_type_info(w->type)->name,
                      w->n_rows, w->n_cols, t0, t1, i);
@@ -147,14 +73,14 @@ Test(amx, gives_the_bits_of_ref)
         check_matrix((enum kern_type)t, 17, 3 * unit);
         check_matrix((enum kern_type)t, 16, unit == 32 ? 53 * unit : 5 * unit);
     }
-    cr_assert_gt(n_products, 10000u);
+    cr_assert_gt(amx_n_products(), 10000u);
 }
 
 Test(amx, few_tokens_go_another_way)
 {
     if (!kern_cpu_detect().avx512_vnni)
         cr_skip_test("no AVX-512 here");
-    uint32_t before = n_products;
+    uint32_t before = amx_n_products();
     struct kern_matrix w = { .type = KERN_TYPE_Q8_0, .n_rows = 16, .n_cols = 32 };
     struct kern_act act;
     float *x = random_floats(32 * 15, 3);
@@ -162,9 +88,15 @@ Test(amx, few_tokens_go_another_way)
     w.data = random_rows(w.type, 16, 32, 4);
     random_act_init(&act, 15, 32);
     random_act_quantise(kern_select("ref"), x, &act, 15);
-    free(product(emulated_table(), &w, &act, 0, 15));
-    cr_assert_eq(n_products, before);
+    free(product(amx_emulated(), &w, &act, 0, 15));
+    cr_assert_eq(amx_n_products(), before);
     free((void *)(uintptr_t)w.data);
     free(x);
     random_act_fini(&act);
+}
+
+Test(amx, is_not_chosen_unasked)
+{
+    cr_assert(strcmp(kern_select(NULL)->name, "avx512amx") != 0);
+    cr_assert_not_null(strstr(kern_names(), "avx512amx"));
 }

@@ -348,12 +348,3 @@ Test(rope, turns_by_the_angle)
     ref()->rope(half, cs, 2, false);
     cr_assert_arr_eq(half, ((float[]){ -3, -4, 1, 2 }), sizeof(half));
 }
-
-#if defined(__x86_64__)
-/* Not among AMX's own tests, which are compiled for processors that this one need not be. */
-Test(select, amx_is_not_chosen_unasked)
-{
-    cr_assert(strcmp(kern_select(NULL)->name, "avx512amx") != 0);
-    cr_assert_not_null(strstr(kern_names(), "avx512amx"));
-}
-#endif
