@@ -84,8 +84,13 @@ def pressure(name, step, n_steps):
     return PRESSURE * math.sin(min(max(part, 0.0), 1.0) * math.pi / 2)
 
 
+def multiplies_bfloat16(device):
+    """Other processors would take longer than with floats."""
+    return device.type != "cpu" or torch.cpu._is_avx512_bf16_supported()
+
+
 def loss_of(model, tokens, targets, notes=None):
-    with torch.autocast(tokens.device.type, torch.bfloat16):
+    with torch.autocast(tokens.device.type, torch.bfloat16, enabled=multiplies_bfloat16(tokens.device)):
         logits = model(tokens, notes)
     return F.cross_entropy(logits.float().flatten(0, 1), targets.flatten())
 
