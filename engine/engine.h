@@ -395,6 +395,21 @@ struct engine_peak {
 /* n_threads: 1 to info->n_threads.  Reads all weights five times. */
 void engine_measure_peak(struct engine *e, uint32_t n_threads, struct engine_peak *out);
 
+/* Reads of a file from its disk, past the page cache. */
+struct engine_disk_speed {
+    bool in_order;        /* each piece behind the last; else anywhere in the file */
+    uint32_t piece_bytes; /* of a read */
+    uint32_t n_in_flight; /* reads asked for at the same time */
+    double bytes_s;
+    double ms; /* from asking for a piece to having it, the median */
+};
+enum { ENGINE_DISK_SPEEDS = 8 };
+/* Fills `speeds` with several patterns, a second each.  ENGINE_ERR_IO: the file is below 16 MiB, cannot be
+ * read, or lies where there is no direct I/O (in memory, some network file systems).  Any thread. */
+int engine_measure_disk(const char *path, enum engine_io io,
+                        struct engine_disk_speed speeds[ENGINE_DISK_SPEEDS],
+                        struct engine_err *err);
+
 /* ---- commands: eval ---- */
 
 /* Called for each position in order with the logits after that token; not 0 stops. */

@@ -88,6 +88,9 @@ const struct options_row options_rows[] = {
     { "roofline", 0, NULL, BOOL(roofline), .def = "false",
       .help = "first measure what this machine can do at most, then show beside each part how near it "
               "came", GROUP_COMMAND, OPTIONS_BENCH },
+    { "disk", 0, NULL, BOOL(disk), .def = "false",
+      .help = "first measure how fast the model's file comes from its disk, past the page cache",
+      GROUP_COMMAND, OPTIONS_BENCH },
     { "file", 'f', "FILE", STRING(file), .help = "text to measure; - is standard input",
       GROUP_COMMAND, OPTIONS_EVAL },
     { "tokens", 0, "ID,...", NUMBERS(tokens, 0, INT32_MAX),
@@ -129,7 +132,7 @@ const struct options_row options_rows[] = {
               "memory either way, but for a file of lacuna pack", GROUP_MODEL,
       STEPPING },
     { "io", 0, "HOW", CHOICE(io, "auto uring pread"), .def = "auto",
-      .help = "how --no-mmap reads the file", GROUP_MODEL, STEPPING },
+      .help = "how files are read: by --no-mmap, by bench --disk", GROUP_MODEL, STEPPING },
     { "expert-gating", 0, "HOW", CHOICE(expert_gating, "file softmax sigmoid"), .def = "file",
       .help = "how experts are weighed; file: as the model says", GROUP_MODEL, STEPPING },
     { "max-batch-rows", 0, "N", U32(max_batch_rows, 1, 1 << 16), AUTO,

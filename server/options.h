@@ -90,7 +90,7 @@ struct options {
     const char *file, *logits_out;
     struct options_numbers tokens;
     uint32_t chunk;
-    bool json, profile, roofline;
+    bool json, profile, roofline, disk;
     /* pack */
     const char *out;
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * bench_parts.c - tables of parts and peaks.
+ * bench_parts.c - tables of parts, peaks and disk speeds.
  */
 #include "server/commands/bench_parts.h"
 
@@ -37,6 +37,33 @@ static double part_bound(const struct engine_part *part, const struct engine_pea
     double reading = (double)part->bytes / peak->read;
     double multiplying = (double)part->int8_macs / peak->int8 + (double)part->f32_macs / peak->f32;
     return most(reading, multiplying);
+}
+
+static const char *order_name(const struct engine_disk_speed *s)
+{
+    return s->in_order ? "in order" : "anywhere";
+}
+
+void bench_print_disk(const struct engine_disk_speed *speeds)
+{
+    printf("%-10s %10s %10s %10s %10s\n", "disk", "piece KiB", "at once", "MB/s", "ms/piece");
+    for (uint32_t i = 0; i < ENGINE_DISK_SPEEDS; i++) {
+        const struct engine_disk_speed *s = &speeds[i];
+        printf("%-10s %10u %10u %10.1f %10.3f\n", order_name(s), s->piece_bytes >> 10,
+               s->n_in_flight, s->bytes_s * 1e-6, s->ms);
+    }
+    putchar('\n');
+}
+
+void bench_print_disk_json(const struct engine_disk_speed *speeds, bool more_follow)
+{
+    for (uint32_t i = 0; i < ENGINE_DISK_SPEEDS; i++) {
+        const struct engine_disk_speed *s = &speeds[i];
+        printf("  {\"phase\": \"disk\", \"order\": \"%s\", \"piece_bytes\": %u, \"in_flight\": %u, "
+               "\"bytes_s\": %.0f, \"ms\": %.4f}%s\n",
+               order_name(s), s->piece_bytes, s->n_in_flight, s->bytes_s, s->ms,
+               more_follow || i + 1 < ENGINE_DISK_SPEEDS ? "," : "");
+    }
 }
 
 void bench_print_peaks(const struct engine_peak *peaks, uint32_t n)

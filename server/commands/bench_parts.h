@@ -19,6 +19,10 @@ struct bench_parts {
 /* Adds what the engine measured in n_steps. */
 void bench_parts_add(struct bench_parts *sum, const struct engine *e, uint32_t n_steps);
 
+/* speeds [ENGINE_DISK_SPEEDS]; as JSON: objects, each followed by a comma if more follow them. */
+void bench_print_disk(const struct engine_disk_speed *speeds);
+void bench_print_disk_json(const struct engine_disk_speed *speeds, bool more_follow);
+
 void bench_print_peaks(const struct engine_peak *peaks, uint32_t n);
 /* peak: of the threads that ran, or NULL: times only. */
 void bench_print_parts(const struct bench_parts *parts, const struct engine_peak *peak);

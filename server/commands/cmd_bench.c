@@ -60,6 +60,7 @@ struct bench {
     struct bench_parts parts;            /* of the shape at hand */
     struct engine_peak peaks[MAX_PEAKS]; /* the last one is of all threads */
     uint32_t n_peaks;
+    struct engine_disk_speed disk[ENGINE_DISK_SPEEDS]; /* if o->disk */
     bool show;
 };
 
@@ -288,11 +289,10 @@ static double median(double *v, uint32_t n)
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
-static void print_columns(const struct bench *b)
+static void print_columns(void)
 {
-    if (!b->o->json)
-        printf("%-8s %-6s %6s %7s %8s %11s %10s\n", "phase", "mode", "batch", "prompt", "context",
-               "tok/s", "ms");
+    printf("%-8s %-6s %6s %7s %8s %11s %10s\n", "phase", "mode", "batch", "prompt", "context",
+           "tok/s", "ms");
 }
 
 static void print_row(const struct result *r)
@@ -312,6 +312,8 @@ static void keep_result(struct bench *b, const struct shape *s, double seconds)
     clear_progress(b);
     if (b->o->json)
         return;
+    if (b->n_results == 1)
+        print_columns();
     print_row(r);
     if (has_parts(b))
         bench_print_parts(&r->parts, all_threads(b));
@@ -384,7 +386,6 @@ static int measure_all(struct bench *b, struct engine_err *err)
         return -1;
     if (o->roofline)
         measure_peaks(b);
-    print_columns(b);
     for (uint32_t p = 0; p < o->prompts.n; p++) {
         for (uint32_t c = 0; c < o->contexts.n; c++) {
             struct shape s = { .batch = 1,
@@ -424,6 +425,8 @@ static void print_heading(const struct bench *b)
 static void print_json(const struct bench *b)
 {
     puts("[");
+    if (b->o->disk)
+        bench_print_disk_json(b->disk, b->n_results > 0);
     for (uint32_t i = 0; i < b->n_results; i++) {
         const struct result *r = &b->results[i];
         const struct shape *s = &r->shape;
@@ -463,6 +466,23 @@ static void bench_close(struct bench *b)
     engine_close(b->e);
 }
 
+/* Before the model takes its memory: nothing else reads then. */
+static int measure_disk(struct bench *b, const struct engine_options *opt)
+{
+    struct engine_err err = { 0 };
+    if (b->show)
+        fprintf(stderr, "reading %s in several ways, %d seconds", opt->model_path,
+                ENGINE_DISK_SPEEDS);
+    int rc = engine_measure_disk(opt->model_path, opt->io, b->disk, &err);
+    clear_progress(b);
+    if (rc)
+        return cmd_fail_err(&err);
+    if (!b->o->json)
+        bench_print_disk(b->disk);
+    fflush(stdout);
+    return 0;
+}
+
 static int bench_open(struct bench *b, const struct options *o, const char *path)
 {
     struct engine_options opt;
@@ -472,7 +492,9 @@ static int bench_open(struct bench *b, const struct options *o, const char *path
     if (opt.max_rows ? opt.max_rows < n_max : n_max > 512)
         opt.max_rows = n_max;
     *b = (struct bench){ .o = o, .show = isatty(STDERR_FILENO) };
-    int exit_code = cmd_engine_open(&opt, &b->e);
+    int exit_code = o->disk ? measure_disk(b, &opt) : 0;
+    if (exit_code == 0)
+        exit_code = cmd_engine_open(&opt, &b->e);
     if (exit_code)
         return exit_code;
     engine_pin_self(b->e);
@@ -507,7 +529,7 @@ static int bench(const struct options *o)
     clear_progress(&b);
     if (rc)
         exit_code = cmd_fail_err(&err);
-    else if (b.n_results == 0)
+    else if (b.n_results == 0 && !o->disk)
         exit_code = cmd_fail(EX_USAGE, "nothing was measured: of --prompts, --gen, --batches and "
                                        "--contexts no combination is left that fits");
     else if (o->json)
@@ -532,7 +554,8 @@ const struct cmd cmd_bench = {
                  "decode.  Combinations that do not fit are skipped with a note.  With --profile, "
                  "each is followed by the parts of its steps: time, bytes of weights and KV pages "
                  "read, multiplications; with --roofline also by the time that this machine would "
-                 "need at least, by its bandwidth or its arithmetic, whichever takes longer.",
+                 "need at least, by its bandwidth or its arithmetic, whichever takes longer.  --disk reads "
+                 "the file in several ways first: what bounds a model that is larger than memory.",
         .example =
             "  lacuna bench -m model.gguf -p 512 -n 64 -b 1,8,32 -c 0,8192 -r 5 --threads 2\n",
     },

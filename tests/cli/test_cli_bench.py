@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """lacuna bench: shapes of its output; the figures are the machine's business."""
 import json
+import os
 
 import pytest
 
@@ -63,3 +64,37 @@ def test_nothing_measured_is_a_failure(options):
 def test_bad_lists_are_refused():
     assert "'1,,2'" in refused(USAGE, "bench", "-m", model_path(), "-b", "1,,2")
     assert "'0'" in refused(USAGE, "bench", "-m", model_path(), "-b", "0")
+
+
+def needs_direct_io(path):
+    try:
+        os.close(os.open(path, os.O_RDONLY | os.O_DIRECT))
+    except OSError:
+        pytest.skip("the model lies where there is no direct I/O")
+
+
+@pytest.mark.parametrize("how", ["auto", "pread"])
+def test_disk_speeds_come_before_the_shapes(how):
+    needs_direct_io(model_path())
+    rows = json.loads(bench("--disk", "--io", how, "-p", "8", "-n", "0", "-r", "1", "--json").stdout)
+    *disk, last = rows
+    assert last["phase"] == "prefill" and {row["phase"] for row in disk} == {"disk"}
+    patterns = {(row["order"], row["piece_bytes"], row["in_flight"]) for row in disk}
+    assert len(patterns) == len(disk) and ("in order", 1 << 20, 16) in patterns
+    for row in disk:
+        at_once = row["bytes_s"] * row["ms"] / 1e3 / row["piece_bytes"]  # Little's law; the median is not the mean
+        assert row["in_flight"] / 4 < at_once < row["in_flight"] * 4, row
+
+
+def test_the_disk_alone_is_enough():
+    needs_direct_io(model_path())
+    lines = bench("--disk", "-p", "0", "-n", "0").stdout.decode().splitlines()
+    assert lines[0].split()[0] == "disk" and not any(line.startswith("phase") for line in lines)
+
+
+def test_a_file_too_small_for_its_disk_is_named_with_the_limit(tmp_path):
+    small = tmp_path / "small.gguf"
+    small.write_bytes(b"GGUF" + bytes(1 << 20))
+    needs_direct_io(small)
+    done = lacuna("bench", "-m", small, "--disk")
+    assert done.returncode != 0 and "small.gguf" in done.error and str(16 << 20) in done.error
