@@ -5,9 +5,9 @@
 #   tests/run.sh [CTEST OPTION...]    e.g. tests/run.sh -R api
 #
 # Three builds are tested in one ctest run: release (all tests; gcc, warnings are errors), asan (all
-# tests again under AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer) and tsan (the
-# races).  That clang compiles everything without a warning is a test too, and that the kernels for
-# arm64, in an emulator, give the bits of the reference.
+# tests again under AddressSanitizer, LeakSanitizer and UndefinedBehaviorSanitizer; the kernels only in
+# unit tests) and tsan (the races).  That clang compiles everything without a warning is a test too, and
+# that the kernels for arm64, in an emulator, give the bits of the reference.
 # With LACUNA_GOLDEN=FOLDER, what only the golden data can show is tested as well.
 set -euo pipefail
 

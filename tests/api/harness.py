@@ -25,7 +25,7 @@ import yaml
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SANITIZED = bool(os.environ.get("LACUNA_TEST_SANITIZE"))
 # Times that tests wait for are for an optimised build; a sanitized one is given more.
-SLOWNESS = 8 if SANITIZED else 1
+SLOWNESS = 4 if SANITIZED else 1
 SANITIZER_WORDS = re.compile(r"Sanitizer|runtime error")
 
 

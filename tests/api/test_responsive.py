@@ -38,7 +38,7 @@ def check(latencies):
 
 
 def test_during_a_long_prefill(client):
-    prompt = list(range(100, 100 + 7000 // SLOWNESS))
+    prompt = list(range(100, 3100))
     check(probe_while(client, in_background(lambda: client.complete(prompt, max_tokens=1))))
 
 
@@ -56,8 +56,9 @@ def test_short_texts_do_not_wait_for_a_huge_one(client):
 
     def timed(kind, body):
         begin = time.monotonic()
-        assert client.post("/tokenize", body).status_code == 200
+        answer = client.http.post("/tokenize", json=body)  # unchecked: that takes the schema's reader half a minute
         times[kind].append(time.monotonic() - begin)
+        assert answer.status_code == 200
 
     def work():
         for _ in range(4):

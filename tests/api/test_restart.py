@@ -7,10 +7,10 @@ import signal
 import httpx
 import pytest
 
-from harness import SANITIZED, SLOWNESS, Client, Server, choice_text, finish_reasons, parse_sse, until
+from harness import SLOWNESS, Client, Server, choice_text, finish_reasons, parse_sse, until
 
 N_CLIENTS = 16
-N_TOKENS = 12 if SANITIZED else 32
+N_TOKENS = 32
 
 
 def make_request(i):

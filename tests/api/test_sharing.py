@@ -4,11 +4,11 @@ import threading
 
 import pytest
 
-from harness import SANITIZED, until
+from harness import until
 
 STORY = "Once upon a time there was a small village by the sea, and in it lived a fisherman who "
-N_TOKENS = 12 if SANITIZED else 60
-N_TOGETHER = 6 if SANITIZED else 16
+N_TOKENS = 60
+N_TOGETHER = 16
 
 
 def body(i, **fields):
@@ -59,7 +59,6 @@ def test_a_prompt_that_parts_later_is_found_up_to_there(client):
 
 
 def test_same_bytes_in_a_batch(client, alone):
-    """Of sixteen; of fewer under a sanitizer, which takes its time."""
     assert together(client, [body(i) for i in range(N_TOGETHER)]) == alone
 
 
@@ -81,12 +80,12 @@ def test_same_bytes_when_pages_run_out(start, kv):
     alone = [choices(client.post("/v1/completions", {**one, "cache_prompt": False})) for one in bodies]
     assert client.metric("lacuna_num_preemptions_total") == 0
     # On a busy machine they may come so far apart that pages suffice.
-    for _ in range(1 if SANITIZED else 5):
+    for _ in range(5):
         assert together(client, bodies) == alone
         if client.metric("lacuna_num_preemptions_total") > 0:
             break
     else:
-        assert SANITIZED, "pages did not run out"
+        pytest.fail("pages did not run out")
     until(lambda: client.metric("lacuna_requests_running") == 0, 5, "all ended")
     assert client.metric("lacuna_kv_cache_usage_ratio") == 0
 

@@ -8,7 +8,7 @@ import time
 import httpx
 import pytest
 
-from harness import SANITIZED, SLOWNESS, RawConnection, parse_sse, until
+from harness import SLOWNESS, RawConnection, parse_sse, until
 
 LONG = {"prompt": "1, 2, 3,", "temperature": 0, "ignore_eos": True, "stream": True}
 
@@ -46,7 +46,7 @@ def test_idle_server_ends_at_once(start):
 def test_running_request_finishes_and_new_ones_are_refused(start):
     client = start("--drain-timeout", "400s")
     keep = httpx.Client(base_url=client.server.url, timeout=60)
-    stream = Stream(client, max_tokens=100 if SANITIZED else 300)
+    stream = Stream(client, max_tokens=300)
     assert stream.started.wait(30 * SLOWNESS)
     with RawConnection(client.server) as connection:  # open before the drain, as a kept-alive one is
         client.server.signal(signal.SIGTERM)
@@ -71,7 +71,7 @@ def ask_ready(server):
 
 def test_live_stays_green_while_draining(start):
     client = start("--drain-timeout", "400s")
-    stream = Stream(client, max_tokens=100 if SANITIZED else 300)
+    stream = Stream(client, max_tokens=300)
     assert stream.started.wait(30 * SLOWNESS)
     client.server.signal(signal.SIGTERM)
     until(lambda: b" 503 " in ask_ready(client.server), 5, "not ready")
