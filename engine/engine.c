@@ -145,10 +145,36 @@ static void plan_line(struct engine *e, const char *what, uint64_t bytes)
     e->plan[e->info.n_plan++] = (struct engine_plan_line){ what, bytes };
 }
 
+static void leave_experts(struct engine *e)
+{
+    for (uint32_t l = 0; l < e->shape.n_layers; l++)
+        for (uint32_t p = 0; p < EXPERT_N_PARTS; p++)
+            if (e->expert_layers[l].part[p])
+                gguf_leave(e->gguf, e->expert_layers[l].part[p]);
+}
+
+static struct experts_options experts_options(const struct engine *e)
+{
+    return (struct experts_options){ .layers = e->expert_layers,
+                                     .n_layers = e->shape.n_layers,
+                                     .n_experts = e->shape.n_experts,
+                                     .io = e->opt.io };
+}
+
+static void measure_experts(const struct engine *e, struct memory_plan_input *in)
+{
+    struct experts_options opt = experts_options(e);
+    in->experts.all = experts_resident_bytes(e->gguf, &opt);
+    in->experts.least = experts_least_bytes(e->gguf, &opt);
+    in->experts.staging = experts_staging_bytes(e->gguf, &opt);
+    in->weight_bytes -= in->experts.all;
+}
+
 static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_err *err)
 {
     struct memory_plan_input in = { .shape = &e->shape,
                                     .weight_bytes = repack_weight_bytes(e->gguf),
+                                    .expert_bytes = e->opt.expert_bytes,
                                     .available = machine_memory_available(),
                                     .n_ctx = e->opt.n_ctx,
                                     .kv_bytes = e->opt.kv_bytes,
@@ -157,10 +183,14 @@ static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_e
                                     .max_rows = e->opt.max_rows,
                                     .max_logit_rows = e->opt.max_logit_rows,
                                     .http_bytes = e->opt.http_bytes };
+    if (e->expert_layers)
+        measure_experts(e, &in);
     if (memory_plan(plan, &in, err) != 0)
         return -1;
     plan->kv.shuffle_seed = e->opt.kv_shuffle_seed;
     plan_line(e, "weights", plan->weights);
+    if (plan->expert_slots)
+        plan_line(e, "experts", plan->expert_slots + plan->expert_staging);
     plan_line(e, "KV pages", plan->kv_bytes);
     plan_line(e, "activations", plan->activations);
     plan_line(e, "sampling", plan->sampling);
@@ -205,6 +235,8 @@ static int load(struct engine *e, const struct memory_plan *plan, struct engine_
                                      .progress_ctx = e->opt.progress_ctx,
                                      .cancel = e->opt.cancel,
                                      .take = repack_take };
+    if (plan->expert_slots)
+        leave_experts(e);
     if (workers_open(&e->workers, e->opt.n_threads, e->opt.pin_threads, err) != 0 ||
         repack_open(&e->packed, e->gguf, e->workers, err) != 0)
         return -1;
@@ -214,7 +246,11 @@ static int load(struct engine *e, const struct memory_plan *plan, struct engine_
     e->info.io = gguf_io_name(e->gguf);
     if (rope_read(&e->shape, e->gguf, plan->n_ctx, err) != 0)
         return -1;
-    return weights_find(&e->weights, e->gguf, e->packed, &e->shape, err);
+    if (weights_find(&e->weights, e->gguf, e->packed, &e->shape, err) != 0)
+        return -1;
+    struct experts_options experts = experts_options(e);
+    experts.slot_bytes = plan->expert_slots;
+    return plan->expert_slots ? experts_open(&e->experts, e->gguf, &experts, e->workers, err) : 0;
 }
 
 static int open_parts(struct engine *e, const struct memory_plan *plan, struct engine_err *err)
@@ -231,8 +267,8 @@ static int open_parts(struct engine *e, const struct memory_plan *plan, struct e
     if (rc != 0)
         return engine_fail(err, ENGINE_ERR_MEMORY, "KV pages of %" PRIu64 " MiB: %s",
                            plan->kv_bytes >> 20, strerror(-rc));
-    if (forward_open(&e->forward, &e->shape, &e->weights, e->kern, e->workers, &e->stats_heartbeat,
-                     &f, err) != 0)
+    if (forward_open(&e->forward, &e->shape, &e->weights, e->kern, e->workers, e->experts,
+                     &e->stats_heartbeat, &f, err) != 0)
         return -1;
     return engine_samplers_open(e, err);
 }
@@ -254,13 +290,26 @@ static int warm_up(struct engine *e, struct engine_err *err)
     return rc;
 }
 
+static int find_experts(struct engine *e, struct engine_err *err)
+{
+    if (e->shape.n_experts == 0)
+        return 0;
+    e->expert_layers = calloc(e->shape.n_layers, sizeof(*e->expert_layers));
+    if (!e->expert_layers)
+        return no_memory(err);
+    for (uint32_t l = 0; l < e->shape.n_layers; l++)
+        experts_find(e->gguf, l, &e->expert_layers[l]);
+    return 0;
+}
+
 static int open_model(struct engine *e, struct engine_err *err)
 {
     struct memory_plan plan;
     struct config_options config = { .n_vocab = e->info.n_vocab,
                                      .gating = e->opt.gating,
                                      .kv = e->opt.kv };
-    if (config_read(&e->shape, e->gguf, &config, err) != 0 || make_plan(e, &plan, err) != 0)
+    if (config_read(&e->shape, e->gguf, &config, err) != 0 || find_experts(e, err) != 0 ||
+        make_plan(e, &plan, err) != 0)
         return -1;
     warn_of_gating(e);
     warn_of_pre(e);
@@ -295,6 +344,8 @@ void engine_close(struct engine *e)
         return;
     engine_samplers_close(e);
     forward_close(e->forward);
+    experts_close(e->experts);
+    free(e->expert_layers);
     workers_close(e->workers);
     kv_close(e->kv);
     weights_fini(&e->weights);

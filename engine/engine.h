@@ -87,6 +87,9 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
                               * less if memory is short (said in the warnings) */
     uint64_t kv_bytes;      /* KV pages; 0: what n_sequences of n_ctx need, within memory */
     uint32_t n_sequences;   /* of full length, and no more, that KV pages are for; 0: 4 */
+    uint64_t
+        expert_bytes; /* of a mixture's experts in memory, the others read when tokens choose them;
+                              * 0: all if there is room, else what there is room for */
     enum engine_kv kv;
     uint32_t max_rows;       /* rows per step; 0: 512 */
     uint32_t max_logit_rows; /* rows per step that may want logits; 0: 64 */
@@ -289,7 +292,9 @@ void engine_idle(struct engine *e);
 /* Computes the rows.  The sequences must have grown to them; n_rows <= max_rows; at most max_logit_rows want
  * logits.  These are the caller's duties (asserted).  What goes wrong with a row is its status. */
 void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows);
-const char *engine_row_error(const struct engine *e);
+/* Fills *err with why rows of the last step failed.  ENGINE_ERR_INTERNAL: what was computed is no number;
+ * ENGINE_ERR_IO: an expert could not be read from the model's file, and may be the next time. */
+void engine_row_error(const struct engine *e, struct engine_err *err);
 
 /* ---- sampling: [loop], runs on the workers ---- */
 

@@ -26,7 +26,7 @@ struct engine_sampler {
     _Atomic bool busy;
 };
 
-enum { ENGINE_MAX_PLAN = 8, ENGINE_MAX_WARNINGS = 8 };
+enum { ENGINE_MAX_PLAN = 9, ENGINE_MAX_WARNINGS = 8 };
 
 /* Everything but `stats_*` is written at open and by the stepping thread only. */
 struct engine {
@@ -37,6 +37,8 @@ struct engine {
     struct chat_template *chat;
     struct model_shape shape;
     struct repack *packed;
+    struct experts_layer *expert_layers; /* [n_layers]; NULL: no experts */
+    struct experts *experts;             /* NULL: all are in memory */
     struct weights weights;
     struct kv *kv;
     struct workers *workers;

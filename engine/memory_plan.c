@@ -15,6 +15,7 @@ enum {
     WINDOW_SEQUENCES = 32,  /* that a windowed group's pool holds at most */
     KEEP_FREE_PERCENT = 10, /* of what is available: for the rest of the machine */
     MIN_CTX = 512,
+    KV_PART = 4, /* pages beside experts on demand: see plan_slots */
 };
 
 static uint32_t sequences_of(const struct memory_plan_input *in)
@@ -68,15 +69,16 @@ static uint64_t tokens_within(const struct memory_plan_input *in, uint64_t bytes
 static int refuse(const struct memory_plan *p, const struct memory_plan_input *in,
                   struct engine_err *err)
 {
-    return engine_fail(err, ENGINE_ERR_MEMORY,
-                       "%llu MiB are needed (weights %llu, KV pages %llu, activations %llu, other "
-                       "%llu) and %llu MiB are available; try a smaller --ctx, --kv-bytes, "
-                       "--max-batch-rows or model",
-                       (unsigned long long)(p->total >> 20), (unsigned long long)(p->weights >> 20),
-                       (unsigned long long)(p->kv_bytes >> 20),
-                       (unsigned long long)(p->activations >> 20),
-                       (unsigned long long)((p->sampling + p->http) >> 20),
-                       (unsigned long long)(in->available >> 20));
+    return engine_fail(
+        err, ENGINE_ERR_MEMORY,
+        "%llu MiB are needed (weights %llu, experts %llu, KV pages %llu, activations "
+        "%llu, other %llu) and %llu MiB are available; try a smaller --ctx, "
+        "--kv-bytes, --expert-cache, --max-batch-rows or model",
+        (unsigned long long)(p->total >> 20), (unsigned long long)(p->weights >> 20),
+        (unsigned long long)((p->expert_slots + p->expert_staging) >> 20),
+        (unsigned long long)(p->kv_bytes >> 20), (unsigned long long)(p->activations >> 20),
+        (unsigned long long)((p->sampling + p->http) >> 20),
+        (unsigned long long)(in->available >> 20));
 }
 
 /* Everything but the KV pages. */
@@ -86,11 +88,44 @@ static void plan_fixed(struct memory_plan *p, const struct memory_plan_input *in
                                  .max_logit_rows = in->max_logit_rows,
                                  .n_ctx = p->n_ctx,
                                  .n_threads = in->n_threads };
-    p->weights = in->weight_bytes;
+    p->weights = in->weight_bytes + in->experts.all;
     p->activations = forward_bytes(in->shape, &f);
     p->sampling = in->n_threads * sampler_bytes(in->shape->n_vocab);
     p->http = in->http_bytes;
     p->total = p->weights + p->activations + p->sampling + p->http;
+}
+
+/* Experts are read on demand if fewer were asked for than there are, or if with all of them there is no room
+ * for one sequence. */
+static bool wants_slots(const struct memory_plan *p, const struct memory_plan_input *in,
+                        uint64_t usable)
+{
+    struct kv_options kv;
+    uint64_t pages = in->kv_bytes;
+    if (in->experts.all == 0 || in->expert_bytes)
+        return in->expert_bytes && in->expert_bytes < in->experts.all;
+    if (pages == 0)
+        size_pools(in, p->n_ctx, &kv, &pages);
+    return p->total + pages > usable;
+}
+
+/* What was asked for, or most of what is left: pages take at most one part in KV_PART of it. */
+static void plan_slots(struct memory_plan *p, const struct memory_plan_input *in, uint64_t usable)
+{
+    struct kv_options kv;
+    uint64_t pages = in->kv_bytes;
+    p->weights = in->weight_bytes;
+    p->expert_staging = in->experts.staging;
+    p->total += in->experts.staging - in->experts.all;
+    uint64_t left = usable > p->total ? usable - p->total : 0;
+    if (pages == 0) {
+        size_pools(in, (uint64_t)sequences_of(in) * p->n_ctx, &kv, &pages);
+        pages = pages < left / KV_PART ? pages : left / KV_PART;
+    }
+    p->expert_slots = in->expert_bytes ? in->expert_bytes : left > pages ? left - pages : 0;
+    if (p->expert_slots < in->experts.least && in->expert_bytes == 0)
+        p->expert_slots = in->experts.least;
+    p->total += p->expert_slots;
 }
 
 /* How many tokens the pages shall hold: as asked, or a few full sequences within what is left. */
@@ -110,6 +145,8 @@ int memory_plan(struct memory_plan *p, const struct memory_plan_input *in, struc
         p->n_ctx = DEFAULT_CTX_LIMIT;
     plan_fixed(p, in);
     uint64_t usable = in->available - in->available / 100 * KEEP_FREE_PERCENT;
+    if (wants_slots(p, in, usable))
+        plan_slots(p, in, usable);
     if (p->total > usable)
         return refuse(p, in, err);
     uint64_t tokens = choose_tokens(in, p->n_ctx, usable - p->total);

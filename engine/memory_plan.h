@@ -11,11 +11,17 @@
 
 struct memory_plan_input {
     const struct model_shape *shape;
-    uint64_t weight_bytes;
-    uint64_t available;   /* what the machine still has */
-    uint32_t n_ctx;       /* asked for; 0: choose */
-    uint64_t kv_bytes;    /* asked for; 0: choose */
-    uint32_t n_sequences; /* of full length, and no more, that KV pages are for; 0: a few */
+    uint64_t weight_bytes; /* all but experts on demand */
+    struct {
+        uint64_t all;     /* in memory; 0: the model has none */
+        uint64_t least;   /* of slots */
+        uint64_t staging; /* beside slots */
+    } experts;
+    uint64_t expert_bytes; /* asked for; 0: choose */
+    uint64_t available;    /* what the machine still has */
+    uint32_t n_ctx;        /* asked for; 0: choose */
+    uint64_t kv_bytes;     /* asked for; 0: choose */
+    uint32_t n_sequences;  /* of full length, and no more, that KV pages are for; 0: a few */
     uint32_t n_threads, max_rows, max_logit_rows;
     uint64_t http_bytes;
 };
@@ -24,6 +30,8 @@ struct memory_plan {
     uint32_t n_ctx;
     struct kv_options kv;
     uint64_t weights, kv_bytes, activations, sampling, http, total;
+    uint64_t expert_slots; /* 0: experts are weights like others */
+    uint64_t expert_staging;
     bool ctx_reduced; /* the context was shortened to fit */
 };
 

@@ -153,15 +153,16 @@ static void add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint3
     f->n_runs++;
 }
 
-/* Rows of a sequence up to the first whose logits are no numbers: what came out of it is worth
- * nothing, and what would follow neither. */
+/* Rows of a sequence up to the first that lacks an expert, or whose logits are no numbers: what came out of
+ * it is worth nothing, and what would follow neither. */
 static uint32_t settle_run(const struct forward *f, struct engine_row *rows, uint32_t i,
                            uint32_t end)
 {
     uint32_t good = i;
     for (; good < end; good++)
-        if (rows[good].want_logits &&
-            !f->logits_finite[(size_t)(rows[good].logits - f->logits) / f->shape->n_vocab])
+        if (f->row_failed[good] ||
+            (rows[good].want_logits &&
+             !f->logits_finite[(size_t)(rows[good].logits - f->logits) / f->shape->n_vocab]))
             break;
     for (uint32_t r = good; r < end; r++) {
         rows[r].status = ENGINE_ROW_FAILED;
@@ -218,6 +219,8 @@ void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows)
     assert(n_rows <= f->opt.max_rows);
     kv_set_idle(e->kv, false);
     f->n_rows = f->n_runs = f->n_logits = 0;
+    f->failure = NULL;
+    memset(f->row_failed, 0, n_rows * sizeof(*f->row_failed));
     take_rows(e, rows, n_rows);
     if (f->n_rows)
         forward_step(f);
@@ -227,11 +230,15 @@ void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows)
     engine_stats_update(e);
 }
 
-const char *engine_row_error(const struct engine *e)
+void engine_row_error(const struct engine *e, struct engine_err *err)
 {
-    (void)e;
-    return "the model computed something that is not a number: its weights are damaged, or this "
-           "prompt overflows them";
+    if (e->forward->failure)
+        engine_fail(err, ENGINE_ERR_IO, "%s", e->forward->failure);
+    else
+        engine_fail(
+            err, ENGINE_ERR_INTERNAL,
+            "the model computed something that is not a number: its weights are damaged, or "
+            "this prompt overflows them");
 }
 
 /* ---- sampling ---- */

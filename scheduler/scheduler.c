@@ -149,9 +149,8 @@ static uint32_t pick_rows(struct sched *s, struct step_facts *facts)
 
 static void fail_choice(const struct sched *s, struct choice *c)
 {
-    const char *why = engine_row_error(s->engine);
     struct engine_err err = { .code = ENGINE_ERR_NONE };
-    engine_fail(&err, ENGINE_ERR_INTERNAL, "%s", why ? why : "a row failed");
+    engine_row_error(s->engine, &err);
     request_fail(c->req, &err);
 }
 

@@ -113,6 +113,10 @@ const struct options_row options_rows[] = {
     { "kv-bytes", 0, "SIZE", BYTES(kv_bytes, MIB, 64 * TIB), AUTO,
       .help = "memory for keys and values; auto: a few sequences of --ctx, if there is room",
       GROUP_MODEL, STEPPING },
+    { "expert-cache", 0, "SIZE", BYTES(expert_cache, 4096, 64 * TIB), AUTO,
+      .help = "memory for a mixture's experts; those that do not fit are read from the file when tokens "
+              "choose them; auto: for all of them if there is room, else what there is room for",
+      GROUP_MODEL, STEPPING },
     { "kv-type", 0, "TYPE", CHOICE(kv_type, "f16 q8"), .def = "f16",
       .help = "what keys and values are stored as; f16: 16 bits, for a few models 32; q8: 8 bits, "
               "about 1.8 times the tokens of long sequences in --kv-bytes, not quite the same "

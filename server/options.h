@@ -45,7 +45,7 @@ struct options {
     /* model and memory */
     const char *model;
     uint32_t ctx;
-    uint64_t kv_bytes;
+    uint64_t kv_bytes, expert_cache;
     uint32_t kv_type; /* enum engine_kv */
     uint32_t threads;
     bool pin_threads;

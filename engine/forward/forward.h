@@ -18,6 +18,7 @@
 
 #include "engine/forward/profile.h"
 #include "engine/share.h"
+#include "engine/storage/experts.h"
 #include "engine/model/weights.h"
 #include "engine/workers.h"
 #include "kvcache/kvcache.h"
@@ -104,6 +105,7 @@ struct forward {
     const struct weights *weights;
     const struct kern_table *kern;
     struct workers *workers;
+    struct experts *experts; /* NULL: all are in memory */
     _Atomic uint64_t *heartbeat;
     struct forward_options opt;
     struct profile profile;
@@ -114,6 +116,8 @@ struct forward {
     struct row_place *place; /* [max_rows] */
     int32_t *token;          /* [max_rows] */
     uint32_t *logit_row;     /* [max_logit_rows] */
+    bool *row_failed;        /* [max_rows] an expert of it could not be read */
+    const char *failure;     /* why; NULL: none has */
     struct attention_plan plan[KV_MAX_GROUPS];
 
     struct segment *segment; /* [max_rows] */
@@ -156,7 +160,7 @@ struct forward {
 uint64_t forward_bytes(const struct model_shape *shape, const struct forward_options *opt);
 int forward_open(struct forward **out, const struct model_shape *shape,
                  const struct weights *weights, const struct kern_table *kern,
-                 struct workers *workers, _Atomic uint64_t *heartbeat,
+                 struct workers *workers, struct experts *experts, _Atomic uint64_t *heartbeat,
                  const struct forward_options *opt, struct engine_err *err);
 void forward_close(struct forward *f); /* NULL is fine */
 
@@ -210,9 +214,10 @@ void ffn_hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, uint
 /* All neurons of all rows. */
 void ffn_hidden(struct forward *f, const struct gated *g);
 void ffn_forward(struct forward *f, const struct layer_weights *w);
-/* Chooses each row's experts from x [rows][n_embd], the router's input. */
-void moe_route(struct forward *f, const struct layer_weights *w, const float *x);
-void moe_forward(struct forward *f, const struct layer_weights *w);
+/* Chooses each row's experts from x [rows][n_embd], the router's input; those that are not in memory begin
+ * to be read. */
+void moe_route(struct forward *f, uint32_t layer, const float *x);
+void moe_forward(struct forward *f, uint32_t layer);
 
 /* A product for several matrices that read the same input: one barrier for all. */
 struct product {

@@ -157,7 +157,7 @@ void layer_forward(struct forward *f, uint32_t layer)
     bool early_router = f->shape->arch->router_input == ARCH_ROUTER_LAYER_INPUT;
 
     if (has_experts && early_router)
-        moe_route(f, w, f->x);
+        moe_route(f, layer, f->x);
     project_qkv(f, w);
     workers_run(f->workers, place_qkv, &job, f->n_segments);
     paging_seal(f, job.shape);
@@ -169,9 +169,9 @@ void layer_forward(struct forward *f, uint32_t layer)
     forward_rows(f, attention_output, &job, f->n_rows);
     profile_end(&f->profile, PROFILE_FFN_NORM);
     if (has_experts && !early_router)
-        moe_route(f, w, f->in.x);
+        moe_route(f, layer, f->in.x);
     if (has_experts)
-        moe_forward(f, w);
+        moe_forward(f, layer);
     else
         ffn_forward(f, w);
     forward_rows(f, ffn_output, &job, f->n_rows);

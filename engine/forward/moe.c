@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * moe.c - mixtures of experts, all resident.
+ * moe.c - mixtures of experts.
  *
  * Every row picks its experts; rows are then gathered by expert, so that an expert's matrices are
  * read once for all its rows, and each row sums its experts' outputs best first: its bits do not
- * depend on who else picked them.
+ * depend on who else picked them, nor on the order in which experts come from the disk.
  */
 #include <math.h>
 #include <string.h>
@@ -14,6 +14,9 @@
 struct moe_job {
     struct forward *f;
     const struct layer_weights *w;
+    uint32_t layer;
+    const uint32_t *experts; /* those to be computed now */
+    uint32_t n_experts;
 };
 
 /* ---- routing ---- */
@@ -87,9 +90,25 @@ static void assign_slots(struct forward *f)
     r->offset[0] = 0;
 }
 
-void moe_route(struct forward *f, const struct layer_weights *w, const float *x)
+static bool is_on_demand(const struct layer_weights *w)
 {
-    struct moe_job job = { f, w };
+    return w->down_experts.first.data == NULL;
+}
+
+/* Reads begin now: of an architecture whose router comes first they are under way during attention. */
+static void want_experts(struct forward *f, uint32_t layer)
+{
+    const struct routing *r = &f->routing;
+    uint32_t n_tokens[CONFIG_MAX_EXPERTS];
+    for (uint32_t i = 0; i < r->n_active; i++)
+        n_tokens[i] = r->offset[r->active[i] + 1] - r->offset[r->active[i]];
+    experts_want(f->experts, layer, r->active, n_tokens, r->n_active);
+}
+
+void moe_route(struct forward *f, uint32_t layer, const float *x)
+{
+    const struct layer_weights *w = &f->weights->layer[layer];
+    struct moe_job job = { .f = f, .w = w };
     struct activations *own = &f->gathered; /* free until the experts run */
     struct kern_input in = { .x = x, .act = &own->act };
     struct product p = { .w = &w->router,
@@ -102,6 +121,8 @@ void moe_route(struct forward *f, const struct layer_weights *w, const float *x)
     forward_products(f, &p, 1, PROFILE_ROUTER);
     forward_rows(f, route_row, &job, f->n_rows);
     assign_slots(f);
+    if (is_on_demand(w))
+        want_experts(f, layer);
     profile_end(&f->profile, PROFILE_ROUTER);
 }
 
@@ -143,9 +164,10 @@ static uint32_t item_blocks(uint32_t n_rows)
     return (n_rows + EXPERT_ITEM_ROWS - 1) / EXPERT_ITEM_ROWS;
 }
 
-static struct expert_item find_item(const struct routing *r, uint32_t n_rows, uint32_t item)
+static struct expert_item find_item(const struct moe_job *job, uint32_t n_rows, uint32_t item)
 {
-    uint32_t expert = r->active[item / item_blocks(n_rows)];
+    const struct routing *r = &job->f->routing;
+    uint32_t expert = job->experts[item / item_blocks(n_rows)];
     uint32_t row0 = item % item_blocks(n_rows) * EXPERT_ITEM_ROWS;
     return (struct expert_item){ .expert = expert,
                                  .row0 = row0,
@@ -155,11 +177,21 @@ static struct expert_item find_item(const struct routing *r, uint32_t n_rows, ui
                                  .t1 = r->offset[expert + 1] };
 }
 
-static void count_experts(struct forward *f, const struct expert_matrix *w, enum profile_part part)
+static struct kern_matrix matrix_of(const struct moe_job *job, const struct expert_matrix *m,
+                                    uint32_t expert, enum expert_part part)
 {
-    for (uint32_t i = 0; i < f->routing.n_active; i++) {
-        const uint32_t *slots = &f->routing.offset[f->routing.active[i]];
-        profile_add_product(&f->profile, part, &w->first, slots[1] - slots[0]);
+    struct kern_matrix one = weights_expert(m, expert);
+    if (!one.data)
+        one.data = experts_data(job->f->experts, job->layer, expert, part);
+    return one;
+}
+
+static void count_experts(const struct moe_job *job, const struct expert_matrix *w,
+                          enum profile_part part)
+{
+    for (uint32_t i = 0; i < job->n_experts; i++) {
+        const uint32_t *slots = &job->f->routing.offset[job->experts[i]];
+        profile_add_product(&job->f->profile, part, &w->first, slots[1] - slots[0]);
     }
 }
 
@@ -168,9 +200,9 @@ static void hidden_item(void *ctx, uint32_t item)
     const struct moe_job *job = ctx;
     struct forward *f = job->f;
     const struct layer_weights *w = job->w;
-    struct expert_item i = find_item(&f->routing, w->up_experts.first.n_rows, item);
-    struct kern_matrix gate = weights_expert(&w->gate_experts, i.expert);
-    struct kern_matrix up = weights_expert(&w->up_experts, i.expert);
+    struct expert_item i = find_item(job, w->up_experts.first.n_rows, item);
+    struct kern_matrix gate = matrix_of(job, &w->gate_experts, i.expert, EXPERT_GATE);
+    struct kern_matrix up = matrix_of(job, &w->up_experts, i.expert, EXPERT_UP);
     struct kern_input in = { .x = f->gathered.x, .act = &f->gathered.act };
     struct gated g = { .gate = &gate,
                        .up = &up,
@@ -185,11 +217,54 @@ static void down_item(void *ctx, uint32_t item)
     const struct moe_job *job = ctx;
     struct forward *f = job->f;
     size_t n = f->shape->n_embd;
-    struct expert_item i = find_item(&f->routing, (uint32_t)n, item);
-    struct kern_matrix down = weights_expert(&job->w->down_experts, i.expert);
+    struct expert_item i = find_item(job, (uint32_t)n, item);
+    struct kern_matrix down = matrix_of(job, &job->w->down_experts, i.expert, EXPERT_DOWN);
     struct kern_input hidden = { .x = f->expert_hidden.x, .act = &f->expert_hidden.act };
     f->kern->mul_mat(&down, i.row0, i.row1, &hidden, i.t0, i.t1, f->expert_out + i.t0 * n + i.row0,
                      n);
+}
+
+/* Gate, up and down of the job's experts, for all their rows. */
+static void run_experts(struct moe_job *job)
+{
+    struct forward *f = job->f;
+    const struct layer_weights *w = job->w;
+    workers_run(f->workers, hidden_item, job,
+                job->n_experts * item_blocks(w->up_experts.first.n_rows));
+    count_experts(job, &w->gate_experts, PROFILE_GATE_UP);
+    count_experts(job, &w->up_experts, PROFILE_GATE_UP);
+    profile_end(&f->profile, PROFILE_GATE_UP);
+    workers_run(f->workers, down_item, job, job->n_experts * item_blocks(f->shape->n_embd));
+    count_experts(job, &w->down_experts, PROFILE_DOWN);
+    profile_end(&f->profile, PROFILE_DOWN);
+}
+
+/* The rows that picked an expert that could not be read. */
+static void fail_rows(struct forward *f)
+{
+    const uint32_t *failed;
+    const char *reason;
+    uint32_t n = experts_failed(f->experts, &failed, &reason);
+    for (uint32_t i = 0; i < n; i++) {
+        f->failure = reason;
+        for (uint32_t s = f->routing.offset[failed[i]]; s < f->routing.offset[failed[i] + 1]; s++)
+            f->row_failed[f->routing.source[s]] = true;
+    }
+}
+
+/* As they come from the disk: what is there is computed while the others are read. */
+static void run_experts_on_demand(struct moe_job *job)
+{
+    uint32_t set[CONFIG_MAX_EXPERTS];
+    job->experts = set;
+    for (;;) {
+        job->n_experts = experts_next(job->f->experts, set);
+        profile_end(&job->f->profile, PROFILE_EXPERT_READ);
+        if (job->n_experts == 0)
+            break;
+        run_experts(job);
+    }
+    fail_rows(job->f);
 }
 
 static void combine_row(void *ctx, uint32_t row)
@@ -220,7 +295,7 @@ static void add_shared_row(void *ctx, uint32_t row)
 
 static void shared_forward(struct forward *f, const struct layer_weights *w)
 {
-    struct moe_job job = { f, w };
+    struct moe_job job = { .f = f, .w = w };
     struct kern_input in = { .x = f->in.x, .act = &f->in.act };
     struct kern_input hidden = { .x = f->shared_hidden.x, .act = &f->shared_hidden.act };
     struct gated g = { .gate = &w->shared_gate,
@@ -243,20 +318,20 @@ static void shared_forward(struct forward *f, const struct layer_weights *w)
     forward_rows(f, add_shared_row, &job, f->n_rows);
 }
 
-void moe_forward(struct forward *f, const struct layer_weights *w)
+void moe_forward(struct forward *f, uint32_t layer)
 {
-    struct moe_job job = { f, w };
-    uint32_t n_picks = f->n_rows * f->shape->n_experts_used, n_active = f->routing.n_active;
-
-    forward_rows(f, gather_row, &job, n_picks);
+    const struct layer_weights *w = &f->weights->layer[layer];
+    struct moe_job job = { .f = f,
+                           .w = w,
+                           .layer = layer,
+                           .experts = f->routing.active,
+                           .n_experts = f->routing.n_active };
+    forward_rows(f, gather_row, &job, f->n_rows * f->shape->n_experts_used);
     profile_end(&f->profile, PROFILE_ROUTER);
-    workers_run(f->workers, hidden_item, &job, n_active * item_blocks(w->up_experts.first.n_rows));
-    count_experts(f, &w->gate_experts, PROFILE_GATE_UP);
-    count_experts(f, &w->up_experts, PROFILE_GATE_UP);
-    profile_end(&f->profile, PROFILE_GATE_UP);
-    workers_run(f->workers, down_item, &job, n_active * item_blocks(f->shape->n_embd));
-    count_experts(f, &w->down_experts, PROFILE_DOWN);
-    profile_end(&f->profile, PROFILE_DOWN);
+    if (is_on_demand(w))
+        run_experts_on_demand(&job);
+    else
+        run_experts(&job);
     forward_rows(f, combine_row, &job, f->n_rows);
     if (w->shared_down.n_rows)
         shared_forward(f, w);

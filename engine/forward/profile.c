@@ -14,6 +14,7 @@ static const char *const names[PROFILE_N_PARTS] = {
     [PROFILE_ATTENTION_OUT] = "attention out",
     [PROFILE_FFN_NORM] = "ffn norm",
     [PROFILE_ROUTER] = "router",
+    [PROFILE_EXPERT_READ] = "reading experts",
     [PROFILE_GATE_UP] = "gate, up, activation",
     [PROFILE_DOWN] = "down",
     [PROFILE_RESIDUAL] = "residual, next norm",

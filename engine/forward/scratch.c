@@ -52,6 +52,7 @@ static void take_step(struct arena *a, struct forward *f)
     f->place = take(a, rows, sizeof(*f->place));
     f->token = take(a, rows, sizeof(*f->token));
     f->logit_row = take(a, f->opt.max_logit_rows, sizeof(*f->logit_row));
+    f->row_failed = take(a, f->opt.max_rows, sizeof(*f->row_failed));
     f->segment = take(a, rows, sizeof(*f->segment));
     f->sealing = take(a, rows, sizeof(*f->sealing));
     f->carried = take(a, rows, sizeof(*f->carried));
@@ -135,7 +136,7 @@ uint64_t forward_bytes(const struct model_shape *shape, const struct forward_opt
 
 int forward_open(struct forward **out, const struct model_shape *shape,
                  const struct weights *weights, const struct kern_table *kern,
-                 struct workers *workers, _Atomic uint64_t *heartbeat,
+                 struct workers *workers, struct experts *experts, _Atomic uint64_t *heartbeat,
                  const struct forward_options *opt, struct engine_err *err)
 {
     uint64_t bytes = forward_bytes(shape, opt);
@@ -149,6 +150,7 @@ int forward_open(struct forward **out, const struct model_shape *shape,
                            .weights = weights,
                            .kern = kern,
                            .workers = workers,
+                           .experts = experts,
                            .heartbeat = heartbeat,
                            .opt = *opt };
     struct arena a = { .mem = mem + (sizeof(*f) + ALIGN - 1) / ALIGN * ALIGN };

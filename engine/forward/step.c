@@ -170,5 +170,7 @@ void forward_step(struct forward *f)
         layer_forward(f, l);
         atomic_fetch_add_explicit(f->heartbeat, 1, memory_order_relaxed);
     }
+    if (f->experts)
+        experts_pass(f->experts, f->n_rows);
     head_forward(f);
 }

@@ -424,6 +424,11 @@ const struct gguf_tensor *gguf_find_tensor(const struct gguf *g, const char *nam
     return i == GGUF_NO_INDEX ? NULL : &g->tensors[i];
 }
 
+void gguf_leave(struct gguf *g, const struct gguf_tensor *t)
+{
+    g->tensors[t - g->tensors].on_demand = true;
+}
+
 uint64_t gguf_file_bytes(const struct gguf *g)
 {
     uint64_t sum = 0;

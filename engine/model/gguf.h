@@ -55,8 +55,10 @@ struct gguf_tensor {
     uint64_t bytes; /* 0 if nobody knows the type: accepted here, refused when weights are loaded */
     uint64_t offset; /* in its part's file */
     uint32_t part;
-    const void *data; /* NULL before gguf_load, if bytes is 0, and if it was taken; aligned as the
-                       * offset is, so perhaps not at all (general.alignment 1) */
+    bool on_demand; /* gguf_load leaves it in the file: see gguf_leave */
+    const void
+        *data; /* NULL before gguf_load, if bytes is 0, if it was taken, and on demand; aligned as
+                       * the offset is, so perhaps not at all (general.alignment 1) */
 };
 
 /* Opens path and, if it is one part of a split model, all other parts beside it.
@@ -92,8 +94,10 @@ uint64_t gguf_n_tensors(const struct gguf *g);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, uint64_t i);
 const struct gguf_tensor *gguf_find_tensor(const struct gguf *g,
                                            const char *name); /* or NULL; O(1) */
-uint64_t gguf_file_bytes(const struct gguf *g);               /* all parts */
-uint64_t gguf_data_bytes(const struct gguf *g);               /* sum of the tensors */
+/* Before gguf_load: a tensor whose parts somebody reads from the file when they are wanted (experts.h). */
+void gguf_leave(struct gguf *g, const struct gguf_tensor *t);
+uint64_t gguf_file_bytes(const struct gguf *g); /* all parts */
+uint64_t gguf_data_bytes(const struct gguf *g); /* sum of the tensors */
 int64_t gguf_mtime(const struct gguf *g);
 uint64_t gguf_hash(const struct gguf *g); /* XXH3 of the tensor table: names, types, shapes */
 const char *

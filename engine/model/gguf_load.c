@@ -72,7 +72,7 @@ static int make_ranges(struct load *l)
     struct range *last = NULL;
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         const struct gguf_tensor *t = &g->tensors[g->order[i]];
-        if (t->bytes == 0)
+        if (t->bytes == 0 || t->on_demand)
             continue;
         if (last && last->part == t->part && t->offset - last->end <= GAP_BYTES) {
             last->end = t->offset + t->bytes;
@@ -162,7 +162,7 @@ static void point_tensors(struct gguf *g)
 {
     for (uint64_t i = 0; i < g->n_tensors; i++) {
         struct gguf_tensor *t = &g->tensors[i];
-        if (t->bytes > 0)
+        if (t->bytes > 0 && !t->on_demand)
             t->data = address_of(&g->parts[t->part], t->offset);
     }
 }
@@ -215,6 +215,10 @@ static void hand_out(struct load *l, uint32_t part, uint64_t end)
     struct gguf *g = l->g;
     while (l->opt->take && l->n_handed < g->n_tensors) {
         struct gguf_tensor *t = &g->tensors[g->order[l->n_handed]];
+        if (t->on_demand) {
+            l->n_handed++;
+            continue;
+        }
         uint64_t ready = bytes_before(t, part, end);
         if (ready > 0 && (ready == t->bytes || ready - l->offered >= OFFER_BYTES))
             offer(l, t, ready);

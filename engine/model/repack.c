@@ -51,7 +51,8 @@ uint64_t repack_weight_bytes(const struct gguf *g)
     uint64_t sum = 0;
     for (uint64_t i = 0; i < gguf_n_tensors(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
-        sum += repack_wants(g, t) ? repack_bytes(t) : t->bytes;
+        if (!t->on_demand)
+            sum += repack_wants(g, t) ? repack_bytes(t) : t->bytes;
     }
     return sum;
 }
@@ -66,8 +67,9 @@ static void place(struct repack *r)
 {
     for (uint64_t i = 0; i < gguf_n_tensors(r->g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(r->g, i);
-        r->at[i] = repack_wants(r->g, t) ? r->bytes : NO_PANELS;
-        r->bytes += repack_wants(r->g, t) ? repack_bytes(t) : 0;
+        bool wanted = repack_wants(r->g, t) && !t->on_demand;
+        r->at[i] = wanted ? r->bytes : NO_PANELS;
+        r->bytes += wanted ? repack_bytes(t) : 0;
     }
 }
 

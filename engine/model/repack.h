@@ -14,7 +14,7 @@
 
 struct repack;
 
-/* Bytes that a model's tensors will take, in panels or not. */
+/* Bytes that a model's tensors will take, in panels or not, but for those on demand. */
 uint64_t repack_weight_bytes(const struct gguf *g);
 
 /* Takes the memory of all panels.  g and workers must outlive the loading. */
@@ -26,7 +26,7 @@ void repack_close(struct repack *r); /* NULL is fine; frees the panels */
  * repack. */
 uint64_t repack_take(void *ctx, const struct gguf_tensor *t, uint64_t taken, uint64_t ready);
 
-/* Is the tensor to be packed? */
+/* Are its matrices to be packed? */
 bool repack_wants(const struct gguf *g, const struct gguf_tensor *t);
 /* Bytes of its panels. */
 uint64_t repack_bytes(const struct gguf_tensor *t);

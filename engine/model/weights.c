@@ -117,17 +117,23 @@ static int find_vector(struct finder *f, const char *role, uint32_t n, bool requ
     return 0;
 }
 
+static struct kern_matrix shape_of(const struct gguf_tensor *t, uint32_t n_rows, uint32_t n_cols,
+                                   enum kern_layout layout)
+{
+    const struct kern_type_info *info = kern_type_info(t->type);
+    size_t row_bytes = (size_t)(n_cols / info->block_values) * info->block_bytes;
+    return (struct kern_matrix){ .type = (enum kern_type)t->type,
+                                 .layout = layout,
+                                 .n_rows = n_rows,
+                                 .n_cols = n_cols,
+                                 .row_bytes = row_bytes };
+}
+
 static int view(struct finder *f, const struct gguf_tensor *t, uint32_t n_rows, uint32_t n_cols,
                 struct kern_matrix *out)
 {
-    const struct kern_type_info *info = kern_type_info(t->type);
     const void *panels = repack_find(f->packed, t);
-    *out = (struct kern_matrix){ .type = (enum kern_type)t->type,
-                                 .layout = panels ? KERN_LAYOUT_PANELS : KERN_LAYOUT_ROWS,
-                                 .n_rows = n_rows,
-                                 .n_cols = n_cols,
-                                 .row_bytes = (size_t)(n_cols / info->block_values) *
-                                              info->block_bytes };
+    *out = shape_of(t, n_rows, n_cols, panels ? KERN_LAYOUT_PANELS : KERN_LAYOUT_ROWS);
     out->data = panels ? panels : aligned_data(f, t);
     return out->data ? 0 : -1;
 }
@@ -147,8 +153,14 @@ static int find_experts(struct finder *f, const char *role, uint32_t n_rows, uin
     const struct gguf_tensor *t = look_up(f, role);
     if (!t)
         return missing(f);
-    if (check_shape(f, t, n_cols, n_rows, f->shape->n_experts) != 0 ||
-        view(f, t, n_rows, n_cols, &out->first) != 0)
+    if (check_shape(f, t, n_cols, n_rows, f->shape->n_experts) != 0)
+        return -1;
+    if (t->on_demand) {
+        bool in_panels = t->in_panels || repack_wants(f->g, t);
+        out->first = shape_of(t, n_rows, n_cols, in_panels ? KERN_LAYOUT_PANELS : KERN_LAYOUT_ROWS);
+        return 0;
+    }
+    if (view(f, t, n_rows, n_cols, &out->first) != 0)
         return -1;
     out->stride = kern_matrix_bytes(&out->first);
     return 0;
@@ -382,7 +394,7 @@ void weights_each(const struct weights *w, const struct model_shape *shape,
         for (size_t i = 0; i < sizeof(dense) / sizeof(*dense); i++)
             if (dense[i]->n_rows)
                 fn(ctx, dense[i]);
-        for (size_t i = 0; i < 3 && lw->router.n_rows; i++)
+        for (size_t i = 0; i < 3 && experts[i]->first.data; i++)
             for (uint32_t e = 0; e < shape->n_experts; e++) {
                 struct kern_matrix one = weights_expert(experts[i], e);
                 fn(ctx, &one);
@@ -403,6 +415,7 @@ struct kern_matrix weights_rows(const struct kern_matrix *m, uint32_t row0, uint
 struct kern_matrix weights_expert(const struct expert_matrix *m, uint32_t e)
 {
     struct kern_matrix one = m->first;
-    one.data = (const char *)one.data + e * m->stride;
+    if (one.data)
+        one.data = (const char *)one.data + e * m->stride;
     return one;
 }

@@ -11,7 +11,7 @@
 
 #include "engine/model/config.h"
 
-/* n matrices of the same shape, one after the other. */
+/* n matrices of the same shape, one after the other; or, without data, read on demand (experts.h). */
 struct expert_matrix {
     struct kern_matrix first;
     size_t stride; /* bytes from one expert to the next */
@@ -48,12 +48,13 @@ int weights_find(struct weights *w, const struct gguf *g, const struct repack *p
                  const struct model_shape *shape, struct engine_err *err);
 void weights_fini(struct weights *w);
 
-/* Calls fn for every matrix that a step reads, in its order. */
+/* Calls fn for every matrix that a step reads from memory, in its order; not for experts on demand. */
 void weights_each(const struct weights *w, const struct model_shape *shape,
                   void (*fn)(void *ctx, const struct kern_matrix *m), void *ctx);
 
 /* The view of rows [row0, row0 + n) of a matrix; in panels, row0 is a multiple of KERN_PANEL_ROWS. */
 struct kern_matrix weights_rows(const struct kern_matrix *m, uint32_t row0, uint32_t n);
+/* Without data, if experts are on demand. */
 struct kern_matrix weights_expert(const struct expert_matrix *m, uint32_t e);
 
 #endif

@@ -95,6 +95,13 @@ static void judge(const struct eval *v, size_t i, size_t row)
 
 /* ---- a chunk ---- */
 
+static int row_failure(const struct engine *e, size_t token, struct engine_err *err)
+{
+    struct engine_err why = { .code = ENGINE_ERR_NONE };
+    engine_row_error(e, &why);
+    return engine_fail(err, why.code, "token %zu: %s", token, why.text);
+}
+
 static int step(const struct eval *v, const struct side *side, size_t begin, size_t end,
                 struct engine_err *err)
 {
@@ -109,8 +116,7 @@ static int step(const struct eval *v, const struct side *side, size_t begin, siz
     engine_step(side->e, side->rows, n);
     for (uint32_t i = 0; i < n; i++)
         if (side->rows[i].status != ENGINE_ROW_DONE)
-            return engine_fail(err, ENGINE_ERR_INTERNAL, "token %zu: %s", begin + i,
-                               engine_row_error(side->e));
+            return row_failure(side->e, begin + i, err);
     return 0;
 }
 

@@ -158,7 +158,9 @@ static void finish(struct io *io, struct io_read *r, int64_t result)
 static void start_attempt(struct io *io, struct io_read *r)
 {
     uint64_t left = r->bytes - r->done_bytes;
-    if (left == 0) {
+    bool is_end = r->unit &&
+                  r->done_bytes % r->unit != 0; /* a direct read stops within a unit there alone */
+    if (left == 0 || is_end) {
         finish(io, r, (int64_t)r->done_bytes);
         return;
     }
@@ -166,8 +168,9 @@ static void start_attempt(struct io *io, struct io_read *r)
         finish(io, r, -EIO);
         return;
     }
-    if (left > 1 && fault_hits(io, io->faults.short_permille))
-        left = 1 + fault_random(io) % (left - 1);
+    uint64_t unit = r->unit ? r->unit : 1;
+    if (left > unit && fault_hits(io, io->faults.short_permille))
+        left = unit * (1 + fault_random(io) % ((left - 1) / unit));
     io->n_under_way++;
     io->backend->start(io->state, r, left);
 }

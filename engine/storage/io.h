@@ -43,6 +43,7 @@ struct io_read {
     uint64_t offset;
     uint64_t bytes; /* at most 1 GiB */
     void *user;
+    uint32_t unit; /* direct reads: what their bytes are a multiple of; 0: of nothing */
     /* out */
     int64_t result; /* bytes (less than asked only at the end of the file), or -errno */
     /* private to io.c */

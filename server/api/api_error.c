@@ -44,6 +44,7 @@ static const struct {
     [API_NO_SLOT] = { 503, unavailable, "no_slot_available", NULL },
     [API_REQUEST_TIMEOUT] = { 504, "server_error", "request_timeout", NULL },
     [API_ENGINE_STUCK] = { 503, unavailable, "engine_stuck", NULL },
+    [API_STORAGE] = { 503, unavailable, "storage_error", NULL },
     [API_INTERNAL] = { 500, "server_error", "internal_error", NULL },
 };
 
@@ -101,6 +102,9 @@ void api_error_from_engine(struct api_error *e, const struct engine_err *from)
         break;
     case ENGINE_ERR_CAPACITY:
         api_fail(e, API_QUEUE_TIMEOUT, NULL, "%s", from->text);
+        break;
+    case ENGINE_ERR_IO: /* which part of which file is for the log */
+        api_fail(e, API_STORAGE, NULL, "Reading the model's file failed; try again");
         break;
     default: /* what went wrong inside is for the log, not for the peer */
         api_fail(e, API_INTERNAL, NULL, "Internal error; the server's log has more");

@@ -40,6 +40,7 @@ enum api_error_kind {
     API_NO_SLOT,
     API_REQUEST_TIMEOUT,
     API_ENGINE_STUCK,
+    API_STORAGE,
     API_INTERNAL,
     API_N_ERROR_KINDS,
 };

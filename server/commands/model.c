@@ -48,6 +48,7 @@ void cmd_engine_options(const struct options *o, const char *path, struct engine
         .pin_threads = o->pin_threads,
         .n_ctx = o->ctx,
         .kv_bytes = o->kv_bytes,
+        .expert_bytes = o->expert_cache,
         .kv = (enum engine_kv)o->kv_type,
         .max_rows = o->max_batch_rows,
         .io = (enum engine_io)o->io,

@@ -6,6 +6,7 @@ The bars are issue A's: the reference is exact, F16 K and V and int8 activations
 import json
 import os
 import pathlib
+import re
 import subprocess
 
 import numpy as np
@@ -72,3 +73,20 @@ def test_chunks_and_threads_do_not_matter(model, tmp_path):
     whole = logits_of(model, tokens, tmp_path)
     for options in (["--chunk", "1", "--threads", "2"], ["--chunk", "13", "--threads", "1"]):
         assert logits_of(model, tokens, tmp_path, *options).tobytes() == whole.tobytes(), options
+
+
+@pytest.mark.parametrize("io", ["uring", "pread"])
+@pytest.mark.parametrize("name", ["granitemoe", "granitemoe-shared", "mixtral", "olmoe", "qwen2moe", "qwen3moe",
+                                  "smallthinker", "smallthinker-softmax"])
+def test_experts_read_on_demand_give_the_same_bits(name, io, tmp_path):
+    """With slots for two experts, for three, and for six."""
+    model = HERE / f"arch/{name}.gguf"
+    tokens, _ = load(model)
+    expected = logits_of(model, tokens, tmp_path)
+    done = subprocess.run([binary(), "eval", "-m", model, "--tokens", "1", "--expert-cache", "4096"],
+                          capture_output=True, text=True, timeout=120 * SLOWNESS, env=clean_environment())
+    least = re.search(r"at least 2 of them, (\d+) bytes", done.stderr)
+    assert done.returncode != 0 and least, done.stderr
+    for size in (int(least[1]), int(least[1]) * 3 // 2, int(least[1]) * 3):
+        found = logits_of(model, tokens, tmp_path, "--expert-cache", str(size), "--io", io)
+        assert np.array_equal(found, expected), f"{size} bytes"

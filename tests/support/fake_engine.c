@@ -665,10 +665,10 @@ void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows)
     }
 }
 
-const char *engine_row_error(const struct engine *e)
+void engine_row_error(const struct engine *e, struct engine_err *err)
 {
     (void)e;
-    return "the row is poisoned";
+    engine_fail(err, ENGINE_ERR_INTERNAL, "the row is poisoned");
 }
 
 /* ---- sampling ---- */

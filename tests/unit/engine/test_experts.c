@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * test_experts.c - experts on demand: whatever the slots, the backend and the faults, what is handed out is
+ * what the file holds, and each expert that was wanted is handed out once or failed.
+ */
+#include "engine/storage/experts.h"
+#include "tests/support/gguf_build.h"
+#include "tests/support/random_blocks.h"
+
+#include <criterion/criterion.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum { N_LAYERS = 3, DENSE_LAYER = 1, N_EXPERTS = 6, WIDTH = 256, N_FF = 96 };
+
+static const char *const part_names[EXPERT_N_PARTS] = { "gate", "up", "down" };
+
+struct model {
+    char path[64];
+    struct gguf *g;
+    uint8_t *raw[N_LAYERS][EXPERT_N_PARTS]; /* [N_EXPERTS] matrices in rows */
+    struct experts_layer layers[N_LAYERS];
+    struct workers *workers;
+};
+
+static struct kern_matrix rows_of(const struct model *m, uint32_t layer, uint32_t part,
+                                  uint32_t expert)
+{
+    const struct gguf_tensor *t = m->layers[layer].part[part];
+    struct kern_matrix rows = { .type = (enum kern_type)t->type,
+                                .n_rows = (uint32_t)t->ne[1],
+                                .n_cols = (uint32_t)t->ne[0] };
+    rows.row_bytes = random_row_bytes(rows.type, rows.n_cols);
+    rows.data = m->raw[layer][part] + (size_t)expert * rows.n_rows * rows.row_bytes;
+    return rows;
+}
+
+/* Down is F16 in one layer: it is not put into panels. */
+static enum kern_type type_of(uint32_t layer, uint32_t part)
+{
+    return part != EXPERT_DOWN ? KERN_TYPE_Q4_0 : layer == 0 ? KERN_TYPE_F16 : KERN_TYPE_Q8_0;
+}
+
+static void add_tensor(struct model *m, struct gguf_build *b, uint32_t layer, uint32_t part)
+{
+    enum kern_type type = type_of(layer, part);
+    uint32_t cols = part == EXPERT_DOWN ? N_FF : WIDTH, rows = part == EXPERT_DOWN ? WIDTH : N_FF;
+    uint64_t ne[3] = { cols, rows, N_EXPERTS };
+    char name[64];
+    snprintf(name, sizeof(name), "blk.%u.ffn_%s_exps.weight", layer, part_names[part]);
+    m->raw[layer][part] = random_rows(type, rows * N_EXPERTS, cols, layer * 10 + part);
+    gguf_build_tensor(b, name, type, 3, ne, m->raw[layer][part],
+                      random_row_bytes(type, cols) * rows * N_EXPERTS);
+}
+
+static void model_open(struct model *m)
+{
+    struct gguf_build b = GGUF_BUILD_INIT;
+    memset(m, 0, sizeof(*m));
+    strcpy(m->path, "/var/tmp/lacuna-experts-XXXXXX");
+    close(mkstemp(m->path));
+    for (uint32_t l = 0; l < N_LAYERS; l++)
+        for (uint32_t p = 0; p < EXPERT_N_PARTS && l != DENSE_LAYER; p++)
+            add_tensor(m, &b, l, p);
+    cr_assert_eq(gguf_build_write(&b, m->path), 0);
+    struct engine_err err = { 0 };
+    cr_assert_eq(gguf_open(&m->g, m->path, &err), 0, "%s", err.text);
+    for (uint32_t l = 0; l < N_LAYERS; l++)
+        experts_find(m->g, l, &m->layers[l]);
+    cr_assert_null(m->layers[DENSE_LAYER].part[EXPERT_UP]);
+    cr_assert_eq(workers_open(&m->workers, 2, false, &err), 0, "%s", err.text);
+}
+
+static void model_close(struct model *m)
+{
+    workers_close(m->workers);
+    gguf_close(m->g);
+    unlink(m->path);
+    for (uint32_t l = 0; l < N_LAYERS; l++)
+        for (uint32_t p = 0; p < EXPERT_N_PARTS; p++)
+            free(m->raw[l][p]);
+}
+
+static struct experts_options options_of(const struct model *m)
+{
+    return (struct experts_options){ .layers = m->layers,
+                                     .n_layers = N_LAYERS,
+                                     .n_experts = N_EXPERTS };
+}
+
+static struct experts *open_experts(const struct model *m, const struct experts_options *opt)
+{
+    struct experts *x;
+    struct engine_err err = { 0 };
+    int rc = experts_open(&x, m->g, opt, m->workers, &err);
+    if (rc < 0 && opt->io == ENGINE_IO_URING)
+        cr_skip_test("no io_uring here");
+    cr_assert_eq(rc, 0, "%s", err.text);
+    return x;
+}
+
+static void expect_expert(const struct model *m, const struct experts *x, uint32_t layer,
+                          uint32_t expert)
+{
+    for (uint32_t p = 0; p < EXPERT_N_PARTS; p++) {
+        struct kern_matrix rows = rows_of(m, layer, p, expert);
+        const void *found = experts_data(x, layer, expert, (enum expert_part)p);
+        if (!kern_type_is_quantised(rows.type)) {
+            cr_assert_eq(memcmp(found, rows.data, rows.n_rows * rows.row_bytes), 0);
+            continue;
+        }
+        size_t bytes = kern_packed_bytes(rows.type, rows.n_rows, rows.n_cols);
+        void *expected = aligned_alloc(64, (bytes + 63) / 64 * 64);
+        memset(expected, 0, bytes);
+        kern_pack(&rows, 0, (rows.n_rows + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS, expected);
+        cr_assert_eq(memcmp(found, expected, bytes), 0, "layer %u, expert %u, %s", layer, expert,
+                     part_names[p]);
+        free(expected);
+    }
+}
+
+/* Wants some experts of a layer, and takes them all.  Returns how many failed. */
+static uint32_t go_through(const struct model *m, struct experts *x, uint32_t layer,
+                           uint64_t *random)
+{
+    uint32_t list[N_EXPERTS], n_tokens[N_EXPERTS], n = 0, seen = 0, set[N_EXPERTS], n_set;
+    for (uint32_t e = 0; e < N_EXPERTS; e++)
+        if (random_next(random) % 2) {
+            list[n] = e;
+            n_tokens[n++] = 1 + (uint32_t)(random_next(random) % 3);
+        }
+    experts_want(x, layer, list, n_tokens, n);
+    while ((n_set = experts_next(x, set)) > 0)
+        for (uint32_t i = 0; i < n_set; i++) {
+            expect_expert(m, x, layer, set[i]);
+            cr_assert_eq(seen & 1u << set[i], 0, "handed out twice");
+            seen |= 1u << set[i];
+        }
+    const uint32_t *failed;
+    const char *reason;
+    uint32_t n_failed = experts_failed(x, &failed, &reason);
+    for (uint32_t i = 0; i < n_failed; i++) {
+        cr_assert_eq(seen & 1u << failed[i], 0);
+        cr_assert_not_null(strstr(reason, "could not be read"));
+        seen |= 1u << failed[i];
+    }
+    uint32_t wanted = 0;
+    for (uint32_t i = 0; i < n; i++)
+        wanted |= 1u << list[i];
+    cr_assert_eq(seen, wanted);
+    return n_failed;
+}
+
+static uint32_t many_steps(const struct model *m, struct experts *x, uint32_t n_steps)
+{
+    uint64_t random = 5;
+    uint32_t n_failed = 0;
+    for (uint32_t i = 0; i < n_steps; i++) {
+        for (uint32_t l = 0; l < N_LAYERS; l++)
+            n_failed += l != DENSE_LAYER ? go_through(m, x, l, &random) : 0;
+        experts_pass(x, 4);
+    }
+    return n_failed;
+}
+
+static void check_backend(enum engine_io io)
+{
+    struct model m;
+    model_open(&m);
+    struct experts_options opt = options_of(&m);
+    opt.io = io;
+    uint64_t least = experts_least_bytes(m.g, &opt), n_all = 2 * N_EXPERTS;
+    for (uint64_t slots = 2; slots <= n_all; slots++) {
+        struct experts_stats stats;
+        opt.slot_bytes = slots * least / 2;
+        struct experts *x = open_experts(&m, &opt);
+        cr_assert_eq(many_steps(&m, x, 20), 0);
+        experts_stats(x, &stats);
+        cr_expect_eq(stats.n_slots, slots);
+        cr_expect_gt(stats.read_bytes, 0);
+        if (slots == n_all) {
+            cr_expect_leq(stats.n_misses, n_all, "each is read once");
+            cr_expect_eq(stats.n_evictions, 0);
+        }
+        experts_close(x);
+    }
+    model_close(&m);
+}
+
+Test(experts, are_what_the_file_holds_with_pread)
+{
+    check_backend(ENGINE_IO_PREAD);
+}
+
+Test(experts, are_what_the_file_holds_with_io_uring)
+{
+    check_backend(ENGINE_IO_URING);
+}
+
+Test(experts, short_and_failing_reads_change_no_bytes)
+{
+    struct model m;
+    model_open(&m);
+    struct experts_options opt = options_of(&m);
+    opt.slot_bytes = 2 * experts_least_bytes(m.g, &opt);
+    opt.faults = (struct io_faults){
+        .seed = 3, .short_permille = 300, .eio_permille = 100, .delay_us = 50
+    };
+    struct experts *x = open_experts(&m, &opt);
+    uint32_t n_failed = many_steps(&m, x, 100);
+    cr_expect_gt(n_failed, 0u, "some fail twice in a row");
+    experts_close(x);
+    model_close(&m);
+}
+
+Test(experts, a_file_that_became_shorter_fails_what_is_missing)
+{
+    struct model m;
+    model_open(&m);
+    struct experts_options opt = options_of(&m);
+    opt.slot_bytes = experts_least_bytes(m.g, &opt);
+    struct experts *x = open_experts(&m, &opt);
+    const struct gguf_tensor *down = m.layers[2].part[EXPERT_DOWN];
+    cr_assert_eq(truncate(m.path, (off_t)(down->offset + down->bytes / N_EXPERTS)), 0);
+    uint32_t list[] = { 0, 4 }, n_tokens[] = { 1, 1 }, set[N_EXPERTS], n_handed = 0, n;
+    experts_want(x, 2, list, n_tokens, 2);
+    while ((n = experts_next(x, set)) > 0) {
+        cr_assert_eq(set[0], 0);
+        expect_expert(&m, x, 2, 0);
+        n_handed += n;
+    }
+    const uint32_t *failed;
+    const char *reason;
+    cr_assert_eq(n_handed, 1);
+    cr_assert_eq(experts_failed(x, &failed, &reason), 1);
+    cr_assert_eq(failed[0], 4);
+    experts_close(x);
+    model_close(&m);
+}
+
+Test(experts, too_few_bytes_are_refused_with_the_limit)
+{
+    struct model m;
+    struct experts *x;
+    struct engine_err err = { 0 };
+    char least[32];
+    model_open(&m);
+    struct experts_options opt = options_of(&m);
+    snprintf(least, sizeof(least), "%llu", (unsigned long long)experts_least_bytes(m.g, &opt));
+    opt.slot_bytes = experts_least_bytes(m.g, &opt) - 1;
+    cr_assert_eq(experts_open(&x, m.g, &opt, m.workers, &err), -1);
+    cr_assert(err.code == ENGINE_ERR_OPTION && strstr(err.text, least), "%s", err.text);
+    model_close(&m);
+}
