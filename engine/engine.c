@@ -195,6 +195,12 @@ static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_e
     plan_line(e, "activations", plan->activations);
     plan_line(e, "sampling", plan->sampling);
     plan_line(e, "HTTP", plan->http);
+    if (plan->expert_slots && e->opt.expert_bytes == 0)
+        engine_warn(e,
+                    "of %" PRIu64 " MiB of experts %" PRIu64
+                    " MiB fit into memory: the others are read from the "
+                    "file when tokens choose them (--expert-cache)",
+                    in.experts.all >> 20, plan->expert_slots >> 20);
     if (plan->ctx_reduced)
         engine_warn(e, "context reduced from %u to %u tokens: memory for KV pages is short",
                     e->shape.n_ctx_train, plan->n_ctx);

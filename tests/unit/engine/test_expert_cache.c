@@ -87,7 +87,9 @@ Test(expert_cache, heat_halves_and_never_overflows)
 
 enum { N_EXPERTS = 32, N_USED = 4, N_TOPICS = 16, N_WARM = 500, N_TOKENS = 2000 };
 
-typedef uint32_t picks[N_USED];
+struct picks {
+    uint32_t of[N_USED]; /* experts */
+};
 
 static double uniform(uint64_t *state)
 {
@@ -105,10 +107,10 @@ static double normal(uint64_t *state)
 
 /* The first quarter is hot and takes 75 % of the picks; each of the topics, which last 150 tokens, has one
  * of the others hot in place of one of these. */
-static picks *make_trace(uint64_t seed)
+static struct picks *make_trace(uint64_t seed)
 {
     const double bonus = 1.78;
-    picks *trace = malloc(N_TOKENS * sizeof(*trace));
+    struct picks *trace = malloc(N_TOKENS * sizeof(*trace));
     uint32_t cold[N_TOPICS], hot[N_TOPICS], topic = 0;
     for (uint32_t t = 0; t < N_TOPICS; t++) {
         cold[t] = (uint32_t)(uniform(&seed) * (N_EXPERTS / 4));
@@ -126,7 +128,7 @@ static picks *make_trace(uint64_t seed)
             uint32_t best = 0;
             for (uint32_t e = 1; e < N_EXPERTS; e++)
                 best = score[e] > score[best] ? e : best;
-            trace[i][k] = best;
+            trace[i].of[k] = best;
             score[best] = -INFINITY;
         }
     }
@@ -134,7 +136,7 @@ static picks *make_trace(uint64_t seed)
 }
 
 /* Hits behind the warm-up. */
-static uint64_t cache_hits(const picks *trace, uint32_t n_slots)
+static uint64_t cache_hits(const struct picks *trace, uint32_t n_slots)
 {
     struct expert_cache *c = expert_cache_open(1, N_EXPERTS, n_slots);
     struct expert_cache_stats warm, all;
@@ -142,17 +144,17 @@ static uint64_t cache_hits(const picks *trace, uint32_t n_slots)
         if (i == N_WARM)
             expert_cache_stats(c, &warm);
         for (uint32_t k = 0; k < N_USED; k++) {
-            expert_cache_use(c, 0, trace[i][k], 1);
-            if (expert_cache_state(c, 0, trace[i][k]) == EXPERT_READY)
-                expert_cache_pin(c, 0, trace[i][k]);
+            expert_cache_use(c, 0, trace[i].of[k], 1);
+            if (expert_cache_state(c, 0, trace[i].of[k]) == EXPERT_READY)
+                expert_cache_pin(c, 0, trace[i].of[k]);
         }
         for (uint32_t k = 0; k < N_USED; k++)
-            if (expert_cache_state(c, 0, trace[i][k]) == EXPERT_ABSENT) {
-                cr_assert_neq(expert_cache_place(c, 0, trace[i][k]), EXPERT_NO_SLOT);
-                expert_cache_loaded(c, 0, trace[i][k]);
+            if (expert_cache_state(c, 0, trace[i].of[k]) == EXPERT_ABSENT) {
+                cr_assert_neq(expert_cache_place(c, 0, trace[i].of[k]), EXPERT_NO_SLOT);
+                expert_cache_loaded(c, 0, trace[i].of[k]);
             }
         for (uint32_t k = 0; k < N_USED; k++)
-            expert_cache_unpin(c, 0, trace[i][k]);
+            expert_cache_unpin(c, 0, trace[i].of[k]);
         expert_cache_pass(c, 1);
     }
     expert_cache_stats(c, &all);
@@ -167,13 +169,13 @@ static int descending(const void *a, const void *b)
 }
 
 /* Of the best set that never changes, chosen in hindsight. */
-static uint64_t static_hits(const picks *trace, uint32_t n_slots)
+static uint64_t static_hits(const struct picks *trace, uint32_t n_slots)
 {
     uint32_t count[N_EXPERTS] = { 0 };
     uint64_t hits = 0;
     for (uint32_t i = N_WARM; i < N_TOKENS; i++)
         for (uint32_t k = 0; k < N_USED; k++)
-            count[trace[i][k]]++;
+            count[trace[i].of[k]]++;
     qsort(count, N_EXPERTS, sizeof(*count), descending);
     for (uint32_t s = 0; s < n_slots; s++)
         hits += count[s];
@@ -181,26 +183,26 @@ static uint64_t static_hits(const picks *trace, uint32_t n_slots)
 }
 
 /* The next token from i on that chooses the expert. */
-static uint32_t next_use(const picks *trace, uint32_t i, uint32_t expert)
+static uint32_t next_use(const struct picks *trace, uint32_t i, uint32_t expert)
 {
     for (; i < N_TOKENS; i++)
         for (uint32_t k = 0; k < N_USED; k++)
-            if (trace[i][k] == expert)
+            if (trace[i].of[k] == expert)
                 return i;
     return N_TOKENS;
 }
 
 /* Of who knows what comes (Belady 1966). */
-static uint64_t perfect_hits(const picks *trace, uint32_t n_slots)
+static uint64_t perfect_hits(const struct picks *trace, uint32_t n_slots)
 {
     bool is_there[N_EXPERTS] = { false };
     uint32_t n_there = 0;
     uint64_t hits = 0;
     for (uint32_t i = 0; i < N_TOKENS; i++) {
         for (uint32_t k = 0; k < N_USED; k++) {
-            hits += i >= N_WARM && is_there[trace[i][k]];
-            n_there += !is_there[trace[i][k]];
-            is_there[trace[i][k]] = true;
+            hits += i >= N_WARM && is_there[trace[i].of[k]];
+            n_there += !is_there[trace[i].of[k]];
+            is_there[trace[i].of[k]] = true;
         }
         for (; n_there > n_slots; n_there--) {
             uint32_t last = 0, victim = 0;
@@ -220,7 +222,7 @@ static uint64_t perfect_hits(const picks *trace, uint32_t n_slots)
 Test(expert_cache, hits_as_often_as_the_best_fixed_set_and_nearly_as_foresight)
 {
     for (uint64_t seed = 1; seed <= 3; seed++) {
-        picks *trace = make_trace(seed);
+        struct picks *trace = make_trace(seed);
         for (uint32_t n_slots = N_EXPERTS / 4; n_slots < N_EXPERTS; n_slots += N_EXPERTS / 4) {
             double n = (N_TOKENS - N_WARM) * N_USED;
             double found = (double)cache_hits(trace, n_slots) / n;

@@ -117,6 +117,60 @@ Test(memory_plan, kv_bytes_is_a_limit)
     cr_assert_eq(err.code, ENGINE_ERR_MEMORY);
 }
 
+static struct memory_plan_input input_with_experts(const struct model_shape *s)
+{
+    struct memory_plan_input in = input(s);
+    in.experts.all = (uint64_t)2 << 30;
+    in.experts.least = 4 << 20;
+    in.experts.staging = 16 << 20;
+    return in;
+}
+
+Test(memory_plan, experts_are_weights_if_there_is_room)
+{
+    struct model_shape s = shape();
+    struct memory_plan_input in = input_with_experts(&s);
+    struct memory_plan p;
+    cr_assert_eq(memory_plan(&p, &in, NULL), 0);
+    cr_assert_eq(p.weights, in.weight_bytes + in.experts.all);
+    cr_assert_eq(p.expert_slots + p.expert_staging, 0);
+    in.expert_bytes = in.experts.all; /* as much as there is: nothing to read on demand */
+    cr_assert_eq(memory_plan(&p, &in, NULL), 0);
+    cr_assert_eq(p.expert_slots, 0);
+}
+
+Test(memory_plan, experts_have_most_of_what_is_left_if_they_do_not_fit)
+{
+    struct model_shape s = shape();
+    struct memory_plan_input in = input_with_experts(&s);
+    struct memory_plan p;
+    in.available = (uint64_t)1 << 30;
+    cr_assert_eq(memory_plan(&p, &in, NULL), 0);
+    cr_assert_eq(p.weights, in.weight_bytes);
+    cr_assert_eq(p.expert_staging, in.experts.staging);
+    cr_assert_gt(p.expert_slots, in.available / 2);
+    cr_assert_eq(p.total, p.weights + p.expert_slots + p.expert_staging + p.kv_bytes +
+                              p.activations + p.sampling + p.http);
+    cr_assert_lt(p.total, in.available);
+    cr_assert_eq(p.n_ctx, 8192);
+}
+
+Test(memory_plan, experts_have_what_was_asked_for_or_it_is_refused)
+{
+    struct model_shape s = shape();
+    struct memory_plan_input in = input_with_experts(&s);
+    struct memory_plan p;
+    struct engine_err err = { 0 };
+    in.expert_bytes = 500 << 20;
+    cr_assert_eq(memory_plan(&p, &in, NULL), 0);
+    cr_assert_eq(p.expert_slots, in.expert_bytes);
+    cr_assert_geq((uint64_t)p.kv.group[0].n_pages * KV_PAGE_TOKENS, 4 * 8192, "pages as without");
+    in.available = 500 << 20;
+    cr_assert_eq(memory_plan(&p, &in, &err), -1);
+    cr_assert(strstr(err.text, "experts 516") && strstr(err.text, "--expert-cache"), "%s",
+              err.text);
+}
+
 Test(memory_plan, keys_and_values_of_8_bits_hold_more_in_the_same_memory)
 {
     struct model_shape s = shape();
