@@ -256,7 +256,12 @@ static int load(struct engine *e, const struct memory_plan *plan, struct engine_
         return -1;
     struct experts_options experts = experts_options(e);
     experts.slot_bytes = plan->expert_slots;
-    return plan->expert_slots ? experts_open(&e->experts, e->gguf, &experts, e->workers, err) : 0;
+    if (plan->expert_slots == 0)
+        return 0;
+    if (experts_open(&e->experts, e->gguf, &experts, e->workers, err) != 0)
+        return -1;
+    e->n_expert_slots = experts_n_slots(e->experts);
+    return 0;
 }
 
 static int open_parts(struct engine *e, const struct memory_plan *plan, struct engine_err *err)

@@ -352,6 +352,11 @@ struct engine_stats {
      * prefix that a request may share. */
     uint32_t kv_pages, kv_pages_free, kv_pages_cached;
     uint64_t heartbeat; /* moves with every layer computed */
+    /* Of experts on demand; no slots: all are in memory. */
+    uint32_t expert_slots;
+    uint64_t expert_hits, expert_misses; /* experts of a layer's step that were there, or not */
+    uint64_t expert_evictions, expert_read_bytes;
+    uint64_t expert_stall_ns; /* that nothing was left to do but to wait for reads */
 };
 void engine_stats(const struct engine *e, struct engine_stats *out);
 

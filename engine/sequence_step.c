@@ -290,6 +290,17 @@ void engine_sample(struct engine *e, struct engine_sample *jobs, uint32_t n_jobs
 
 /* ---- statistics ---- */
 
+static void update_expert_stats(struct engine *e)
+{
+    struct experts_stats s;
+    experts_stats(e->experts, &s);
+    atomic_store_explicit(&e->stats_expert_hits, s.n_hits, memory_order_relaxed);
+    atomic_store_explicit(&e->stats_expert_misses, s.n_misses, memory_order_relaxed);
+    atomic_store_explicit(&e->stats_expert_evictions, s.n_evictions, memory_order_relaxed);
+    atomic_store_explicit(&e->stats_expert_read_bytes, s.read_bytes, memory_order_relaxed);
+    atomic_store_explicit(&e->stats_expert_stall_ns, s.stall_ns, memory_order_relaxed);
+}
+
 void engine_stats_update(struct engine *e)
 {
     struct kv_group_stats least = { 0 }, s;
@@ -302,6 +313,8 @@ void engine_stats_update(struct engine *e)
     atomic_store_explicit(&e->stats_pages, least.n_pages, memory_order_relaxed);
     atomic_store_explicit(&e->stats_pages_free, least.n_free, memory_order_relaxed);
     atomic_store_explicit(&e->stats_pages_cached, least.n_cached, memory_order_relaxed);
+    if (e->experts)
+        update_expert_stats(e);
 }
 
 void engine_stats(const struct engine *e, struct engine_stats *out)
@@ -310,4 +323,11 @@ void engine_stats(const struct engine *e, struct engine_stats *out)
     out->kv_pages_free = atomic_load_explicit(&e->stats_pages_free, memory_order_relaxed);
     out->kv_pages_cached = atomic_load_explicit(&e->stats_pages_cached, memory_order_relaxed);
     out->heartbeat = atomic_load_explicit(&e->stats_heartbeat, memory_order_relaxed);
+    out->expert_slots = e->n_expert_slots;
+    out->expert_hits = atomic_load_explicit(&e->stats_expert_hits, memory_order_relaxed);
+    out->expert_misses = atomic_load_explicit(&e->stats_expert_misses, memory_order_relaxed);
+    out->expert_evictions = atomic_load_explicit(&e->stats_expert_evictions, memory_order_relaxed);
+    out->expert_read_bytes = atomic_load_explicit(&e->stats_expert_read_bytes,
+                                                  memory_order_relaxed);
+    out->expert_stall_ns = atomic_load_explicit(&e->stats_expert_stall_ns, memory_order_relaxed);
 }

@@ -370,6 +370,25 @@ static void add_cache(struct text *t, const struct cache_facts *c)
            "Choices paused because the KV pages ran out.");
 }
 
+static void add_experts(struct text *t, const struct engine *e)
+{
+    struct engine_stats s = { 0 };
+    if (e)
+        engine_stats(e, &s);
+    single(t, "lacuna_expert_cache_slots", "gauge", t->model, s.expert_slots,
+           "Experts that memory holds (--expert-cache); 0: all, or the model has none.");
+    single(t, "lacuna_expert_cache_hits_total", "counter", t->model, (double)s.expert_hits,
+           "Experts of a layer's step that were in memory.");
+    single(t, "lacuna_expert_cache_misses_total", "counter", t->model, (double)s.expert_misses,
+           "Experts of a layer's step that had to be read.");
+    single(t, "lacuna_expert_cache_evictions_total", "counter", t->model,
+           (double)s.expert_evictions, "Experts that made room for others.");
+    single(t, "lacuna_expert_read_bytes_total", "counter", t->model, (double)s.expert_read_bytes,
+           "Bytes of experts read from storage.");
+    single(t, "lacuna_expert_stall_seconds_total", "counter", t->model,
+           (double)s.expert_stall_ns * 1e-9, "Waiting for experts with nothing else to compute.");
+}
+
 static void add_drafts(struct text *t, const struct sched_stats *s)
 {
     single(t, "lacuna_draft_tokens_total", "counter", t->model, (double)s->drafted_tokens,
@@ -490,6 +509,7 @@ void metrics_render(const struct srv *s, struct buf *out, bool openmetrics)
     add_scheduler(&t, &stats);
     add_cache(&t, &cache);
     add_drafts(&t, &stats);
+    add_experts(&t, e);
     add_success(&t, s->metrics);
     add_rejected(&t, s->metrics);
     add_cancelled(&t, s->metrics);

@@ -106,8 +106,10 @@ static void say_shape(const struct writer *w, const struct model_shape *s)
         s->n_embd, s->n_vocab, s->n_ctx_train);
     say_attention(w, s);
     if (s->n_experts)
-        say(w, "%-16s %u of %u per token, width %u, %s router; all resident\n", "experts",
-            s->n_experts_used, s->n_experts, s->n_ff_expert,
+        say(w,
+            "%-16s %u of %u per token, width %u, %s router; in memory, or read on demand "
+            "(--expert-cache)\n",
+            "experts", s->n_experts_used, s->n_experts, s->n_ff_expert,
             s->router_sigmoid ? "sigmoid" : "softmax");
     else
         say(w, "%-16s width %u\n", "feed-forward", s->n_ff);

@@ -264,7 +264,10 @@ static int take_memory(struct experts *x, const struct experts_options *opt, str
 int experts_open(struct experts **out, const struct gguf *g, const struct experts_options *opt,
                  struct workers *workers, struct engine_err *err)
 {
-    const struct io_options io = { .backend = opt->io, .depth = MOST_READS, .faults = opt->faults };
+    const struct io_options io = { .backend = opt->io,
+                                   .depth = MOST_READS,
+                                   .moves = true, /* who opens the model warms it up */
+                                   .faults = opt->faults };
     struct experts *x = calloc(1, sizeof(*x));
     *out = NULL;
     if (!x)
@@ -575,6 +578,11 @@ void experts_pass(struct experts *x, uint32_t n_tokens)
     expert_cache_pass(x->cache, n_tokens);
 }
 
+uint32_t experts_n_slots(const struct experts *x)
+{
+    return x->n_slots;
+}
+
 void experts_stats(const struct experts *x, struct experts_stats *out)
 {
     struct expert_cache_stats cache;
@@ -583,6 +591,5 @@ void experts_stats(const struct experts *x, struct experts_stats *out)
                                    .n_misses = cache.n_misses,
                                    .n_evictions = cache.n_evictions,
                                    .read_bytes = x->read_bytes,
-                                   .stall_ns = x->stall_ns,
-                                   .n_slots = x->n_slots };
+                                   .stall_ns = x->stall_ns };
 }

@@ -43,7 +43,6 @@ struct experts_stats {
     uint64_t n_evictions;
     uint64_t read_bytes;
     uint64_t stall_ns; /* that the stepping thread waited for reads with nothing else to do */
-    uint32_t n_slots;
 };
 
 /* The tensors of a layer's experts; all NULL: it has none. */
@@ -75,6 +74,7 @@ const void *experts_data(const struct experts *x, uint32_t layer, uint32_t exper
 /* A step of n_tokens tokens went through all layers. */
 void experts_pass(struct experts *x, uint32_t n_tokens);
 
+uint32_t experts_n_slots(const struct experts *x);
 void experts_stats(const struct experts *x, struct experts_stats *out);
 
 #endif

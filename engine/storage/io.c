@@ -62,7 +62,7 @@ static int choose_backend(struct io *io, const struct io_options *opt, struct en
         strcpy(io->reason, "pread was asked for");
     } else if (opt->faults.deny_uring) {
         strcpy(io->reason, "io_uring_setup: Operation not permitted (injected)");
-    } else if (io_uring_backend_open(&io->state, io->depth, io->reason) == 0) {
+    } else if (io_uring_backend_open(&io->state, io->depth, opt->moves, io->reason) == 0) {
         io->backend = &io_backend_uring;
         return 0;
     }

@@ -4,7 +4,7 @@
  * a container forbids it.  The one owner of liburing.
  *
  * A struct io belongs to the thread that opened it: it alone submits and reaps (the ring is
- * SINGLE_ISSUER with DEFER_TASKRUN where the kernel has it).  Short reads are continued, EINTR and
+ * SINGLE_ISSUER with DEFER_TASKRUN where the kernel has it), unless it `moves`.  Short reads are continued, EINTR and
  * EAGAIN retried; any other error is the read's result.
  */
 #ifndef LACUNA_ENGINE_IO_H
@@ -27,6 +27,7 @@ struct io_options {
     enum engine_io backend; /* AUTO: io_uring, else pread, said in io_backend_name and reason */
     uint32_t depth;         /* reads in flight; 0: 64 */
     uint32_t n_threads;     /* of the pread pool; 0: 4 */
+    bool moves;             /* used by one thread at a time, but not always the same */
     struct io_faults faults;
 };
 

@@ -40,7 +40,7 @@ extern const struct io_backend io_backend_uring;
 extern const struct io_backend io_backend_pread;
 
 /* 0, or -1 with the cause in reason: the kernel, or a sandbox around us, has no io_uring for us. */
-int io_uring_backend_open(void **state, uint32_t depth, char reason[IO_REASON_BYTES]);
+int io_uring_backend_open(void **state, uint32_t depth, bool moves, char reason[IO_REASON_BYTES]);
 /* 0 or -errno.  At least one thread runs; as many as could be started. */
 int io_pread_backend_open(void **state, uint32_t n_threads);
 

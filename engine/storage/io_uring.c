@@ -7,7 +7,8 @@
  * or a memory limit may forbid it.  So the opening tries the whole way once: setup, probe, one
  * no-op there and back.
  *
- * Thread: the one that opened the ring; with SINGLE_ISSUER the kernel insists on it.
+ * Thread: the one that opened the ring; with SINGLE_ISSUER the kernel insists on it.  A ring that moves is
+ * without that.
  * Invariant: the submission queue has room for depth entries, and at most depth attempts are under
  * way, so io_uring_get_sqe never fails.
  */
@@ -33,12 +34,13 @@ struct uring {
     struct io_uring ring;
 };
 
-static int setup(struct io_uring *ring, uint32_t depth)
+static int setup(struct io_uring *ring, uint32_t depth, bool moves)
 {
     int rc = -EINVAL;
     size_t n = sizeof(setup_flags) / sizeof(*setup_flags);
     for (size_t i = 0; i < n && rc == -EINVAL; i++)
-        rc = io_uring_queue_init(depth, ring, setup_flags[i]);
+        if (!moves || !(setup_flags[i] & IORING_SETUP_SINGLE_ISSUER))
+            rc = io_uring_queue_init(depth, ring, setup_flags[i]);
     return rc;
 }
 
@@ -72,14 +74,14 @@ static bool can_read(struct io_uring *ring)
     return can;
 }
 
-int io_uring_backend_open(void **state, uint32_t depth, char reason[IO_REASON_BYTES])
+int io_uring_backend_open(void **state, uint32_t depth, bool moves, char reason[IO_REASON_BYTES])
 {
     struct uring *u = calloc(1, sizeof(*u));
     if (!u) {
         snprintf(reason, IO_REASON_BYTES, "no memory");
         return -1;
     }
-    int rc = setup(&u->ring, depth);
+    int rc = setup(&u->ring, depth, moves);
     if (rc < 0) {
         snprintf(reason, IO_REASON_BYTES, "io_uring_setup: %s", io_errno_text(-rc));
         free(u);
@@ -133,6 +135,7 @@ static void enter(struct uring *u, bool wait)
 {
     int rc = wait ? io_uring_submit_and_wait(&u->ring, 1)
                   : io_uring_submit_and_get_events(&u->ring);
+    assert(rc != -EEXIST); /* another thread's ring */
     if (rc < 0 && rc != -EINTR && wait) {
         /* EAGAIN, EBUSY, ENOMEM: the kernel is short of memory for requests.  Do not spin. */
         const struct timespec pause = { .tv_nsec = 1000000 };

@@ -249,7 +249,7 @@ static void on_failed(struct completion *c, const struct sched_event *ev)
     api_error_from_engine(&e, &ev->err);
     if (e.kind == API_QUEUE_TIMEOUT)
         e.retry_after_s = sched_retry_after(c->srv->sched);
-    if (e.kind == API_INTERNAL)
+    if (e.kind == API_INTERNAL || e.kind == API_STORAGE)
         log_event(LOG_ERROR_LEVEL, "request_failed", LOG_STR("request_id", c->x->id),
                   LOG_STR("error", ev->err.text), LOG_END);
     end_with_error(c, &e);

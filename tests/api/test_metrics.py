@@ -22,7 +22,8 @@ COUNTERS = ["lacuna_prompt_tokens_total", "lacuna_prefill_tokens_total", "lacuna
             "lacuna_http_requests_total", "lacuna_requests_rejected_total", "lacuna_requests_cancelled_total",
             "lacuna_log_messages_total", "process_cpu_seconds_total", "lacuna_prefix_cache_queries_total",
             "lacuna_prefix_cache_hits_total", "lacuna_num_preemptions_total", "lacuna_draft_tokens_total",
-            "lacuna_accepted_draft_tokens_total"]
+            "lacuna_accepted_draft_tokens_total", "lacuna_expert_cache_hits_total", "lacuna_expert_cache_misses_total",
+            "lacuna_expert_cache_evictions_total", "lacuna_expert_read_bytes_total", "lacuna_expert_stall_seconds_total"]
 HISTOGRAMS = ["lacuna_time_to_first_token_seconds", "lacuna_inter_token_latency_seconds",
               "lacuna_e2e_request_latency_seconds", "lacuna_request_queue_time_seconds",
               "lacuna_request_prefill_time_seconds", "lacuna_request_decode_time_seconds",

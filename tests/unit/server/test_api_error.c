@@ -64,11 +64,17 @@ Test(api_error, every_kind_has_status_type_and_code)
 
 Test(api_error, inner_errors_do_not_reach_the_peer)
 {
-    struct engine_err inner = { .code = ENGINE_ERR_IO, .text = "/some/path: gone" };
-    struct api_error e = { 0 };
-    api_error_from_engine(&e, &inner);
-    cr_expect_eq(e.kind, API_INTERNAL);
-    cr_expect_null(strstr(e.message, "/some/path"));
+    static const struct {
+        enum engine_err_code code;
+        enum api_error_kind kind;
+    } inner[] = { { ENGINE_ERR_INTERNAL, API_INTERNAL }, { ENGINE_ERR_IO, API_STORAGE } };
+    for (size_t i = 0; i < sizeof(inner) / sizeof(*inner); i++) {
+        struct engine_err err = { .code = inner[i].code, .text = "/some/path: gone" };
+        struct api_error e = { 0 };
+        api_error_from_engine(&e, &err);
+        cr_expect_eq(e.kind, inner[i].kind);
+        cr_expect_null(strstr(e.message, "/some/path"));
+    }
 }
 
 Test(api_error, refusals_say_when_to_come_back)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A mixture whose experts are read when tokens choose them: the same answers, to many at once; and what goes wrong."""
+import concurrent.futures
+import shutil
+
+from harness import ROOT, until
+
+FIXTURE = ROOT / "tests/golden/arch/smallthinker.gguf"
+LEAST = "24576"  # bytes of two of its experts; it has 5 layers of 4
+
+
+def body(i):
+    return {"prompt": [5 + i, 6, 7 * i], "max_tokens": 24, "temperature": 0.7 * (i % 2), "seed": i, "ignore_eos": True,
+            "return_token_ids": True, "cache_prompt": False}
+
+
+def token_ids(client, i):
+    answer = client.post("/v1/completions", body(i))
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]["token_ids"]
+
+
+def together(client, n):
+    with concurrent.futures.ThreadPoolExecutor(n) as pool:
+        return list(pool.map(lambda i: token_ids(client, i), range(n)))
+
+
+def test_answers_are_those_of_a_model_in_memory(start):
+    resident = start(model=str(FIXTURE))
+    expected = [token_ids(resident, i) for i in range(8)]
+    assert resident.metric("lacuna_expert_cache_slots") == resident.metric("lacuna_expert_read_bytes_total") == 0
+    for options in (("--io", "uring"), ("--io", "pread"), ("--no-mmap",)):
+        client = start("--expert-cache", LEAST, *options, model=str(FIXTURE))
+        assert [token_ids(client, i) for i in range(8)] == expected
+        assert together(client, 8) == expected
+        assert client.metric("lacuna_expert_cache_slots") == 2
+        assert client.metric("lacuna_expert_cache_misses_total") > 100
+        assert client.metric("lacuna_expert_read_bytes_total") > 100 * int(LEAST) / 2
+
+
+def test_a_file_that_became_shorter_fails_requests_until_it_is_whole_again(start, tmp_path):
+    """Nothing is mapped but what was read at the start; the server lives on."""
+    model = tmp_path / "model.gguf"
+    shutil.copy(FIXTURE, model)
+    client = start("--expert-cache", LEAST, "--no-mmap", model=str(model))
+    expected = token_ids(client, 1)
+    whole = model.read_bytes()
+    with open(model, "r+b") as file:
+        file.truncate(len(whole) // 2)
+    answer = client.post("/v1/completions", body(1))
+    assert answer.status_code == 503 and answer.json()["error"]["code"] == "storage_error"
+    assert client.get("/health").status_code == 200
+    assert "could not be read" in client.server.log()
+    with open(model, "r+b") as file:
+        file.write(whole)
+    assert token_ids(client, 1) == expected
+    until(lambda: client.metric("lacuna_requests_running") == 0, 5, "all ended")
