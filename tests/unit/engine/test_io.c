@@ -11,6 +11,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -153,6 +154,45 @@ Test(io, more_reads_than_depth_wait_their_turn)
 {
     read_whole_file((struct io_faults){ .seed = 0 }, 3);
     read_whole_file((struct io_faults){ .seed = 0 }, 1);
+}
+
+struct other_thread {
+    struct whole *w;
+    struct io *io;
+};
+
+static void *read_elsewhere(void *arg)
+{
+    struct other_thread *o = arg;
+    whole_read(o->w, o->io, 8);
+    return NULL;
+}
+
+Test(io, what_moves_serves_one_thread_after_the_other)
+{
+    int fd = make_file();
+    for (int b = 0; b < N_BACKENDS; b++) {
+        struct io_options opt = { .backend = backends[b], .depth = 8, .moves = true };
+        struct io *io;
+        if (io_open(&io, &opt, NULL) < 0)
+            continue; /* no io_uring here */
+        for (int turn = 0; turn < 3; turn++) {
+            struct whole w;
+            struct other_thread both = { &w, io };
+            pthread_t other;
+            whole_init(&w, fd);
+            if (turn % 2) {
+                cr_assert(pthread_create(&other, NULL, read_elsewhere, &both) == 0);
+                cr_assert(pthread_join(other, NULL) == 0);
+            } else {
+                whole_read(&w, io, 8);
+            }
+            whole_expect(&w);
+            free(w.bytes);
+        }
+        io_close(io);
+    }
+    close(fd);
 }
 
 Test(io, short_reads_are_continued)
