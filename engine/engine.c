@@ -258,10 +258,7 @@ static int load(struct engine *e, const struct memory_plan *plan, struct engine_
     experts.slot_bytes = plan->expert_slots;
     if (plan->expert_slots == 0)
         return 0;
-    if (experts_open(&e->experts, e->gguf, &experts, e->workers, err) != 0)
-        return -1;
-    e->n_expert_slots = experts_n_slots(e->experts);
-    return 0;
+    return experts_open(&e->experts, e->gguf, &experts, e->workers, err);
 }
 
 static int open_parts(struct engine *e, const struct memory_plan *plan, struct engine_err *err)

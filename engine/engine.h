@@ -87,8 +87,7 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
                               * less if memory is short (said in the warnings) */
     uint64_t kv_bytes;      /* KV pages; 0: what n_sequences of n_ctx need, within memory */
     uint32_t n_sequences;   /* of full length, and no more, that KV pages are for; 0: 4 */
-    uint64_t
-        expert_bytes; /* of a mixture's experts in memory, the others read when tokens choose them;
+    uint64_t expert_bytes;  /* of experts in memory, the others read when tokens choose them;
                               * 0: all if there is room, else what there is room for */
     enum engine_kv kv;
     uint32_t max_rows;       /* rows per step; 0: 512 */

@@ -54,7 +54,6 @@ struct engine {
     _Atomic uint32_t stats_pages, stats_pages_free, stats_pages_cached;
     _Atomic uint64_t stats_expert_hits, stats_expert_misses, stats_expert_evictions;
     _Atomic uint64_t stats_expert_read_bytes, stats_expert_stall_ns;
-    uint32_t n_expert_slots;
 };
 
 struct engine_seq {

@@ -323,7 +323,7 @@ void engine_stats(const struct engine *e, struct engine_stats *out)
     out->kv_pages_free = atomic_load_explicit(&e->stats_pages_free, memory_order_relaxed);
     out->kv_pages_cached = atomic_load_explicit(&e->stats_pages_cached, memory_order_relaxed);
     out->heartbeat = atomic_load_explicit(&e->stats_heartbeat, memory_order_relaxed);
-    out->expert_slots = e->n_expert_slots;
+    out->expert_slots = e->experts ? experts_n_slots(e->experts) : 0;
     out->expert_hits = atomic_load_explicit(&e->stats_expert_hits, memory_order_relaxed);
     out->expert_misses = atomic_load_explicit(&e->stats_expert_misses, memory_order_relaxed);
     out->expert_evictions = atomic_load_explicit(&e->stats_expert_evictions, memory_order_relaxed);

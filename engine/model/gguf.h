@@ -56,9 +56,9 @@ struct gguf_tensor {
     uint64_t offset; /* in its part's file */
     uint32_t part;
     bool on_demand; /* gguf_load leaves it in the file: see gguf_leave */
-    const void
-        *data; /* NULL before gguf_load, if bytes is 0, if it was taken, and on demand; aligned as
-                       * the offset is, so perhaps not at all (general.alignment 1) */
+    /* NULL before gguf_load, if bytes is 0, if it was taken, or on demand; aligned as the offset is, so
+     * perhaps not at all (general.alignment 1). */
+    const void *data;
 };
 
 /* Opens path and, if it is one part of a split model, all other parts beside it.

@@ -46,13 +46,18 @@ uint64_t repack_bytes(const struct gguf_tensor *t)
     return matrix_bytes(t) * t->ne[2];
 }
 
+uint64_t repack_memory_bytes(const struct gguf *g, const struct gguf_tensor *t)
+{
+    return repack_wants(g, t) ? repack_bytes(t) : t->bytes;
+}
+
 uint64_t repack_weight_bytes(const struct gguf *g)
 {
     uint64_t sum = 0;
     for (uint64_t i = 0; i < gguf_n_tensors(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
         if (!t->on_demand)
-            sum += repack_wants(g, t) ? repack_bytes(t) : t->bytes;
+            sum += repack_memory_bytes(g, t);
     }
     return sum;
 }

@@ -14,7 +14,8 @@
 
 struct repack;
 
-/* Bytes that a model's tensors will take, in panels or not, but for those on demand. */
+/* Bytes that a tensor takes in memory, in panels or not; and all of a model's, but for those on demand. */
+uint64_t repack_memory_bytes(const struct gguf *g, const struct gguf_tensor *t);
 uint64_t repack_weight_bytes(const struct gguf *g);
 
 /* Takes the memory of all panels.  g and workers must outlive the loading. */

@@ -123,14 +123,13 @@ static uint64_t round_up(uint64_t n, uint64_t to)
 
 static uint64_t file_bytes_of(const struct gguf_tensor *t)
 {
-    return t ? t->bytes / t->ne[2] : 0;
+    return t->bytes / t->ne[2];
 }
 
 /* Of one expert in memory. */
 static uint64_t memory_bytes_of(const struct gguf *g, const struct gguf_tensor *t)
 {
-    uint64_t bytes = t && repack_wants(g, t) ? repack_bytes(t) / t->ne[2] : file_bytes_of(t);
-    return round_up(bytes, 64);
+    return round_up(repack_memory_bytes(g, t) / t->ne[2], 64);
 }
 
 /* The most that a layer's experts take, each: in memory, or read in whole blocks. */
@@ -178,8 +177,7 @@ uint64_t experts_resident_bytes(const struct gguf *g, const struct experts_optio
     for (uint32_t l = 0; l < opt->n_layers; l++)
         for (uint32_t p = 0; p < EXPERT_N_PARTS; p++) {
             const struct gguf_tensor *t = opt->layers[l].part[p];
-            if (t)
-                sum += repack_wants(g, t) ? repack_bytes(t) : t->bytes;
+            sum += t ? repack_memory_bytes(g, t) : 0;
         }
     return sum;
 }
@@ -412,9 +410,9 @@ static struct load *free_load(struct experts *x)
 static void begin_loads(struct experts *x)
 {
     for (uint32_t i = 0; i < x->n_wishes; i++) {
-        struct load *l = free_load(x);
         if (x->wishes[i].state != WISH_TO_LOAD)
             continue;
+        struct load *l = free_load(x);
         if (!l || expert_cache_place(x->cache, x->layer, x->wishes[i].expert) == EXPERT_NO_SLOT)
             break;
         begin_load(x, l, i);

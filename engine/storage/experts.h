@@ -74,6 +74,7 @@ const void *experts_data(const struct experts *x, uint32_t layer, uint32_t exper
 /* A step of n_tokens tokens went through all layers. */
 void experts_pass(struct experts *x, uint32_t n_tokens);
 
+/* Fixed at open; any thread. */
 uint32_t experts_n_slots(const struct experts *x);
 void experts_stats(const struct experts *x, struct experts_stats *out);
 
