@@ -15,6 +15,7 @@
 #include "engine/machine.h"
 #include "engine/memory_plan.h"
 #include "engine/model/rope.h"
+#include "engine/storage/expert_heat.h"
 
 enum { DEFAULT_MAX_ROWS = 512, DEFAULT_LOGIT_ROWS = 64, MAX_THREADS = 1024, MAX_ROWS = 65536 };
 
@@ -73,9 +74,11 @@ static int open_file(struct engine *e, struct engine_err *err)
     const char *slash = strrchr(e->opt.model_path, '/');
     e->path = strdup(e->opt.model_path);
     e->file_name = strdup(slash ? slash + 1 : e->opt.model_path);
-    if (!e->path || !e->file_name)
+    e->heat_path = e->opt.heat_path ? strdup(e->opt.heat_path) : NULL;
+    if (!e->path || !e->file_name || (e->opt.heat_path && !e->heat_path))
         return no_memory(err);
     e->opt.model_path = e->path;
+    e->opt.heat_path = e->heat_path;
     if (gguf_open(&e->gguf, e->path, err) != 0)
         return -1;
     if (e->opt.progress)
@@ -158,6 +161,10 @@ static struct experts_options experts_options(const struct engine *e)
     return (struct experts_options){ .layers = e->expert_layers,
                                      .n_layers = e->shape.n_layers,
                                      .n_experts = e->shape.n_experts,
+                                     .no_foresight = e->opt.no_foresight,
+                                     .patience_ms = e->opt.expert_patience_ms,
+                                     .timeout_ms = e->opt.expert_timeout_ms,
+                                     .faults = { .delay_us = e->opt.expert_delay_us },
                                      .io = e->opt.io };
 }
 
@@ -168,6 +175,8 @@ static void measure_experts(const struct engine *e, struct memory_plan_input *in
     in->experts.least = experts_least_bytes(e->gguf, &opt);
     in->experts.staging = experts_staging_bytes(e->gguf, &opt);
     in->weight_bytes -= in->experts.all;
+    if (in->expert_bytes == 0)
+        in->expert_bytes = (uint64_t)((double)in->experts.all * e->opt.expert_share);
 }
 
 static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_err *err)
@@ -195,7 +204,7 @@ static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_e
     plan_line(e, "activations", plan->activations);
     plan_line(e, "sampling", plan->sampling);
     plan_line(e, "HTTP", plan->http);
-    if (plan->expert_slots && e->opt.expert_bytes == 0)
+    if (plan->expert_slots && in.expert_bytes == 0)
         engine_warn(e,
                     "of %" PRIu64 " MiB of experts %" PRIu64
                     " MiB fit into memory: the others are read from the "
@@ -281,6 +290,59 @@ static int open_parts(struct engine *e, const struct memory_plan *plan, struct e
     return engine_samplers_open(e, err);
 }
 
+/* ---- heat ---- */
+
+static struct expert_heat_model heat_model(const struct engine *e)
+{
+    return (struct expert_heat_model){ .n_layers = e->shape.n_layers,
+                                       .n_experts = e->shape.n_experts,
+                                       .hash = e->info.model_hash };
+}
+
+static float *new_heats(const struct engine *e, struct engine_err *err)
+{
+    float *heat = calloc((size_t)e->shape.n_layers * e->shape.n_experts, sizeof(*heat));
+    if (!heat)
+        no_memory(err);
+    return heat;
+}
+
+/* A cold start is slower, not wrong: whatever the file is, the model opens. */
+static int warm_experts(struct engine *e, struct engine_err *err)
+{
+    struct expert_heat_model model = heat_model(e);
+    const struct experts_warm_options opt = { .progress = e->opt.progress,
+                                              .progress_ctx = e->opt.progress_ctx,
+                                              .cancel = e->opt.cancel };
+    if (!e->experts || !e->opt.heat_path)
+        return 0;
+    float *heat = new_heats(e, err);
+    if (!heat)
+        return -1;
+    struct engine_err cause = { 0 };
+    int rc = expert_heat_read(e->opt.heat_path, &model, heat, &cause);
+    if (rc == 0)
+        experts_warm(e->experts, heat, &opt);
+    else if (rc < 0)
+        engine_warn(e, "experts start cold: %s", cause.text);
+    free(heat);
+    return 0;
+}
+
+int engine_keep_heat(struct engine *e, struct engine_err *err)
+{
+    struct expert_heat_model model = heat_model(e);
+    if (!e->experts || !e->opt.heat_path)
+        return 0;
+    float *heat = new_heats(e, err);
+    if (!heat)
+        return -1;
+    experts_heats(e->experts, heat);
+    int rc = expert_heat_write(e->opt.heat_path, &model, heat, err);
+    free(heat);
+    return rc;
+}
+
 /* One token through all layers: the first user's first token does not pay for page faults. */
 static int warm_up(struct engine *e, struct engine_err *err)
 {
@@ -307,6 +369,8 @@ static int find_experts(struct engine *e, struct engine_err *err)
         return no_memory(err);
     for (uint32_t l = 0; l < e->shape.n_layers; l++)
         experts_find(e->gguf, l, &e->expert_layers[l]);
+    for (uint32_t l = 0; l < e->shape.n_layers; l++)
+        e->info.n_experts += e->expert_layers[l].part[EXPERT_DOWN] ? e->shape.n_experts : 0;
     return 0;
 }
 
@@ -323,8 +387,10 @@ static int open_model(struct engine *e, struct engine_err *err)
     warn_of_pre(e);
     if (load(e, &plan, err) != 0 || open_parts(e, &plan, err) != 0)
         return -1;
+    if (warm_up(e, err) != 0 || warm_experts(e, err) != 0)
+        return -1;
     engine_stats_update(e);
-    return warm_up(e, err);
+    return 0;
 }
 
 int engine_open(struct engine **out, const struct engine_options *opt, struct engine_err *err)
@@ -365,6 +431,7 @@ void engine_close(struct engine *e)
     for (uint32_t i = 0; i < ENGINE_MAX_WARNINGS; i++)
         free(e->warnings[i]);
     free(e->path);
+    free(e->heat_path);
     free(e->name);
     free(e->file_name);
     free(e->chat_template);

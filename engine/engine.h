@@ -64,6 +64,7 @@ enum engine_phase {
     ENGINE_PHASE_HEADER,
     ENGINE_PHASE_TOKENIZER,
     ENGINE_PHASE_WEIGHTS,
+    ENGINE_PHASE_EXPERTS,
     ENGINE_PHASE_WARMUP
 };
 
@@ -88,7 +89,10 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
     uint64_t kv_bytes;      /* KV pages; 0: what n_sequences of n_ctx need, within memory */
     uint32_t n_sequences;   /* of full length, and no more, that KV pages are for; 0: 4 */
     uint64_t expert_bytes;  /* of experts in memory, the others read when tokens choose them;
-                              * 0: all if there is room, else what there is room for */
+                             * 0: expert_share */
+    double expert_share; /* of all experts; 0: all if there is room, else what there is room for */
+    const char *heat_path; /* where engine_keep_heat left which experts to start with; NULL: none */
+    bool no_foresight;     /* experts are read only once tokens have chosen them */
     enum engine_kv kv;
     uint32_t max_rows;       /* rows per step; 0: 512 */
     uint32_t max_logit_rows; /* rows per step that may want logits; 0: 64 */
@@ -96,8 +100,11 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
     bool read_file;            /* read into huge pages instead of mapping (--no-mmap) */
     bool vocab_only;           /* tokenizer only: no weights, no steps */
     enum engine_gating gating; /* overrides expert_gating_func */
-    uint64_t kv_shuffle_seed;  /* tests: see kv_options */
-    uint64_t http_bytes;       /* what the caller itself will take: a line of the memory plan */
+    bool never_defers; /* steps wait for experts as long as it takes: see ENGINE_ROW_DEFERRED */
+    uint64_t kv_shuffle_seed; /* tests: see kv_options */
+    uint32_t expert_delay_us; /* tests: each read of an expert takes so much longer */
+    uint32_t expert_patience_ms, expert_timeout_ms; /* tests: see experts_options */
+    uint64_t http_bytes; /* what the caller itself will take: a line of the memory plan */
     engine_progress_fn *progress;
     void *progress_ctx;
     const volatile int *cancel; /* loading stops with ENGINE_ERR_CANCELLED once this is not 0 */
@@ -105,6 +112,10 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
 
 int engine_open(struct engine **out, const struct engine_options *opt, struct engine_err *err);
 void engine_close(struct engine *e); /* NULL is fine; all sequences must be closed */
+
+/* Writes heat_path, for the next start; nothing if there is none or all experts are in memory.  Between
+ * steps.  ENGINE_ERR_FILE: it cannot be written. */
+int engine_keep_heat(struct engine *e, struct engine_err *err);
 
 /* Facts that never change after open; all strings live as long as the engine. */
 struct engine_info {
@@ -118,6 +129,7 @@ struct engine_info {
     uint64_t n_params, file_bytes;
     uint32_t n_threads;
     uint32_t n_vocab, n_ctx, n_ctx_train, n_embd, n_layers;
+    uint32_t n_experts; /* of all layers; 0: no mixture */
     uint32_t max_rows, max_logit_rows;
     uint32_t page_tokens;                /* tokens per KV page */
     const char *kv;                      /* what it holds: "f16", "f32" or "q8" */
@@ -265,7 +277,7 @@ bool engine_fits(const struct engine *e, uint32_t n_tokens);
 
 enum engine_row_status {
     ENGINE_ROW_DONE = 0,
-    ENGINE_ROW_DEFERRED, /* not computed: submit it again in a later step */
+    ENGINE_ROW_DEFERRED, /* not computed, for an expert is late: submit it again in a later step */
     ENGINE_ROW_FAILED,   /* see engine_row_error; the sequence can only be closed */
 };
 
@@ -351,13 +363,33 @@ struct engine_stats {
      * prefix that a request may share. */
     uint32_t kv_pages, kv_pages_free, kv_pages_cached;
     uint64_t heartbeat; /* moves with every layer computed */
-    /* Of experts on demand; no slots: all are in memory. */
-    uint32_t expert_slots;
-    uint64_t expert_hits, expert_misses; /* experts of a layer's step that were there, or not */
-    uint64_t expert_evictions, expert_read_bytes;
-    uint64_t expert_stall_ns; /* that nothing was left to do but to wait for reads */
 };
 void engine_stats(const struct engine *e, struct engine_stats *out);
+
+/* Of experts on demand, in a layer or in all. */
+struct engine_expert_layer {
+    uint32_t n_resident; /* experts in memory now */
+    /* Experts of a step: there; there or on their way, because they were foreseen; neither. */
+    uint64_t n_hits, n_foreseen, n_misses;
+    uint64_t n_unused;         /* read because they were foreseen, and not wanted */
+    uint64_t n_right, n_wrong; /* not there and foreseen, read or not: wanted, or not */
+};
+
+enum { ENGINE_READ_BOUNDS = 12 };
+extern const double engine_read_bounds[ENGINE_READ_BOUNDS]; /* seconds, ascending */
+
+struct engine_expert_stats {
+    struct engine_expert_layer sum; /* of all layers */
+    uint32_t n_slots;               /* 0: all experts are in memory, or there are none */
+    uint64_t n_evictions;
+    uint64_t read_bytes;
+    uint64_t stall_ns;                      /* waited for reads, nothing being left to compute */
+    uint64_t reads[ENGINE_READ_BOUNDS + 1]; /* experts read, by how long it took */
+    uint64_t read_ns;                       /* of all of them together */
+};
+void engine_expert_stats(const struct engine *e, struct engine_expert_stats *out);
+/* [engine_info.n_layers].  False: all experts are in memory, or there are none. */
+bool engine_expert_layers(const struct engine *e, struct engine_expert_layer *out);
 
 /* ---- commands: inspect ---- */
 

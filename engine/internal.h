@@ -46,19 +46,19 @@ struct engine {
     const struct kern_table *kern;
     struct engine_sampler *samplers; /* [n_threads] */
 
-    char *path, *name, *file_name, *chat_template;
+    char *path, *heat_path, *name, *file_name, *chat_template;
     struct engine_plan_line plan[ENGINE_MAX_PLAN];
     char *warnings[ENGINE_MAX_WARNINGS];
 
     _Atomic uint64_t stats_heartbeat;
     _Atomic uint32_t stats_pages, stats_pages_free, stats_pages_cached;
-    _Atomic uint64_t stats_expert_hits, stats_expert_misses, stats_expert_evictions;
-    _Atomic uint64_t stats_expert_read_bytes, stats_expert_stall_ns;
 };
 
 struct engine_seq {
     struct engine *e;
     struct kv_seq *kv;
+    uint32_t
+        n_late_steps; /* in a row, in which none of its rows was done because an expert was late */
 };
 
 /* Adds a sentence to info.warnings. */

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/clock.h"
 #include "engine/internal.h"
 
 /* ---- sequences ---- */
@@ -153,19 +154,24 @@ static void add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint3
     f->n_runs++;
 }
 
+static bool is_good(const struct forward *f, const struct engine_row *row)
+{
+    return !row->want_logits ||
+           f->logits_finite[(size_t)(row->logits - f->logits) / f->shape->n_vocab];
+}
+
 /* Rows of a sequence up to the first that lacks an expert, or whose logits are no numbers: what came out of
  * it is worth nothing, and what would follow neither. */
 static uint32_t settle_run(const struct forward *f, struct engine_row *rows, uint32_t i,
                            uint32_t end)
 {
     uint32_t good = i;
-    for (; good < end; good++)
-        if (f->row_failed[good] ||
-            (rows[good].want_logits &&
-             !f->logits_finite[(size_t)(rows[good].logits - f->logits) / f->shape->n_vocab]))
-            break;
+    while (good < end && !f->row_late[good] && !f->row_failed[good] && is_good(f, &rows[good]))
+        good++;
+    bool is_late = good < end && f->row_late[good] && !f->row_failed[good];
+    rows[i].seq->n_late_steps = is_late && good == i ? rows[i].seq->n_late_steps + 1 : 0;
     for (uint32_t r = good; r < end; r++) {
-        rows[r].status = ENGINE_ROW_FAILED;
+        rows[r].status = is_late ? ENGINE_ROW_DEFERRED : ENGINE_ROW_FAILED;
         rows[r].logits = NULL;
     }
     return good;
@@ -197,8 +203,8 @@ static void settle_rows(struct engine *e, struct engine_row *rows, uint32_t n_ro
         end = run_end(rows, n_rows, i);
         uint32_t good = settle_run(e->forward, rows, i, end);
         uint32_t n_sure = good - i - count_drafts(rows + i, good - i);
-        /* All rows, or some have failed and the sequence ends here, or only drafts are left out: see
-         * kv_seq_commit. */
+        /* All rows, or some have failed and the sequence ends here, or what is left out may be written again:
+         * drafts, and late rows (may_defer). */
         kv_seq_commit(rows[i].seq->kv, e->forward->token + i, n_sure);
     }
 }
@@ -213,6 +219,39 @@ void engine_idle(struct engine *e)
     kv_set_idle(e->kv, true);
 }
 
+/* What is written beyond the committed positions may be written again, but not where pages are open in parts
+ * and one was completed: see kv_seq_commit. */
+static bool can_be_again(const struct forward *f, const struct run *run)
+{
+    return !paging_has_open_pages(f->shape) ||
+           run->pos0 / KV_PAGE_TOKENS == (run->pos0 + run->n_rows - 1) / KV_PAGE_TOKENS;
+}
+
+/* Where storage is slow and slots are few, the experts of one layer would drive out those of another, step by
+ * step for ever: if it does answer, a sequence that does not come on is waited for. */
+static bool may_defer(const struct engine *e, const struct engine_row *rows)
+{
+    enum { MOST_LATE_STEPS = 3 };
+    const struct forward *f = e->forward;
+    bool may = e->experts && !e->opt.never_defers;
+    for (uint32_t i = 0; i < f->n_runs && may; i++) {
+        const struct engine_seq *seq = rows[f->run[i].row0].seq;
+        may = can_be_again(f, &f->run[i]) &&
+              !(seq->n_late_steps >= MOST_LATE_STEPS && experts_are_coming(e->experts));
+    }
+    return may;
+}
+
+/* When no row can go on without an expert, there is nothing to do but to wait for it. */
+static void await_experts(const struct engine *e, const struct engine_row *rows, uint32_t n_rows)
+{
+    uint32_t n_late = 0;
+    while (n_late < n_rows && rows[n_late].status == ENGINE_ROW_DEFERRED)
+        n_late++;
+    if (e->experts && n_rows > 0 && n_late == n_rows)
+        experts_await(e->experts);
+}
+
 void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows)
 {
     struct forward *f = e->forward;
@@ -221,10 +260,13 @@ void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows)
     f->n_rows = f->n_runs = f->n_logits = 0;
     f->failure = NULL;
     memset(f->row_failed, 0, n_rows * sizeof(*f->row_failed));
+    memset(f->row_late, 0, n_rows * sizeof(*f->row_late));
     take_rows(e, rows, n_rows);
+    f->may_defer = may_defer(e, rows);
     if (f->n_rows)
         forward_step(f);
     settle_rows(e, rows, n_rows);
+    await_experts(e, rows, n_rows);
     if (e->opt.kv_shuffle_seed) /* tests */
         assert(!kv_check(e->kv));
     engine_stats_update(e);
@@ -290,17 +332,6 @@ void engine_sample(struct engine *e, struct engine_sample *jobs, uint32_t n_jobs
 
 /* ---- statistics ---- */
 
-static void update_expert_stats(struct engine *e)
-{
-    struct experts_stats s;
-    experts_stats(e->experts, &s);
-    atomic_store_explicit(&e->stats_expert_hits, s.n_hits, memory_order_relaxed);
-    atomic_store_explicit(&e->stats_expert_misses, s.n_misses, memory_order_relaxed);
-    atomic_store_explicit(&e->stats_expert_evictions, s.n_evictions, memory_order_relaxed);
-    atomic_store_explicit(&e->stats_expert_read_bytes, s.read_bytes, memory_order_relaxed);
-    atomic_store_explicit(&e->stats_expert_stall_ns, s.stall_ns, memory_order_relaxed);
-}
-
 void engine_stats_update(struct engine *e)
 {
     struct kv_group_stats least = { 0 }, s;
@@ -314,7 +345,7 @@ void engine_stats_update(struct engine *e)
     atomic_store_explicit(&e->stats_pages_free, least.n_free, memory_order_relaxed);
     atomic_store_explicit(&e->stats_pages_cached, least.n_cached, memory_order_relaxed);
     if (e->experts)
-        update_expert_stats(e);
+        experts_publish(e->experts);
 }
 
 void engine_stats(const struct engine *e, struct engine_stats *out)
@@ -323,11 +354,19 @@ void engine_stats(const struct engine *e, struct engine_stats *out)
     out->kv_pages_free = atomic_load_explicit(&e->stats_pages_free, memory_order_relaxed);
     out->kv_pages_cached = atomic_load_explicit(&e->stats_pages_cached, memory_order_relaxed);
     out->heartbeat = atomic_load_explicit(&e->stats_heartbeat, memory_order_relaxed);
-    out->expert_slots = e->experts ? experts_n_slots(e->experts) : 0;
-    out->expert_hits = atomic_load_explicit(&e->stats_expert_hits, memory_order_relaxed);
-    out->expert_misses = atomic_load_explicit(&e->stats_expert_misses, memory_order_relaxed);
-    out->expert_evictions = atomic_load_explicit(&e->stats_expert_evictions, memory_order_relaxed);
-    out->expert_read_bytes = atomic_load_explicit(&e->stats_expert_read_bytes,
-                                                  memory_order_relaxed);
-    out->expert_stall_ns = atomic_load_explicit(&e->stats_expert_stall_ns, memory_order_relaxed);
+}
+
+void engine_expert_stats(const struct engine *e, struct engine_expert_stats *out)
+{
+    *out = (struct engine_expert_stats){ 0 };
+    if (e->experts)
+        experts_stats(e->experts, out, NULL);
+}
+
+bool engine_expert_layers(const struct engine *e, struct engine_expert_layer *out)
+{
+    struct engine_expert_stats all;
+    if (e->experts)
+        experts_stats(e->experts, &all, out);
+    return e->experts != NULL;
 }

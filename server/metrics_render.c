@@ -5,6 +5,8 @@
  * Each family is written whole: HELP, TYPE, then its samples, in an order that never changes.  All
  * label values come from closed sets, but for the model's name.
  */
+#include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
@@ -370,23 +372,84 @@ static void add_cache(struct text *t, const struct cache_facts *c)
            "Choices paused because the KV pages ran out.");
 }
 
+/* A counter by layer. */
+struct layer_counter {
+    const char *name, *help;
+    size_t at; /* in struct engine_expert_layer */
+};
+
+static void add_layer_counter(struct text *t, const struct layer_counter *c,
+                              const struct engine_expert_layer *layers, uint32_t n_layers)
+{
+    family(t, c->name, "counter", c->help);
+    for (uint32_t l = 0; l < n_layers; l++) {
+        uint64_t value;
+        memcpy(&value, (const char *)&layers[l] + c->at, sizeof(value));
+        buf_printf(t->b, "%s{%s,layer=\"%u\"} %llu\n", c->name, t->model, l,
+                   (unsigned long long)value);
+    }
+}
+
+/* Nothing if all experts are in memory: a series for each layer would be noise. */
+static void add_expert_layers(struct text *t, const struct engine *e)
+{
+    static const struct layer_counter counters[] = {
+        { "lacuna_expert_layer_hits_total", "Of lacuna_expert_cache_hits_total, those of a layer.",
+          offsetof(struct engine_expert_layer, n_hits) },
+        { "lacuna_expert_layer_misses_total",
+          "Experts of a layer's steps that were not in memory, foreseen ones included.",
+          offsetof(struct engine_expert_layer, n_misses) },
+        { "lacuna_expert_layer_foreseen_right_total",
+          "Experts that were not in memory, were foreseen, read or not, and chosen.",
+          offsetof(struct engine_expert_layer, n_right) },
+        { "lacuna_expert_layer_foreseen_wrong_total",
+          "Experts that were not in memory, were foreseen, read or not, and not chosen.",
+          offsetof(struct engine_expert_layer, n_wrong) },
+    };
+    uint32_t n_layers = e ? engine_info(e)->n_layers : 0;
+    struct engine_expert_layer *layers = calloc(n_layers ? n_layers : 1, sizeof(*layers));
+    if (layers && n_layers && engine_expert_layers(e, layers)) {
+        for (uint32_t l = 0; l < n_layers; l++)
+            layers[l].n_misses += layers[l].n_foreseen;
+        family(t, "lacuna_expert_layer_resident", "gauge", "Experts of a layer in memory.");
+        for (uint32_t l = 0; l < n_layers; l++)
+            buf_printf(t->b, "lacuna_expert_layer_resident{%s,layer=\"%u\"} %u\n", t->model, l,
+                       layers[l].n_resident);
+        for (size_t i = 0; i < sizeof(counters) / sizeof(*counters); i++)
+            add_layer_counter(t, &counters[i], layers, n_layers);
+    }
+    free(layers);
+}
+
 static void add_experts(struct text *t, const struct engine *e)
 {
-    struct engine_stats s = { 0 };
+    struct engine_expert_stats s = { 0 };
     if (e)
-        engine_stats(e, &s);
-    single(t, "lacuna_expert_cache_slots", "gauge", t->model, s.expert_slots,
+        engine_expert_stats(e, &s);
+    single(t, "lacuna_experts", "gauge", t->model, e ? engine_info(e)->n_experts : 0,
+           "Experts of all layers; 0: the model is no mixture.");
+    single(t, "lacuna_expert_cache_slots", "gauge", t->model, s.n_slots,
            "Experts that memory holds (--expert-cache); 0: all, or the model has none.");
-    single(t, "lacuna_expert_cache_hits_total", "counter", t->model, (double)s.expert_hits,
+    single(t, "lacuna_expert_cache_hits_total", "counter", t->model, (double)s.sum.n_hits,
            "Experts of a layer's step that were in memory.");
-    single(t, "lacuna_expert_cache_misses_total", "counter", t->model, (double)s.expert_misses,
+    single(t, "lacuna_expert_cache_misses_total", "counter", t->model, (double)s.sum.n_misses,
            "Experts of a layer's step that had to be read.");
-    single(t, "lacuna_expert_cache_evictions_total", "counter", t->model,
-           (double)s.expert_evictions, "Experts that made room for others.");
-    single(t, "lacuna_expert_read_bytes_total", "counter", t->model, (double)s.expert_read_bytes,
+    single(t, "lacuna_expert_cache_foreseen_total", "counter", t->model, (double)s.sum.n_foreseen,
+           "Experts of a layer's step that were being read, or had been, because they were "
+           "foreseen.");
+    single(t, "lacuna_expert_cache_unused_total", "counter", t->model, (double)s.sum.n_unused,
+           "Experts that were foreseen and read, but not chosen.");
+    single(t, "lacuna_expert_cache_evictions_total", "counter", t->model, (double)s.n_evictions,
+           "Experts that made room for others.");
+    single(t, "lacuna_expert_read_bytes_total", "counter", t->model, (double)s.read_bytes,
            "Bytes of experts read from storage.");
-    single(t, "lacuna_expert_stall_seconds_total", "counter", t->model,
-           (double)s.expert_stall_ns * 1e-9, "Waiting for experts with nothing else to compute.");
+    family(t, "lacuna_expert_read_seconds", "histogram",
+           "From asking for an expert to having read it.");
+    add_histogram(t, "lacuna_expert_read_seconds", t->model, engine_read_bounds, ENGINE_READ_BOUNDS,
+                  s.reads, s.read_ns, true);
+    single(t, "lacuna_expert_stall_seconds_total", "counter", t->model, (double)s.stall_ns * 1e-9,
+           "Waiting for experts with nothing else to compute.");
+    add_expert_layers(t, e);
 }
 
 static void add_drafts(struct text *t, const struct sched_stats *s)

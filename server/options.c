@@ -38,6 +38,7 @@
 #define LIST(m) FIELD(OPTIONS_LIST, struct options_list, m)
 #define NUMBERS(m, lo, hi)                                                                         \
     FIELD(OPTIONS_NUMBERS, struct options_numbers, m), .min = (lo), .max = (hi)
+#define SIZES(m, lo, hi) FIELD(OPTIONS_SIZES, struct options_sizes, m), .min = (lo), .max = (hi)
 #define AUTO .word = "auto", .def = "auto"
 
 #define KIB UINT64_C(1024)
@@ -57,7 +58,7 @@ const struct options_row options_rows[] = {
     { "max-tokens", 'n', "N", U32(max_tokens, 1, 1 << 24), .def = "256",
       .help = "tokens to generate at most", GROUP_COMMAND, OPTIONS_RUN },
     { "temperature", 0, "T", REAL(temperature, 0, 2), .def = "0",
-      .help = "0 takes the likeliest token each time", GROUP_COMMAND, OPTIONS_RUN },
+      .help = "0 takes the likeliest token each time", GROUP_COMMAND, OPTIONS_RUN | OPTIONS_BENCH },
     { "top-k", 0, "K", U32(top_k, 0, INT32_MAX), .def = "0",
       .help = "choose among the K likeliest; 0: all", GROUP_COMMAND, OPTIONS_RUN },
     { "top-p", 0, "P", REAL(top_p, 0, 1), .def = "1",
@@ -113,9 +114,20 @@ const struct options_row options_rows[] = {
     { "kv-bytes", 0, "SIZE", BYTES(kv_bytes, MIB, 64 * TIB), AUTO,
       .help = "memory for keys and values; auto: a few sequences of --ctx, if there is room",
       GROUP_MODEL, STEPPING },
-    { "expert-cache", 0, "SIZE", BYTES(expert_cache, 4096, 64 * TIB), AUTO,
-      .help = "memory for a mixture's experts; those that do not fit are read from the file when tokens "
-              "choose them; auto: for all of them if there is room, else what there is room for",
+    { "expert-cache", 0, "SIZE", SIZES(expert_cache, 4096, 64 * TIB), AUTO,
+      .several = OPTIONS_BENCH,
+      .help = "memory for a mixture's experts, or how many percent of them: 8G, 50%; those that do not fit are "
+              "read from the file when tokens choose them; auto: for all of them if there is room, else what "
+              "there is room for; bench takes several, 100%,50%,25%, and measures one after the other",
+      GROUP_MODEL, STEPPING },
+    { "expert-heat", 0, "FILE", STRING(expert_heat), .def = "auto",
+      .help = "where it is kept, from one run to the next, which experts were chosen most: a start reads these "
+              "into --expert-cache; auto: MODEL.lacuna-heat, beside the model; off: none is kept, a start "
+              "is cold",
+      GROUP_MODEL, OPTIONS_SERVE },
+    { "expert-foresight", 0, "HOW", CHOICE(foresight, "auto off"), .def = "auto",
+      .help = "read experts that the next layer will probably want, while this one is computed; auto: in "
+              "layers where most of what is foreseen is wanted; off: only what tokens have chosen",
       GROUP_MODEL, STEPPING },
     { "kv-type", 0, "TYPE", CHOICE(kv_type, "f16 q8"), .def = "f16",
       .help = "what keys and values are stored as; f16: 16 bits, for a few models 32; q8: 8 bits, "
@@ -515,7 +527,8 @@ int options_take_flag(struct options *o, size_t i, const char *text,
 {
     const struct options_row *row = &options_rows[i];
     struct options_setting *s = &o->owned->flags[i];
-    bool appends = row->type == OPTIONS_LIST || row->type == OPTIONS_NUMBERS;
+    bool appends = row->type == OPTIONS_LIST || row->type == OPTIONS_NUMBERS ||
+                   row->type == OPTIONS_SIZES;
     char *where = format_text(o, "--%s", row->name);
     if (!where)
         return no_memory(outcome);
@@ -540,6 +553,18 @@ static const char *config_path(const struct options *o)
     return env_text("LACUNA_CONFIG");
 }
 
+/* Of a list only where the command knows what to do with one. */
+static int check_several(const struct options_row *row, const struct options_setting *s,
+                         uint32_t command, struct options_outcome *outcome)
+{
+    if (row->type != OPTIONS_SIZES || row->several & command || !strchr(s->text, ','))
+        return 0;
+    bool is_flag = strncmp(s->where, "--", 2) == 0;
+    return options_refuse(outcome, is_flag ? EX_USAGE : EX_CONFIG,
+                          "%.300s: '%.80s' is several sizes, and this command takes one", s->where,
+                          s->text);
+}
+
 static int apply(struct options *o, uint32_t command, struct options_outcome *outcome)
 {
     for (size_t i = 0; i < options_n_rows; i++) {
@@ -551,6 +576,8 @@ static int apply(struct options *o, uint32_t command, struct options_outcome *ou
             *s = o->owned->flags[i];
         else if (!s->text && row->def)
             *s = (struct options_setting){ .text = row->def, .where = "default" };
+        if (s->text && check_several(row, s, command, outcome))
+            return -1;
         if (s->text && options_store(o, row, s->text))
             return no_memory(outcome);
     }

@@ -34,6 +34,17 @@ struct options_numbers {
     uint32_t n;
 };
 
+/* Bytes, or a share of a whole that the option names; both 0: "auto". */
+struct options_size {
+    uint64_t bytes;
+    double share; /* above 0, at most 1 */
+};
+
+struct options_sizes {
+    const struct options_size *items; /* [n], at least one */
+    uint32_t n;
+};
+
 enum options_log_format { OPTIONS_LOG_AUTO, OPTIONS_LOG_TEXT, OPTIONS_LOG_JSON };
 
 enum { OPTIONS_MAX_ARGS = 4 };
@@ -45,13 +56,16 @@ struct options {
     /* model and memory */
     const char *model;
     uint32_t ctx;
-    uint64_t kv_bytes, expert_cache;
+    uint64_t kv_bytes;
+    struct options_sizes expert_cache; /* but for bench, one */
+    const char *expert_heat;
     uint32_t kv_type; /* enum engine_kv */
     uint32_t threads;
     bool pin_threads;
     const char *max_isa;
     bool no_mmap;
     uint32_t io;            /* enum engine_io */
+    uint32_t foresight;     /* 0: auto */
     uint32_t expert_gating; /* enum engine_gating */
     uint32_t max_batch_rows;
     /* network and access */

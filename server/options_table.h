@@ -18,6 +18,7 @@ enum options_type {
     OPTIONS_STRING,  /* const char * */
     OPTIONS_LIST,    /* struct options_list: texts with commas between */
     OPTIONS_NUMBERS, /* struct options_numbers: the same of whole numbers */
+    OPTIONS_SIZES,   /* struct options_sizes: the same of bytes or percents of a whole */
 };
 
 enum options_group {
@@ -45,6 +46,7 @@ struct options_row {
     const char *help;
     enum options_group group;
     uint32_t commands; /* enum options_command, or-ed */
+    uint32_t several;  /* SIZES: of these, the commands that take more than one */
     const char *needs; /* the flag that must be set, too */
     bool secret;       /* not shown by --check-config */
     bool not_in_file;  /* makes no sense in a configuration file */

@@ -23,7 +23,7 @@ static bool read_whole(const struct options_row *row, const char *text, uint64_t
         *out = row->word_value;
         return true;
     }
-    if (row->type == OPTIONS_BYTES)
+    if (row->type == OPTIONS_BYTES || row->type == OPTIONS_SIZES)
         ok = value_bytes(text, out);
     else if (row->type == OPTIONS_SECONDS)
         ok = value_seconds(text, out);
@@ -36,6 +36,23 @@ static bool read_real(const struct options_row *row, const char *text, double *o
 {
     return value_real(text, out) && *out * 1000 >= (double)row->min &&
            *out * 1000 <= (double)row->max;
+}
+
+/* Bytes, "75%", or the row's word. */
+static bool read_size(const struct options_row *row, const char *text, struct options_size *out)
+{
+    char number[VALUE_TEXT_MAX];
+    size_t n = strlen(text);
+    *out = (struct options_size){ 0 };
+    if (n == 0 || text[n - 1] != '%')
+        return read_whole(row, text, &out->bytes);
+    if (n > sizeof(number))
+        return false;
+    memcpy(number, text, n - 1);
+    number[n - 1] = '\0';
+    bool ok = value_real(number, &out->share) && out->share > 0 && out->share <= 100;
+    out->share /= 100;
+    return ok;
 }
 
 static uint32_t count_items(const char *text)
@@ -62,6 +79,7 @@ static bool check_list(const struct options_row *row, const char *text)
 {
     char item[ITEM_MAX];
     uint64_t v;
+    struct options_size size;
     uint32_t n = count_items(text);
     if (n > LIST_MAX)
         return false;
@@ -69,6 +87,8 @@ static bool check_list(const struct options_row *row, const char *text)
         if (!next_item(&p, item, sizeof(item)))
             return false;
         if (row->type == OPTIONS_NUMBERS && !read_whole(row, item, &v))
+            return false;
+        if (row->type == OPTIONS_SIZES && !read_size(row, item, &size))
             return false;
     }
     return true;
@@ -96,6 +116,7 @@ bool options_check(const struct options_row *row, const char *text)
         return text[0] != '\0';
     case OPTIONS_LIST:
     case OPTIONS_NUMBERS:
+    case OPTIONS_SIZES:
         return check_list(row, text);
     }
     return false;
@@ -133,6 +154,21 @@ static int store_numbers(struct options *o, const struct options_row *row, const
     return 0;
 }
 
+static int store_sizes(struct options *o, const struct options_row *row, const char *text,
+                       struct options_sizes *out)
+{
+    char item[ITEM_MAX];
+    uint32_t n = count_items(text);
+    struct options_size *items = options_alloc(o, n * sizeof(*items));
+    if (!items)
+        return -1;
+    for (uint32_t i = 0; i < n; i++)
+        if (!next_item(&text, item, sizeof(item)) || !read_size(row, item, &items[i]))
+            items[i] = (struct options_size){ 0 };
+    *out = (struct options_sizes){ .items = items, .n = n };
+    return 0;
+}
+
 int options_store(struct options *o, const struct options_row *row, const char *text)
 {
     void *field = (char *)o + row->offset;
@@ -165,6 +201,8 @@ int options_store(struct options *o, const struct options_row *row, const char *
         return store_list(o, text, field);
     case OPTIONS_NUMBERS:
         return store_numbers(o, row, text, field);
+    case OPTIONS_SIZES:
+        return store_sizes(o, row, text, field);
     }
     return 0;
 }
@@ -186,11 +224,12 @@ static void expected_range(const struct options_row *row, char out[OPTIONS_EXPEC
     const char *what = "a whole number", *unit = "", *note = "";
     snprintf(lo, sizeof(lo), "%llu", (unsigned long long)row->min);
     snprintf(hi, sizeof(hi), "%llu", (unsigned long long)row->max);
-    if (row->type == OPTIONS_BYTES) {
+    if (row->type == OPTIONS_BYTES || row->type == OPTIONS_SIZES) {
         value_bytes_text(row->min, lo);
         value_bytes_text(row->max, hi);
         what = "a size";
-        note = " (digits and K, M or G)";
+        note = row->type == OPTIONS_BYTES ? " (digits and K, M or G)"
+                                          : " (digits and K, M or G), or a percentage";
     } else if (row->type == OPTIONS_SECONDS) {
         what = "a time";
         unit = "s";
@@ -226,6 +265,7 @@ void options_expected(const struct options_row *row, char out[OPTIONS_EXPECTED_M
     case OPTIONS_BYTES:
     case OPTIONS_SECONDS:
     case OPTIONS_NUMBERS:
+    case OPTIONS_SIZES:
         expected_range(row, out);
         break;
     }

@@ -92,6 +92,7 @@ struct routing {
     uint32_t *source; /* [rows * n_used] the token's row of a gathered row */
     uint32_t *active; /* [n_experts] experts with at least one row */
     uint32_t n_active;
+    uint32_t *foreseen; /* [rows][n_used] of the next layer */
 };
 
 struct forward_options {
@@ -117,6 +118,8 @@ struct forward {
     int32_t *token;          /* [max_rows] */
     uint32_t *logit_row;     /* [max_logit_rows] */
     bool *row_failed;        /* [max_rows] an expert of it could not be read */
+    bool *row_late;          /* [max_rows] an expert of it has not come yet */
+    bool may_defer;          /* whether rows may be late */
     const char *failure;     /* why; NULL: none has */
     struct attention_plan plan[KV_MAX_GROUPS];
 

@@ -7,6 +7,7 @@
  * depend on who else picked them, nor on the order in which experts come from the disk.
  */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "engine/forward/forward.h"
@@ -53,37 +54,68 @@ static void weigh(const struct model_shape *s, const float *logit, const uint32_
         weight[i] *= scale;
 }
 
+/* The best n_experts_used of a row's logits, best first. */
+static void pick_experts(const struct forward *f, uint32_t row, uint32_t *expert)
+{
+    const struct model_shape *s = f->shape;
+    float score[CONFIG_MAX_EXPERTS];
+    memcpy(score, f->router_logits + (size_t)row * s->n_experts, s->n_experts * sizeof(*score));
+    for (uint32_t i = 0; i < s->n_experts_used; i++)
+        expert[i] = take_best(score, s->n_experts);
+}
+
 static void route_row(void *ctx, uint32_t row)
 {
     const struct moe_job *job = ctx;
-    const struct model_shape *s = job->f->shape;
-    const float *logit = job->f->router_logits + (size_t)row * s->n_experts;
-    uint32_t *expert = job->f->routing.expert + (size_t)row * s->n_experts_used;
-    float score[CONFIG_MAX_EXPERTS];
-    memcpy(score, logit, s->n_experts * sizeof(*score));
-    for (uint32_t i = 0; i < s->n_experts_used; i++)
-        expert[i] = take_best(score, s->n_experts);
-    weigh(s, logit, expert, job->f->routing.weight + (size_t)row * s->n_experts_used);
+    struct forward *f = job->f;
+    size_t first = (size_t)row * f->shape->n_experts_used;
+    pick_experts(f, row, f->routing.expert + first);
+    weigh(f->shape, f->router_logits + (size_t)row * f->shape->n_experts, f->routing.expert + first,
+          f->routing.weight + first);
 }
 
-/* Gives every pick a row in the gathered buffers, experts ascending, rows ascending within. */
+/* The logits of all experts for x [rows][n_embd]. */
+static void run_router(struct forward *f, const struct layer_weights *w, const float *x)
+{
+    struct activations *own = &f->gathered; /* free until the experts run */
+    struct kern_input in = { .x = x, .act = &own->act };
+    struct product p = { .w = &w->router,
+                         .x = &in,
+                         .y = f->router_logits,
+                         .ldy = f->shape->n_experts,
+                         .n_rows = f->n_rows };
+    if (kern_type_is_quantised(w->router.type))
+        f->kern->quantise(x, own->n, &own->act, 0, f->n_rows, 0, own->n);
+    forward_products(f, &p, 1, PROFILE_ROUTER);
+}
+
+/* Nothing more is computed of a row that lacks an expert. */
+static bool is_lost(const struct forward *f, uint32_t row)
+{
+    return f->row_failed[row] || f->row_late[row];
+}
+
+/* Gives every pick of the rows that are not lost a row in the gathered buffers, experts ascending, rows
+ * ascending within. */
 static void assign_slots(struct forward *f)
 {
     struct routing *r = &f->routing;
-    uint32_t n_experts = f->shape->n_experts, n_picks = f->n_rows * f->shape->n_experts_used;
+    uint32_t n_experts = f->shape->n_experts, k = f->shape->n_experts_used, n_picks = f->n_rows * k;
     memset(r->offset, 0, (n_experts + 1) * sizeof(*r->offset));
     for (uint32_t i = 0; i < n_picks; i++)
-        r->offset[r->expert[i] + 1]++;
+        r->offset[r->expert[i] + 1] += !is_lost(f, i / k);
     r->n_active = 0;
     for (uint32_t e = 0; e < n_experts; e++) {
         if (r->offset[e + 1])
             r->active[r->n_active++] = e;
         r->offset[e + 1] += r->offset[e];
     }
-    for (uint32_t i = 0; i < n_picks;
-         i++) { /* offset[e] moves to the end of e, which is offset[e + 1] */
+    for (uint32_t i = 0; i < n_picks; i++) {
+        if (is_lost(f, i / k))
+            continue;
+        /* offset[e] moves to the end of e, which is offset[e + 1] */
         r->slot[i] = r->offset[r->expert[i]]++;
-        r->source[r->slot[i]] = i / f->shape->n_experts_used;
+        r->source[r->slot[i]] = i / k;
     }
     for (uint32_t e = n_experts; e > 0; e--)
         r->offset[e] = r->offset[e - 1];
@@ -105,24 +137,77 @@ static void want_experts(struct forward *f, uint32_t layer)
     experts_want(f->experts, layer, r->active, n_tokens, r->n_active);
 }
 
+/* ---- foresight ---- */
+
+struct expert_count {
+    uint32_t expert, n;
+};
+
+static int by_count(const void *a, const void *b)
+{
+    const struct expert_count *x = a, *y = b;
+    return x->n != y->n ? (x->n < y->n ? 1 : -1)
+                        : (x->expert > y->expert) - (x->expert < y->expert);
+}
+
+static void foresee_row(void *ctx, uint32_t row)
+{
+    const struct moe_job *job = ctx;
+    uint32_t k = job->f->shape->n_experts_used;
+    pick_experts(job->f, row, job->f->routing.foreseen + (size_t)row * k);
+}
+
+/* The residual as the router of an architecture whose router comes late will see it, but for what this layer
+ * adds. */
+static void norm_row(void *ctx, uint32_t row)
+{
+    const struct moe_job *job = ctx;
+    struct forward *f = job->f;
+    size_t n = f->shape->n_embd;
+    f->kern->rms_norm(f->x + row * n, job->w->ffn_norm, f->shape->norm_eps, (uint32_t)n,
+                      f->gathered.x + row * n);
+}
+
+/* The residual changes little from layer to layer: the next layer's router, applied to it now, foretells
+ * most of what it will choose. */
+static void foresee_experts(struct forward *f, uint32_t layer)
+{
+    const struct layer_weights *w = &f->weights->layer[layer];
+    struct moe_job job = { .f = f, .w = w };
+    struct expert_count count[CONFIG_MAX_EXPERTS] = { 0 };
+    uint32_t list[CONFIG_MAX_EXPERTS], n = 0;
+    bool is_late = f->shape->arch->router_input != ARCH_ROUTER_LAYER_INPUT && w->ffn_norm;
+    if (is_late)
+        forward_rows(f, norm_row, &job, f->n_rows);
+    run_router(f, w, is_late ? f->gathered.x : f->x);
+    forward_rows(f, foresee_row, &job, f->n_rows);
+    for (uint32_t i = 0; i < f->n_rows * f->shape->n_experts_used; i++) {
+        struct expert_count *c = &count[f->routing.foreseen[i]];
+        if (is_lost(f, i / f->shape->n_experts_used))
+            continue;
+        c->expert = f->routing.foreseen[i];
+        c->n++;
+    }
+    qsort(count, f->shape->n_experts, sizeof(*count), by_count);
+    while (n < f->shape->n_experts && count[n].n > 0) {
+        list[n] = count[n].expert;
+        n++;
+    }
+    experts_foresee(f->experts, layer, list, n);
+}
+
 void moe_route(struct forward *f, uint32_t layer, const float *x)
 {
     const struct layer_weights *w = &f->weights->layer[layer];
     struct moe_job job = { .f = f, .w = w };
-    struct activations *own = &f->gathered; /* free until the experts run */
-    struct kern_input in = { .x = x, .act = &own->act };
-    struct product p = { .w = &w->router,
-                         .x = &in,
-                         .y = f->router_logits,
-                         .ldy = f->shape->n_experts,
-                         .n_rows = f->n_rows };
-    if (kern_type_is_quantised(w->router.type))
-        f->kern->quantise(x, own->n, &own->act, 0, f->n_rows, 0, own->n);
-    forward_products(f, &p, 1, PROFILE_ROUTER);
+    run_router(f, w, x);
     forward_rows(f, route_row, &job, f->n_rows);
     assign_slots(f);
-    if (is_on_demand(w))
+    if (is_on_demand(w)) {
         want_experts(f, layer);
+        if (layer + 1 < f->shape->n_layers && experts_can_foresee(f->experts, layer + 1))
+            foresee_experts(f, layer + 1);
+    }
     profile_end(&f->profile, PROFILE_ROUTER);
 }
 
@@ -239,17 +324,24 @@ static void run_experts(struct moe_job *job)
     profile_end(&f->profile, PROFILE_DOWN);
 }
 
-/* The rows that picked an expert that could not be read. */
-static void fail_rows(struct forward *f)
+/* The rows that picked one of n experts. */
+static void mark_rows(struct forward *f, const uint32_t *experts, uint32_t n, bool *marks)
 {
-    const uint32_t *failed;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t s = f->routing.offset[experts[i]]; s < f->routing.offset[experts[i] + 1]; s++)
+            marks[f->routing.source[s]] = true;
+}
+
+static void lose_rows(struct forward *f)
+{
+    const uint32_t *list;
     const char *reason;
-    uint32_t n = experts_failed(f->experts, &failed, &reason);
-    for (uint32_t i = 0; i < n; i++) {
+    uint32_t n = experts_failed(f->experts, &list, &reason);
+    if (n > 0)
         f->failure = reason;
-        for (uint32_t s = f->routing.offset[failed[i]]; s < f->routing.offset[failed[i] + 1]; s++)
-            f->row_failed[f->routing.source[s]] = true;
-    }
+    mark_rows(f, list, n, f->row_failed);
+    n = experts_late(f->experts, &list);
+    mark_rows(f, list, n, f->row_late);
 }
 
 /* As they come from the disk: what is there is computed while the others are read. */
@@ -258,13 +350,13 @@ static void run_experts_on_demand(struct moe_job *job)
     uint32_t set[CONFIG_MAX_EXPERTS];
     job->experts = set;
     for (;;) {
-        job->n_experts = experts_next(job->f->experts, set);
+        job->n_experts = experts_next(job->f->experts, set, job->f->may_defer);
         profile_end(&job->f->profile, PROFILE_EXPERT_READ);
         if (job->n_experts == 0)
             break;
         run_experts(job);
     }
-    fail_rows(job->f);
+    lose_rows(job->f);
 }
 
 static void combine_row(void *ctx, uint32_t row)
@@ -274,6 +366,8 @@ static void combine_row(void *ctx, uint32_t row)
     uint32_t n = f->shape->n_embd, k = f->shape->n_experts_used;
     float *y = f->block + (size_t)row * n;
     memset(y, 0, n * sizeof(*y));
+    if (is_lost(f, row))
+        return;
     for (size_t i = (size_t)row * k; i < ((size_t)row + 1) * k; i++)
         f->kern->add_scaled(y, f->expert_out + (size_t)f->routing.slot[i] * n, f->routing.weight[i],
                             n);
@@ -326,7 +420,7 @@ void moe_forward(struct forward *f, uint32_t layer)
                            .layer = layer,
                            .experts = f->routing.active,
                            .n_experts = f->routing.n_active };
-    forward_rows(f, gather_row, &job, f->n_rows * f->shape->n_experts_used);
+    forward_rows(f, gather_row, &job, f->routing.offset[f->shape->n_experts]);
     profile_end(&f->profile, PROFILE_ROUTER);
     if (is_on_demand(w))
         run_experts_on_demand(&job);

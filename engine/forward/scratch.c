@@ -53,6 +53,7 @@ static void take_step(struct arena *a, struct forward *f)
     f->token = take(a, rows, sizeof(*f->token));
     f->logit_row = take(a, f->opt.max_logit_rows, sizeof(*f->logit_row));
     f->row_failed = take(a, f->opt.max_rows, sizeof(*f->row_failed));
+    f->row_late = take(a, f->opt.max_rows, sizeof(*f->row_late));
     f->segment = take(a, rows, sizeof(*f->segment));
     f->sealing = take(a, rows, sizeof(*f->sealing));
     f->carried = take(a, rows, sizeof(*f->carried));
@@ -104,6 +105,7 @@ static void take_experts(struct arena *a, struct forward *f)
     f->routing.slot = take(a, picks, sizeof(uint32_t));
     f->routing.source = take(a, picks, sizeof(uint32_t));
     f->routing.offset = take(a, (uint64_t)s->n_experts + 1, sizeof(uint32_t));
+    f->routing.foreseen = take(a, picks, sizeof(uint32_t));
     f->routing.active = take(a, s->n_experts, sizeof(uint32_t));
     f->router_logits = take(a, rows * s->n_experts, sizeof(float));
     take_act(a, &f->gathered, picks, s->n_embd);

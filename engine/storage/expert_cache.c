@@ -29,7 +29,7 @@ struct expert_cache {
     double weight;         /* of a token now */
     struct entry *entries; /* [n_layers][n_experts] */
     uint32_t *in_slot;     /* [n_slots] the entry, or NO_ENTRY */
-    struct expert_cache_stats stats;
+    uint64_t n_evictions;
 };
 
 static struct entry *entry_of(const struct expert_cache *c, uint32_t layer, uint32_t expert)
@@ -82,12 +82,7 @@ uint32_t expert_cache_slot(const struct expert_cache *c, uint32_t layer, uint32_
 
 void expert_cache_use(struct expert_cache *c, uint32_t layer, uint32_t expert, uint32_t n_tokens)
 {
-    struct entry *e = entry_of(c, layer, expert);
-    e->heat += c->weight * n_tokens;
-    if (e->state == EXPERT_READY)
-        c->stats.n_hits++;
-    else
-        c->stats.n_misses++;
+    entry_of(c, layer, expert)->heat += c->weight * n_tokens;
 }
 
 void expert_cache_pass(struct expert_cache *c, uint32_t n_tokens)
@@ -139,7 +134,7 @@ uint32_t expert_cache_place(struct expert_cache *c, uint32_t layer, uint32_t exp
         return slot;
     if (c->in_slot[slot] != NO_ENTRY) {
         c->entries[c->in_slot[slot]].state = EXPERT_ABSENT;
-        c->stats.n_evictions++;
+        c->n_evictions++;
     }
     c->in_slot[slot] = (uint32_t)(e - c->entries);
     e->state = EXPERT_LOADING;
@@ -178,7 +173,15 @@ void expert_cache_unpin(struct expert_cache *c, uint32_t layer, uint32_t expert)
     e->n_pins--;
 }
 
-void expert_cache_stats(const struct expert_cache *c, struct expert_cache_stats *out)
+uint32_t expert_cache_n_ready(const struct expert_cache *c, uint32_t layer)
 {
-    *out = c->stats;
+    uint32_t n = 0;
+    for (uint32_t e = 0; e < c->n_experts; e++)
+        n += entry_of(c, layer, e)->state == EXPERT_READY;
+    return n;
+}
+
+uint64_t expert_cache_evictions(const struct expert_cache *c)
+{
+    return c->n_evictions;
 }

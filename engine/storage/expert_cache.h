@@ -26,11 +26,6 @@ enum expert_state {
 
 #define EXPERT_NO_SLOT UINT32_MAX
 
-struct expert_cache_stats {
-    uint64_t n_hits, n_misses; /* expert_cache_use of a ready expert, and of any other */
-    uint64_t n_evictions;
-};
-
 /* n_experts of each of n_layers layers share n_slots slots.  NULL: no memory. */
 struct expert_cache *expert_cache_open(uint32_t n_layers, uint32_t n_experts, uint32_t n_slots);
 void expert_cache_close(struct expert_cache *c); /* NULL is fine */
@@ -59,6 +54,7 @@ void expert_cache_unpin(struct expert_cache *c, uint32_t layer, uint32_t expert)
 double expert_cache_heat(const struct expert_cache *c, uint32_t layer, uint32_t expert);
 void expert_cache_set_heat(struct expert_cache *c, uint32_t layer, uint32_t expert, double heat);
 
-void expert_cache_stats(const struct expert_cache *c, struct expert_cache_stats *out);
+uint32_t expert_cache_n_ready(const struct expert_cache *c, uint32_t layer);
+uint64_t expert_cache_evictions(const struct expert_cache *c);
 
 #endif

@@ -1,161 +1,118 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * experts.c - reads of experts, from the wish to the slot.
+ * experts.c - from the wish to the slot.
  *
- *     experts_want   hit: pinned, ready for the first set
- *                    miss: waits for a slot and a staging buffer -> a load, read in pieces
- *     experts_next   loads that came: panels made, slot ready -> set; new loads take their buffers
+ *     experts_want      hit: pinned, ready for the first set
+ *                       miss: waits for a slot and a buffer -> read
+ *     experts_foresee   absent: the same, with what the wishes leave
+ *     experts_next      reads that came: panels made, slot ready -> set; new ones take their buffers
  *
- * A piece that fails is asked for once more; then its expert is failed for this layer, and is tried again by
- * the next step that wants it.
- * Invariants: an expert of the current list is in exactly one of: to be loaded, loading, ready, handed out,
- * failed.  Whatever is loading, ready or in the current set is pinned.
+ * A read that fails fails its expert for this layer; the next step that wants it tries again.
+ * Invariants: an expert of the current list is in exactly one of: to be read, on its way, ready, handed out,
+ * failed.  Whatever is on its way, ready or in the current set is pinned once; so is what was foreseen and has
+ * come, until its layer says whether it is wanted.  What was foreseen, has begun, and is not wanted after all
+ * is let go of when it comes.
  */
 #include "engine/storage/experts.h"
 
 #include <assert.h>
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "engine/clock.h"
 #include "engine/huge.h"
-#include "engine/model/gguf_internal.h"
 #include "engine/model/repack.h"
 #include "engine/storage/expert_cache.h"
+#include "engine/storage/expert_counts.h"
+#include "engine/storage/expert_reads.h"
 
 enum {
-    ALIGNMENT = 4096,        /* of direct reads */
-    PIECE_BYTES = 512 << 10, /* full disk speed, several in flight for one expert */
-    MOST_LOADS = 8,          /* experts on their way at once */
-    MOST_READS = 64,         /* pieces in flight */
-    LEAST_SLOTS = 2,         /* one is computed while another is read */
+    LEAST_SLOTS = 2, /* one is computed while another is read */
+    AHEAD_SLOTS = 4, /* a part of the slots, for what is foreseen */
     REASON_BYTES = 256,
+    PATIENCE_MS = 1000, /* far beyond what storage that works takes */
+    TIMEOUT_MS = 10000,
+    AWAIT_MS = 100,
 };
+
+#define MS UINT64_C(1000000) /* in nanoseconds */
 
 /* One matrix of each expert of a layer. */
 struct part {
     const struct gguf_tensor *tensor; /* NULL: none */
-    uint64_t file_bytes;              /* of an expert's */
     size_t at;                        /* in a slot */
     bool wants_panels;
 };
 
 /* What experts_want asked for. */
-enum wish_state { WISH_TO_LOAD, WISH_LOADING, WISH_READY, WISH_HANDED_OUT, WISH_DONE, WISH_FAILED };
+enum wish_state {
+    WISH_TO_READ,
+    WISH_READING,
+    WISH_READY,
+    WISH_HANDED_OUT,
+    WISH_DONE,
+    WISH_LATE,
+    WISH_FAILED,
+};
 
 struct wish {
-    uint32_t expert;
+    uint32_t expert, n_tokens;
     enum wish_state state;
 };
 
-/* An expert on its way into a staging buffer. */
-struct load {
-    bool busy;
-    uint32_t wish;
-    uint8_t *staging;
-    size_t part_at[EXPERT_N_PARTS]; /* in the buffer: where the part's first aligned block begins */
-    uint32_t part;                  /* the piece to be asked for next: of this part, */
-    uint64_t offset;                /* from here on in its file */
-    uint32_t n_in_flight;
-    int error; /* errno of a piece that failed twice; EIO also if the file has become shorter */
+/* What experts_foresee found absent. */
+enum guess_state { GUESS_TO_READ, GUESS_READING, GUESS_READY, GUESS_FAILED };
+
+struct guess {
+    uint32_t expert;
+    enum guess_state state;
 };
 
-struct piece {
-    struct io_read read;
-    struct load *load; /* NULL: free */
-    uint64_t needed;   /* bytes of it that are the expert's, and those before */
-    bool again;        /* it failed once */
-};
-
-struct file {
-    int direct, buffered; /* direct: past the page cache; the same if the file system cannot */
+/* Of a layer: absent experts that were foreseen, old ones counting less. */
+struct guesses {
+    double n_right, n_wrong;
 };
 
 struct experts {
     const struct gguf *g;
     struct workers *workers;
-    struct io *io;
-    struct file *files; /* [n_parts of g] */
     uint32_t n_layers, n_experts;
     struct part (*layers)[EXPERT_N_PARTS]; /* [n_layers] */
     struct expert_cache *cache;
+    struct expert_reads *reads;
     uint8_t *slots; /* [n_slots][slot_bytes] */
     size_t slot_bytes;
     uint32_t n_slots;
-    uint8_t *staging; /* [MOST_LOADS][staging_bytes] */
-    size_t staging_bytes;
-    struct load loads[MOST_LOADS];
-    struct piece pieces[MOST_READS];
+    bool all_fit, no_foresight;
+    uint64_t patience_ns, timeout_ns;
+    uint64_t last_ns; /* something was read */
 
     /* The layer at hand. */
     uint32_t layer;
     struct wish *wishes; /* [n_experts] */
     uint32_t n_wishes;
-    uint32_t *failed; /* [n_experts] */
-    uint32_t n_failed;
+    uint32_t *failed, *late; /* [n_experts] */
+    uint32_t n_failed, n_late;
     char reason[REASON_BYTES];
-    uint64_t read_bytes, stall_ns;
+
+    /* The layer after it. */
+    uint32_t guess_layer;
+    struct guess *guesses; /* [n_experts] */
+    uint32_t n_guesses;
+    uint32_t n_ahead;       /* begun as guesses, and pinned since */
+    struct guesses *record; /* [n_layers] */
+
+    struct expert_counts *counts;
+    struct engine_expert_layer *count; /* [n_layers] in counts */
 };
-
-/* ---- the tensors ---- */
-
-void experts_find(const struct gguf *g, uint32_t layer, struct experts_layer *out)
-{
-    static const char *const names[EXPERT_N_PARTS] = { "gate", "up", "down" };
-    for (uint32_t p = 0; p < EXPERT_N_PARTS; p++) {
-        char name[64];
-        snprintf(name, sizeof(name), "blk.%u.ffn_%s_exps.weight", layer, names[p]);
-        out->part[p] = gguf_find_tensor(g, name);
-    }
-}
 
 /* ---- sizes ---- */
 
-static uint64_t round_up(uint64_t n, uint64_t to)
-{
-    return (n + to - 1) / to * to;
-}
-
-static uint64_t file_bytes_of(const struct gguf_tensor *t)
-{
-    return t->bytes / t->ne[2];
-}
-
-/* Of one expert in memory. */
-static uint64_t memory_bytes_of(const struct gguf *g, const struct gguf_tensor *t)
-{
-    return round_up(repack_memory_bytes(g, t) / t->ne[2], 64);
-}
-
-/* The most that a layer's experts take, each: in memory, or read in whole blocks. */
-static uint64_t largest(const struct gguf *g, const struct experts_options *opt,
-                        uint64_t (*bytes)(const struct gguf *g, const struct gguf_tensor *t))
-{
-    uint64_t most = 0;
-    for (uint32_t l = 0; l < opt->n_layers; l++) {
-        uint64_t sum = 0;
-        for (uint32_t p = 0; p < EXPERT_N_PARTS; p++)
-            sum += opt->layers[l].part[p] ? bytes(g, opt->layers[l].part[p]) : 0;
-        most = sum > most ? sum : most;
-    }
-    return most;
-}
-
-/* A slice begins and ends within a block. */
-static uint64_t staged_bytes_of(const struct gguf *g, const struct gguf_tensor *t)
-{
-    (void)g;
-    return round_up(file_bytes_of(t), ALIGNMENT) + ALIGNMENT;
-}
-
 static uint64_t slot_bytes_of(const struct gguf *g, const struct experts_options *opt)
 {
-    return largest(g, opt, memory_bytes_of);
+    return experts_largest(g, opt->layers, opt->n_layers, expert_memory_bytes);
 }
 
 static uint32_t n_layers_with_experts(const struct experts_options *opt)
@@ -184,7 +141,7 @@ uint64_t experts_resident_bytes(const struct gguf *g, const struct experts_optio
 
 uint64_t experts_staging_bytes(const struct gguf *g, const struct experts_options *opt)
 {
-    return MOST_LOADS * largest(g, opt, staged_bytes_of);
+    return expert_reads_buffer_bytes(g, opt->layers, opt->n_layers);
 }
 
 /* ---- open and close ---- */
@@ -192,24 +149,6 @@ uint64_t experts_staging_bytes(const struct gguf *g, const struct experts_option
 static int no_memory(const char *what, uint64_t bytes, struct engine_err *err)
 {
     return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for %s (%" PRIu64 " bytes)", what, bytes);
-}
-
-static int open_files(struct experts *x, struct engine_err *err)
-{
-    x->files = malloc(x->g->n_parts * sizeof(*x->files));
-    if (!x->files)
-        return no_memory("the list of files", x->g->n_parts * sizeof(*x->files), err);
-    for (uint32_t i = 0; i < x->g->n_parts; i++)
-        x->files[i] = (struct file){ -1, -1 };
-    for (uint32_t i = 0; i < x->g->n_parts; i++) {
-        struct file *f = &x->files[i];
-        f->buffered = open(x->g->parts[i].path, O_RDONLY | O_CLOEXEC);
-        if (f->buffered < 0)
-            return engine_fail(err, ENGINE_ERR_FILE, "%scannot be opened again: %s",
-                               x->g->parts[i].label, io_errno_text(errno));
-        f->direct = open(x->g->parts[i].path, O_RDONLY | O_DIRECT | O_CLOEXEC);
-    }
-    return 0;
 }
 
 static void place_parts(struct experts *x, const struct experts_options *opt)
@@ -221,10 +160,9 @@ static void place_parts(struct experts *x, const struct experts_options *opt)
             if (!t)
                 continue;
             x->layers[l][p] = (struct part){ .tensor = t,
-                                             .file_bytes = file_bytes_of(t),
                                              .at = at,
                                              .wants_panels = repack_wants(x->g, t) };
-            at += memory_bytes_of(x->g, t);
+            at += expert_memory_bytes(x->g, t);
         }
     }
 }
@@ -233,8 +171,8 @@ static int take_memory(struct experts *x, const struct experts_options *opt, str
 {
     uint64_t n_all = (uint64_t)n_layers_with_experts(opt) * opt->n_experts;
     x->slot_bytes = slot_bytes_of(x->g, opt);
-    x->staging_bytes = largest(x->g, opt, staged_bytes_of);
     uint64_t n_slots = opt->slot_bytes / x->slot_bytes;
+    x->all_fit = n_slots >= n_all;
     x->n_slots = (uint32_t)(n_slots < n_all ? n_slots : n_all);
     if (x->n_slots < LEAST_SLOTS)
         return engine_fail(err, ENGINE_ERR_OPTION,
@@ -245,27 +183,30 @@ static int take_memory(struct experts *x, const struct experts_options *opt, str
     x->layers = calloc(opt->n_layers, sizeof(*x->layers));
     x->wishes = calloc(opt->n_experts, sizeof(*x->wishes));
     x->failed = calloc(opt->n_experts, sizeof(*x->failed));
+    x->late = calloc(opt->n_experts, sizeof(*x->late));
+    x->guesses = calloc(opt->n_experts, sizeof(*x->guesses));
+    x->record = calloc(opt->n_layers, sizeof(*x->record));
     x->cache = expert_cache_open(opt->n_layers, opt->n_experts, x->n_slots);
-    if (!x->layers || !x->wishes || !x->failed || !x->cache)
+    x->counts = expert_counts_open(opt->n_layers);
+    if (!x->layers || !x->wishes || !x->failed || !x->late || !x->guesses || !x->record ||
+        !x->cache || !x->counts)
         return no_memory("the table of experts", n_all * 32, err);
+    x->count = expert_counts_layers(x->counts);
+    expert_counts_all(x->counts)->n_slots = x->n_slots;
     x->slots = huge_alloc(x->n_slots * x->slot_bytes);
     if (!x->slots)
         return no_memory("slots of experts", x->n_slots * x->slot_bytes, err);
-    x->staging = huge_alloc(MOST_LOADS * x->staging_bytes);
-    if (!x->staging)
-        return no_memory("reading experts", MOST_LOADS * x->staging_bytes, err);
-    for (uint32_t i = 0; i < MOST_LOADS; i++)
-        x->loads[i].staging = x->staging + i * x->staging_bytes;
     return 0;
 }
 
 int experts_open(struct experts **out, const struct gguf *g, const struct experts_options *opt,
                  struct workers *workers, struct engine_err *err)
 {
-    const struct io_options io = { .backend = opt->io,
-                                   .depth = MOST_READS,
-                                   .moves = true, /* who opens the model warms it up */
-                                   .faults = opt->faults };
+    const struct expert_reads_options reads = { .g = g,
+                                                .layers = opt->layers,
+                                                .n_layers = opt->n_layers,
+                                                .io = opt->io,
+                                                .faults = opt->faults };
     struct experts *x = calloc(1, sizeof(*x));
     *out = NULL;
     if (!x)
@@ -274,7 +215,10 @@ int experts_open(struct experts **out, const struct gguf *g, const struct expert
     x->workers = workers;
     x->n_layers = opt->n_layers;
     x->n_experts = opt->n_experts;
-    if (take_memory(x, opt, err) < 0 || open_files(x, err) < 0 || io_open(&x->io, &io, err) < 0) {
+    x->no_foresight = opt->no_foresight;
+    x->patience_ns = MS * (opt->patience_ms ? opt->patience_ms : PATIENCE_MS);
+    x->timeout_ns = MS * (opt->timeout_ms ? opt->timeout_ms : TIMEOUT_MS);
+    if (take_memory(x, opt, err) < 0 || expert_reads_open(&x->reads, &reads, err) < 0) {
         experts_close(x);
         return -1;
     }
@@ -287,243 +231,334 @@ void experts_close(struct experts *x)
 {
     if (!x)
         return;
-    io_close(x->io);
-    for (uint32_t i = 0; x->files && i < x->g->n_parts; i++) {
-        if (x->files[i].buffered >= 0)
-            close(x->files[i].buffered);
-        if (x->files[i].direct >= 0)
-            close(x->files[i].direct);
-    }
+    expert_reads_close(x->reads);
     expert_cache_close(x->cache);
+    expert_counts_close(x->counts);
     huge_free(x->slots, x->n_slots * x->slot_bytes);
-    huge_free(x->staging, MOST_LOADS * x->staging_bytes);
-    free(x->files);
     free(x->layers);
     free(x->wishes);
     free(x->failed);
+    free(x->late);
+    free(x->guesses);
+    free(x->record);
     free(x);
 }
 
-/* ---- reading ---- */
-
-static const struct part *part_of(const struct experts *x, uint32_t part)
-{
-    return &x->layers[x->layer][part];
-}
-
-/* Where an expert's slice of a part begins in the file. */
-static uint64_t slice_begin(const struct part *p, uint32_t expert)
-{
-    return p->tensor->offset + expert * p->file_bytes;
-}
-
-/* Moves on to the next part that there is, and to the block in which its slice begins. */
-static void next_part(const struct experts *x, struct load *l, uint32_t part)
-{
-    while (part < EXPERT_N_PARTS && !part_of(x, part)->tensor)
-        part++;
-    l->part = part;
-    if (part < EXPERT_N_PARTS)
-        l->offset = slice_begin(part_of(x, part), x->wishes[l->wish].expert) / ALIGNMENT *
-                    ALIGNMENT;
-}
-
-static void begin_load(struct experts *x, struct load *l, uint32_t wish)
-{
-    size_t at = 0;
-    l->busy = true;
-    l->wish = wish;
-    l->n_in_flight = 0;
-    l->error = 0;
-    for (uint32_t p = 0; p < EXPERT_N_PARTS; p++) {
-        l->part_at[p] = at;
-        at += part_of(x, p)->tensor ? staged_bytes_of(x->g, part_of(x, p)->tensor) : 0;
-    }
-    x->wishes[wish].state = WISH_LOADING;
-    next_part(x, l, 0);
-}
-
-static void submit(struct experts *x, struct piece *piece)
-{
-    int rc = io_submit(x->io, &piece->read);
-    assert(rc == 0); /* MOST_READS is the depth */
-    piece->load->n_in_flight++;
-}
-
-/* Asks for the next piece of a load.  Its last block may reach beyond the file's end, where direct reads
- * cannot be continued. */
-static void ask_piece(struct experts *x, struct load *l, struct piece *piece)
-{
-    const struct part *p = part_of(x, l->part);
-    const struct file *f = &x->files[p->tensor->part];
-    uint64_t begin = slice_begin(p, x->wishes[l->wish].expert), end = begin + p->file_bytes;
-    uint64_t first = begin / ALIGNMENT * ALIGNMENT, last = round_up(end, ALIGNMENT);
-    uint64_t bytes = last - l->offset < PIECE_BYTES ? last - l->offset : PIECE_BYTES;
-    bool direct = f->direct >= 0 && l->offset + bytes <= x->g->parts[p->tensor->part].file_bytes;
-    if (!direct && l->offset + bytes > end)
-        bytes = end - l->offset;
-    *piece = (struct piece){ .load = l,
-                             .needed = bytes < end - l->offset ? bytes : end - l->offset,
-                             .read = { .fd = direct ? f->direct : f->buffered,
-                                       .dst = l->staging + l->part_at[l->part] +
-                                              (l->offset - first),
-                                       .offset = l->offset,
-                                       .bytes = bytes,
-                                       .unit = direct ? ALIGNMENT : 1 } };
-    l->offset += bytes;
-    if (l->offset >= end)
-        next_part(x, l, l->part + 1);
-    submit(x, piece);
-}
-
-static struct piece *free_piece(struct experts *x)
-{
-    for (uint32_t i = 0; i < MOST_READS; i++)
-        if (!x->pieces[i].load)
-            return &x->pieces[i];
-    return NULL;
-}
-
-/* Keeps the disk busy: pieces of the oldest loads first. */
-static void ask_more(struct experts *x)
-{
-    for (uint32_t i = 0; i < MOST_LOADS; i++) {
-        struct load *l = &x->loads[i];
-        while (l->busy && l->part < EXPERT_N_PARTS && l->error == 0) {
-            struct piece *piece = free_piece(x);
-            if (!piece)
-                return;
-            ask_piece(x, l, piece);
-        }
-    }
-}
-
-static struct load *free_load(struct experts *x)
-{
-    for (uint32_t i = 0; i < MOST_LOADS; i++)
-        if (!x->loads[i].busy)
-            return &x->loads[i];
-    return NULL;
-}
-
-/* Gives slots and buffers to what is to be loaded, for as long as there are any. */
-static void begin_loads(struct experts *x)
-{
-    for (uint32_t i = 0; i < x->n_wishes; i++) {
-        if (x->wishes[i].state != WISH_TO_LOAD)
-            continue;
-        struct load *l = free_load(x);
-        if (!l || expert_cache_place(x->cache, x->layer, x->wishes[i].expert) == EXPERT_NO_SLOT)
-            break;
-        begin_load(x, l, i);
-    }
-    ask_more(x);
-}
-
-static void end_piece(struct experts *x, struct piece *piece)
-{
-    struct io_read *r = &piece->read;
-    struct load *l = piece->load;
-    l->n_in_flight--;
-    bool is_whole = r->result >= 0 && (uint64_t)r->result >= piece->needed;
-    if (is_whole)
-        x->read_bytes += (uint64_t)r->result;
-    if (!is_whole && !piece->again && l->error == 0) {
-        piece->again = true;
-        submit(x, piece);
-        return;
-    }
-    if (!is_whole)
-        l->error = r->result < 0 ? (int)-r->result : EIO;
-    piece->load = NULL;
-}
-
-static void reap(struct experts *x, bool wait)
-{
-    struct io_read *done[MOST_READS];
-    uint64_t begin = wait ? engine_clock_ns() : 0;
-    uint32_t n = io_reap(x->io, done, MOST_READS, wait);
-    if (wait)
-        x->stall_ns += engine_clock_ns() - begin;
-    for (uint32_t i = 0; i < n; i++)
-        end_piece(x, (struct piece *)((char *)done[i] - offsetof(struct piece, read)));
-    ask_more(x);
-}
-
-/* ---- from the buffer to the slot ---- */
+/* ---- what came ---- */
 
 static uint8_t *slot_of(const struct experts *x, uint32_t layer, uint32_t expert)
 {
     return x->slots + expert_cache_slot(x->cache, layer, expert) * x->slot_bytes;
 }
 
-static void fill_slot(struct experts *x, const struct load *l)
+static void fill_slot(struct experts *x, const struct expert_read *read)
 {
-    uint32_t expert = x->wishes[l->wish].expert;
+    uint8_t *slot = slot_of(x, read->layer, read->expert);
     for (uint32_t i = 0; i < EXPERT_N_PARTS; i++) {
-        const struct part *p = part_of(x, i);
+        const struct part *p = &x->layers[read->layer][i];
         if (!p->tensor)
             continue;
-        uint8_t *dst = slot_of(x, x->layer, expert) + p->at;
-        const uint8_t *src = l->staging + l->part_at[i] + slice_begin(p, expert) % ALIGNMENT;
         struct gguf_tensor one = *p->tensor;
         one.ne[2] = 1;
-        one.bytes = p->file_bytes;
-        one.data = src;
+        one.bytes = expert_file_bytes(p->tensor);
+        one.data = read->part[i];
         if (p->wants_panels)
-            repack_make(x->workers, &one, 0, one.bytes, dst);
+            repack_make(x->workers, &one, 0, one.bytes, slot + p->at);
         else
-            memcpy(dst, src, one.bytes);
+            memcpy(slot + p->at, one.data, one.bytes);
     }
 }
 
-static void fail_load(struct experts *x, struct load *l)
+/* NULL: nobody wants it now. */
+static struct wish *wish_for(struct experts *x, uint32_t layer, uint32_t expert)
 {
-    struct wish *w = &x->wishes[l->wish];
+    for (uint32_t i = 0; i < x->n_wishes && layer == x->layer; i++)
+        if (x->wishes[i].expert == expert && x->wishes[i].state == WISH_READING)
+            return &x->wishes[i];
+    return NULL;
+}
+
+static struct guess *guess_of(struct experts *x, uint32_t layer, uint32_t expert)
+{
+    for (uint32_t i = 0; i < x->n_guesses && layer == x->guess_layer; i++)
+        if (x->guesses[i].expert == expert)
+            return &x->guesses[i];
+    return NULL;
+}
+
+static void fail_wish(struct experts *x, struct wish *w, const char *why)
+{
     snprintf(x->reason, sizeof(x->reason), "expert %u of layer %u could not be read: %s", w->expert,
-             x->layer, io_errno_text(l->error));
-    expert_cache_failed(x->cache, x->layer, w->expert);
+             x->layer, why);
     x->failed[x->n_failed++] = w->expert;
     w->state = WISH_FAILED;
 }
 
-/* Loads of which all pieces have come, one way or the other. */
-static void end_loads(struct experts *x)
+static void let_go(struct experts *x, uint32_t layer, uint32_t expert)
 {
-    for (uint32_t i = 0; i < MOST_LOADS; i++) {
-        struct load *l = &x->loads[i];
-        bool asked_all = l->part == EXPERT_N_PARTS || l->error != 0;
-        if (!l->busy || l->n_in_flight > 0 || !asked_all)
+    expert_cache_unpin(x->cache, layer, expert);
+    x->n_ahead--;
+}
+
+static void receive(struct experts *x, const struct expert_read *read)
+{
+    struct wish *wish = wish_for(x, read->layer, read->expert);
+    struct guess *guess = guess_of(x, read->layer, read->expert);
+    if (read->error) {
+        expert_cache_failed(x->cache, read->layer, read->expert);
+        if (wish)
+            fail_wish(x, wish, io_errno_text(read->error));
+        else
+            x->n_ahead--;
+        if (guess)
+            guess->state = GUESS_FAILED;
+        return;
+    }
+    x->last_ns = engine_clock_ns();
+    fill_slot(x, read);
+    expert_cache_loaded(x->cache, read->layer, read->expert);
+    if (wish)
+        wish->state = WISH_READY;
+    else if (guess)
+        guess->state = GUESS_READY;
+    else
+        let_go(x, read->layer, read->expert);
+}
+
+/* ---- what is asked for ---- */
+
+/* Gives an expert a slot and a buffer; false: one of them is wanting. */
+static bool begin_read(struct experts *x, uint32_t layer, uint32_t expert, bool is_urgent)
+{
+    if (!expert_reads_has_room(x->reads, is_urgent) ||
+        expert_cache_place(x->cache, layer, expert) == EXPERT_NO_SLOT)
+        return false;
+    expert_reads_begin(x->reads, layer, expert, is_urgent);
+    return true;
+}
+
+static void begin_wishes(struct experts *x)
+{
+    for (uint32_t i = 0; i < x->n_wishes; i++) {
+        struct wish *w = &x->wishes[i];
+        if (w->state != WISH_TO_READ)
             continue;
-        l->busy = false;
-        if (l->error) {
-            fail_load(x, l);
-            continue;
-        }
-        fill_slot(x, l);
-        expert_cache_loaded(x->cache, x->layer, x->wishes[l->wish].expert);
-        x->wishes[l->wish].state = WISH_READY;
+        if (!begin_read(x, x->layer, w->expert, true))
+            return;
+        w->state = WISH_READING;
     }
 }
 
-/* ---- a layer ---- */
+/* A wrong guess costs the disk as much time as a right one saves: at worst, for it may have been idle. */
+static bool guessing_pays(const struct guesses *record)
+{
+    return record->n_right >= record->n_wrong;
+}
+
+static void begin_guesses(struct experts *x)
+{
+    if (x->n_guesses == 0 || !guessing_pays(&x->record[x->guess_layer]))
+        return;
+    for (uint32_t i = 0; i < x->n_guesses && x->n_ahead < x->n_slots / AHEAD_SLOTS; i++) {
+        struct guess *guess = &x->guesses[i];
+        if (guess->state != GUESS_TO_READ)
+            continue;
+        if (!begin_read(x, x->guess_layer, guess->expert, false))
+            return;
+        guess->state = GUESS_READING;
+        x->n_ahead++;
+    }
+}
+
+static bool is_wanted(const struct experts *x, uint32_t expert)
+{
+    for (uint32_t i = 0; i < x->n_wishes; i++)
+        if (x->wishes[i].expert == expert)
+            return true;
+    return false;
+}
+
+/* The layer of the guesses is at hand, or was left out: its wishes have taken what they want. */
+static void settle_guesses(struct experts *x)
+{
+    const double memory = 0.99; /* of the record, from guess to guess */
+    struct guesses *record = &x->record[x->guess_layer];
+    struct engine_expert_layer *count = &x->count[x->guess_layer];
+    for (uint32_t i = 0; i < x->n_guesses; i++) {
+        struct guess *guess = &x->guesses[i];
+        bool is_right = x->guess_layer == x->layer && is_wanted(x, guess->expert);
+        record->n_right = record->n_right * memory + is_right;
+        record->n_wrong = record->n_wrong * memory + !is_right;
+        count->n_right += is_right;
+        count->n_wrong += !is_right;
+        if (is_right)
+            continue;
+        count->n_unused += guess->state == GUESS_READING || guess->state == GUESS_READY;
+        if (guess->state == GUESS_READY)
+            let_go(x, x->guess_layer, guess->expert);
+    }
+    x->n_guesses = 0;
+}
+
+/* More tokens first: more to compute while the others are read. */
+static int by_tokens(const void *a, const void *b)
+{
+    const struct wish *x = a, *y = b;
+    return x->n_tokens != y->n_tokens ? (x->n_tokens < y->n_tokens ? 1 : -1)
+                                      : (x->expert > y->expert) - (x->expert < y->expert);
+}
+
+/* What it finds of the expert: in memory, on its way, or nothing. */
+static void make_wish(struct experts *x, struct wish *w)
+{
+    bool was_guessed = false;
+    switch (expert_cache_state(x->cache, x->layer, w->expert)) {
+    case EXPERT_READY: {
+        struct guess *guess = guess_of(x, x->layer, w->expert);
+        was_guessed = guess && guess->state == GUESS_READY;
+        w->state = WISH_READY;
+        if (!was_guessed)
+            expert_cache_pin(x->cache, x->layer, w->expert);
+        x->count[x->layer].n_hits += !was_guessed;
+        break;
+    }
+    case EXPERT_LOADING:
+        was_guessed = true;
+        w->state = WISH_READING;
+        expert_reads_hurry(x->reads, x->layer, w->expert);
+        break;
+    default:
+        w->state = WISH_TO_READ;
+        x->count[x->layer].n_misses++;
+    }
+    if (was_guessed) { /* its pin is the wish's now */
+        x->n_ahead--;
+        x->count[x->layer].n_foreseen++;
+    }
+}
 
 void experts_want(struct experts *x, uint32_t layer, const uint32_t *list, const uint32_t *n_tokens,
                   uint32_t n)
 {
     x->layer = layer;
     x->n_wishes = n;
-    x->n_failed = 0;
+    x->n_failed = x->n_late = 0;
     for (uint32_t i = 0; i < n; i++) {
-        enum expert_state state = expert_cache_state(x->cache, layer, list[i]);
-        assert(state != EXPERT_LOADING);
+        x->wishes[i] = (struct wish){ .expert = list[i], .n_tokens = n_tokens[i] };
         expert_cache_use(x->cache, layer, list[i], n_tokens[i]);
-        if (state == EXPERT_READY)
-            expert_cache_pin(x->cache, layer, list[i]);
-        x->wishes[i] = (struct wish){ list[i], state == EXPERT_READY ? WISH_READY : WISH_TO_LOAD };
     }
-    begin_loads(x);
+    qsort(x->wishes, n, sizeof(*x->wishes), by_tokens);
+    for (uint32_t i = 0; i < n; i++)
+        make_wish(x, &x->wishes[i]);
+    settle_guesses(x);
+    begin_wishes(x);
+    expert_reads_poll(x->reads, 0);
 }
+
+bool experts_can_foresee(const struct experts *x, uint32_t layer)
+{
+    return !x->all_fit && !x->no_foresight && x->layers[layer][EXPERT_DOWN].tensor;
+}
+
+void experts_foresee(struct experts *x, uint32_t layer, const uint32_t *list, uint32_t n)
+{
+    settle_guesses(x);
+    x->guess_layer = layer;
+    for (uint32_t i = 0; i < n; i++)
+        if (expert_cache_state(x->cache, layer, list[i]) == EXPERT_ABSENT)
+            x->guesses[x->n_guesses++] = (struct guess){ list[i], GUESS_TO_READ };
+    begin_guesses(x);
+    expert_reads_poll(x->reads, 0);
+}
+
+/* ---- warm from the start ---- */
+
+struct warm_expert {
+    uint32_t layer, expert;
+    float heat;
+};
+
+static int by_heat(const void *a, const void *b)
+{
+    const struct warm_expert *x = a, *y = b;
+    if (x->heat != y->heat)
+        return x->heat < y->heat ? 1 : -1;
+    return x->layer != y->layer ? (x->layer > y->layer ? 1 : -1)
+                                : (x->expert > y->expert) - (x->expert < y->expert);
+}
+
+static int by_place(const void *a, const void *b)
+{
+    const struct warm_expert *x = a, *y = b;
+    return x->layer != y->layer ? (x->layer > y->layer ? 1 : -1)
+                                : (x->expert > y->expert) - (x->expert < y->expert);
+}
+
+/* The hottest that fit, in the order of the file.  `list` [n_layers * n_experts]. */
+static uint32_t choose_warm(struct experts *x, const float *heat, struct warm_expert *list)
+{
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < x->n_layers; l++)
+        for (uint32_t e = 0; e < x->n_experts; e++) {
+            float h = heat[(size_t)l * x->n_experts + e];
+            expert_cache_set_heat(x->cache, l, e, (double)h);
+            if (h > 0 && x->layers[l][EXPERT_DOWN].tensor)
+                list[n++] = (struct warm_expert){ l, e, h };
+        }
+    qsort(list, n, sizeof(*list), by_heat);
+    n = n < x->n_slots ? n : x->n_slots;
+    qsort(list, n, sizeof(*list), by_place);
+    return n;
+}
+
+static void receive_all(struct experts *x)
+{
+    const struct expert_read *read;
+    while ((read = expert_reads_take(x->reads)))
+        receive(x, read);
+}
+
+static bool is_cancelled(const struct experts_warm_options *opt)
+{
+    return opt->cancel && __atomic_load_n(opt->cancel, __ATOMIC_RELAXED);
+}
+
+/* False: it has to wait for a slot or a buffer. */
+static bool begin_warm(struct experts *x, const struct warm_expert *w)
+{
+    if (expert_cache_state(x->cache, w->layer, w->expert) != EXPERT_ABSENT)
+        return true;
+    if (!begin_read(x, w->layer, w->expert, true))
+        return false;
+    x->n_ahead++; /* nobody waits for it: it is let go of when it comes */
+    return true;
+}
+
+/* Has the storage stopped answering? */
+static bool is_hanging(const struct experts *x)
+{
+    uint64_t newest = expert_reads_newest_ns(x->reads);
+    return newest && engine_clock_ns() - newest > x->timeout_ns;
+}
+
+void experts_warm(struct experts *x, const float *heat, const struct experts_warm_options *opt)
+{
+    struct warm_expert *list = malloc((size_t)x->n_layers * x->n_experts * sizeof(*list));
+    uint32_t n = list ? choose_warm(x, heat, list) : 0, i = 0;
+    while ((i < n || x->n_ahead > 0) && !is_cancelled(opt) && !is_hanging(x)) {
+        if (i < n && begin_warm(x, &list[i])) {
+            i++;
+            continue;
+        }
+        experts_await(x);
+        if (opt->progress)
+            opt->progress(opt->progress_ctx, ENGINE_PHASE_EXPERTS, i * x->slot_bytes,
+                          n * x->slot_bytes);
+    }
+    free(list);
+}
+
+/* ---- what is handed out ---- */
 
 static void release_set(struct experts *x)
 {
@@ -545,17 +580,79 @@ static uint32_t take_ready(struct experts *x, uint32_t *set)
     return n;
 }
 
-uint32_t experts_next(struct experts *x, uint32_t *set)
+static bool is_waiting(const struct experts *x)
+{
+    for (uint32_t i = 0; i < x->n_wishes; i++)
+        if (x->wishes[i].state == WISH_TO_READ || x->wishes[i].state == WISH_READING)
+            return true;
+    return false;
+}
+
+/* For how long the wishes may wait: patience counts from the last read that began, as one behind the other
+ * is how a slow disk serves them. */
+static uint64_t time_left(const struct experts *x, bool may_defer)
+{
+    uint64_t newest = expert_reads_newest_ns(x->reads), now = engine_clock_ns();
+    uint64_t end = newest + (may_defer ? x->patience_ns : x->timeout_ns);
+    return now < end ? end - now : 0;
+}
+
+static void give_up(struct experts *x)
+{
+    uint64_t now = engine_clock_ns(), newest = expert_reads_newest_ns(x->reads);
+    for (uint32_t i = 0; i < x->n_wishes; i++) {
+        struct wish *w = &x->wishes[i];
+        if (w->state != WISH_TO_READ && w->state != WISH_READING)
+            continue;
+        uint64_t since = newest; /* no buffer came free since then */
+        if (w->state == WISH_READING) {
+            since = expert_reads_begun_ns(x->reads, x->layer, w->expert);
+            x->n_ahead++; /* it is let go of when it comes */
+        }
+        if (now - since >= x->timeout_ns) {
+            fail_wish(x, w, "the storage does not answer");
+            continue;
+        }
+        w->state = WISH_LATE;
+        x->late[x->n_late++] = w->expert;
+    }
+}
+
+uint32_t experts_next(struct experts *x, uint32_t *set, bool may_defer)
 {
     release_set(x);
-    for (bool wait = false;; wait = true) {
-        reap(x, wait);
-        end_loads(x);
-        begin_loads(x);
+    for (uint64_t wait_ns = 0;; wait_ns = time_left(x, may_defer)) {
+        expert_reads_poll(x->reads, wait_ns);
+        receive_all(x);
+        begin_wishes(x);
+        begin_guesses(x);
+        expert_reads_poll(x->reads, 0);
         uint32_t n = take_ready(x, set);
-        if (n > 0 || io_n_in_flight(x->io) == 0)
+        if (n > 0 || !is_waiting(x))
             return n;
+        if (time_left(x, may_defer) == 0) {
+            give_up(x);
+            return 0;
+        }
     }
+}
+
+void experts_await(struct experts *x)
+{
+    expert_reads_poll(x->reads, AWAIT_MS * MS);
+    receive_all(x);
+}
+
+bool experts_are_coming(const struct experts *x)
+{
+    const uint64_t lately = 10 * x->patience_ns;
+    return engine_clock_ns() - x->last_ns < lately;
+}
+
+uint32_t experts_late(const struct experts *x, const uint32_t **list)
+{
+    *list = x->late;
+    return x->n_late;
 }
 
 uint32_t experts_failed(const struct experts *x, const uint32_t **list, const char **reason)
@@ -571,23 +668,30 @@ const void *experts_data(const struct experts *x, uint32_t layer, uint32_t exper
     return slot_of(x, layer, expert) + x->layers[layer][part].at;
 }
 
+void experts_heats(const struct experts *x, float *heat)
+{
+    for (uint32_t l = 0; l < x->n_layers; l++)
+        for (uint32_t e = 0; e < x->n_experts; e++)
+            *heat++ = (float)expert_cache_heat(x->cache, l, e);
+}
+
 void experts_pass(struct experts *x, uint32_t n_tokens)
 {
     expert_cache_pass(x->cache, n_tokens);
 }
 
-uint32_t experts_n_slots(const struct experts *x)
+void experts_publish(struct experts *x)
 {
-    return x->n_slots;
+    struct engine_expert_stats *all = expert_counts_all(x->counts);
+    for (uint32_t l = 0; l < x->n_layers; l++)
+        x->count[l].n_resident = expert_cache_n_ready(x->cache, l);
+    all->n_evictions = expert_cache_evictions(x->cache);
+    expert_reads_count(x->reads, all);
+    expert_counts_publish(x->counts);
 }
 
-void experts_stats(const struct experts *x, struct experts_stats *out)
+void experts_stats(const struct experts *x, struct engine_expert_stats *all,
+                   struct engine_expert_layer *layers)
 {
-    struct expert_cache_stats cache;
-    expert_cache_stats(x->cache, &cache);
-    *out = (struct experts_stats){ .n_hits = cache.n_hits,
-                                   .n_misses = cache.n_misses,
-                                   .n_evictions = cache.n_evictions,
-                                   .read_bytes = x->read_bytes,
-                                   .stall_ns = x->stall_ns };
+    expert_counts_read(x->counts, all, layers);
 }

@@ -3,50 +3,39 @@
  * experts.h - the experts of a mixture that is larger than memory: slots for some, the others read from the
  * model's file when tokens choose them.
  *
- * An expert is its gate, up and down matrix.  What is read goes past the page cache into a staging buffer,
- * from there in the layout of resident weights into a slot (expert_cache.h says which): the same bits come
- * out.  A step of a layer is
+ * An expert is its gate, up and down matrix.  What is read goes past the page cache into a buffer
+ * (expert_reads.h), from there in the layout of resident weights into a slot (expert_cache.h says which): the
+ * same bits come out.  A step of a layer is
  *
  *     experts_want(...)                      at once after the router: reads begin
+ *     experts_foresee(...)                   what the next layer may want: so that the disk is never idle
  *     while ((n = experts_next(..., set)))   the set that is there; waits only if nothing is
  *         compute the experts of the set     while the next ones are read
+ *
+ * Storage that does not answer holds up nobody for long: after PATIENCE an expert is late, and the rows that want
+ * it have to come again in a later step, while the others go on; after TIMEOUT it has failed for those that want
+ * it then.  Whatever the storage answers later is used.
  *
  * Thread: the stepping one.
  */
 #ifndef LACUNA_ENGINE_EXPERTS_H
 #define LACUNA_ENGINE_EXPERTS_H
 
-#include "engine/model/gguf.h"
+#include "engine/storage/expert_tensors.h"
 #include "engine/storage/io.h"
 #include "engine/workers.h"
 
 struct experts;
 
-enum expert_part { EXPERT_GATE, EXPERT_UP, EXPERT_DOWN, EXPERT_N_PARTS };
-
-/* The tensors of a layer's experts, [n_experts] matrices each; NULL: the layer is dense, or, of the gate, the
- * experts have none. */
-struct experts_layer {
-    const struct gguf_tensor *part[EXPERT_N_PARTS];
-};
-
 struct experts_options {
-    const struct experts_layer *layers; /* [n_layers], read at open only */
+    const struct experts_layer *layers; /* [n_layers]; must outlive the experts */
     uint32_t n_layers, n_experts;
     uint64_t slot_bytes; /* memory for slots; what is left of a slot's size is not used */
+    bool no_foresight;
+    uint32_t patience_ms, timeout_ms; /* since a read began; 0: 1 s, 10 s */
     enum engine_io io;
     struct io_faults faults;
 };
-
-struct experts_stats {
-    uint64_t n_hits, n_misses; /* experts of a step's layer that were in a slot, or not */
-    uint64_t n_evictions;
-    uint64_t read_bytes;
-    uint64_t stall_ns; /* that the stepping thread waited for reads with nothing else to do */
-};
-
-/* The tensors of a layer's experts; all NULL: it has none. */
-void experts_find(const struct gguf *g, uint32_t layer, struct experts_layer *out);
 
 /* Bytes of all experts without slots, of slots at least, and of buffers beside slots. */
 uint64_t experts_least_bytes(const struct gguf *g, const struct experts_options *opt);
@@ -58,14 +47,37 @@ int experts_open(struct experts **out, const struct gguf *g, const struct expert
                  struct workers *workers, struct engine_err *err);
 void experts_close(struct experts *x); /* NULL is fine */
 
+/* How hot each expert is [n_layers][n_experts]: see expert_cache.h. */
+void experts_heats(const struct experts *x, float *heat);
+struct experts_warm_options {
+    engine_progress_fn *progress; /* NULL: nobody asks */
+    void *progress_ctx;
+    const volatile int *cancel; /* NULL, or: not 0 ends it */
+};
+/* Takes heats over, between steps, and reads the hottest experts until the slots are full.  What cannot
+ * be read is left out. */
+void experts_warm(struct experts *x, const float *heat, const struct experts_warm_options *opt);
+
 /* The n experts of `list`, expert i for n_tokens[i] tokens, will be computed in this layer.  All of the last
  * layer's must have been handed out. */
 void experts_want(struct experts *x, uint32_t layer, const uint32_t *list, const uint32_t *n_tokens,
                   uint32_t n);
-/* Lets go of the last set, and fills `set` with experts that are there; 0: all were handed out or failed. */
-uint32_t experts_next(struct experts *x, uint32_t *set);
+/* Lets go of the last set, and fills `set` with experts that are there; 0: all were handed out, are late or have
+ * failed.  may_defer: else none is late, and the step waits until it fails. */
+uint32_t experts_next(struct experts *x, uint32_t *set, bool may_defer);
+/* The n experts of `list`, likeliest first, may be wanted in this layer, which comes next: they are read when
+ * what is wanted leaves the disk time, if that has been worth it in this layer.  Its experts_want forgets
+ * what is not wanted. */
+void experts_foresee(struct experts *x, uint32_t layer, const uint32_t *list, uint32_t n);
+/* Whether anything could come of it: some experts of the layer are not in memory. */
+bool experts_can_foresee(const struct experts *x, uint32_t layer);
 /* Those of the last experts_want that could not be read, and why; until the next one. */
 uint32_t experts_failed(const struct experts *x, const uint32_t **list, const char **reason);
+uint32_t experts_late(const struct experts *x, const uint32_t **list);
+/* Whether the storage has answered lately. */
+bool experts_are_coming(const struct experts *x);
+/* Between steps, when all rows are late: waits a little for the storage. */
+void experts_await(struct experts *x);
 
 /* A matrix of an expert of the set. */
 const void *experts_data(const struct experts *x, uint32_t layer, uint32_t expert,
@@ -74,8 +86,10 @@ const void *experts_data(const struct experts *x, uint32_t layer, uint32_t exper
 /* A step of n_tokens tokens went through all layers. */
 void experts_pass(struct experts *x, uint32_t n_tokens);
 
-/* Fixed at open; any thread. */
-uint32_t experts_n_slots(const struct experts *x);
-void experts_stats(const struct experts *x, struct experts_stats *out);
+/* Between steps: what others see of the counts from now on. */
+void experts_publish(struct experts *x);
+/* As of the last experts_publish; layers: [n_layers], or NULL.  Any thread. */
+void experts_stats(const struct experts *x, struct engine_expert_stats *all,
+                   struct engine_expert_layer *layers);
 
 #endif

@@ -205,15 +205,15 @@ int io_submit(struct io *io, struct io_read *r)
     return 0;
 }
 
-static void collect(struct io *io, bool wait)
+static void collect(struct io *io, uint64_t wait_ns)
 {
     struct io_attempt ended[COLLECT_MAX];
     uint32_t n;
     do {
-        n = io->n_under_way ? io->backend->collect(io->state, ended, COLLECT_MAX, wait) : 0;
+        n = io->n_under_way ? io->backend->collect(io->state, ended, COLLECT_MAX, wait_ns) : 0;
         for (uint32_t i = 0; i < n; i++)
             end_attempt(io, ended[i].read, ended[i].res);
-        wait = false;
+        wait_ns = 0;
     } while (n == COLLECT_MAX);
 }
 
@@ -238,20 +238,33 @@ static uint32_t hand_out(struct io *io, struct io_read **done, uint32_t max)
     return n;
 }
 
-uint32_t io_reap(struct io *io, struct io_read **done, uint32_t max, bool wait)
+static uint64_t earlier(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+uint32_t io_reap_within(struct io *io, struct io_read **done, uint32_t max, uint64_t wait_ns)
 {
     if (max == 0)
         return 0;
-    collect(io, false);
+    uint64_t now = wait_ns ? engine_clock_ns() : 0;
+    uint64_t end = wait_ns < IO_FOREVER - now ? now + wait_ns : IO_FOREVER;
+    collect(io, 0);
     uint32_t n = hand_out(io, done, max);
-    while (n == 0 && wait && io->n_in_flight > 0) {
+    while (n == 0 && io->n_in_flight > 0 && now < end) {
         if (io->ring_n > 0)
-            sleep_until(io->ring[io->ring_head].due_ns);
+            sleep_until(earlier(io->ring[io->ring_head].due_ns, end));
         else
-            collect(io, true);
+            collect(io, end == IO_FOREVER ? IO_FOREVER : end - now);
         n = hand_out(io, done, max);
+        now = engine_clock_ns();
     }
     return n;
+}
+
+uint32_t io_reap(struct io *io, struct io_read **done, uint32_t max, bool wait)
+{
+    return io_reap_within(io, done, max, wait ? IO_FOREVER : 0);
 }
 
 void io_close(struct io *io)

@@ -56,6 +56,8 @@ struct io_read {
 int io_submit(struct io *io, struct io_read *r);
 /* Finished reads, at most max; waits for one if `wait` and any is in flight.  Returns how many. */
 uint32_t io_reap(struct io *io, struct io_read **done, uint32_t max, bool wait);
+/* The same, waiting for wait_ns at most: 0 also if none finished in time. */
+uint32_t io_reap_within(struct io *io, struct io_read **done, uint32_t max, uint64_t wait_ns);
 uint32_t io_n_in_flight(const struct io *io);
 
 /* "Input/output error" for EIO; never NULL.  Any thread. */

@@ -19,6 +19,8 @@ enum {
     IO_REASON_BYTES = 128,
 };
 
+#define IO_FOREVER UINT64_MAX
+
 /* The end of one attempt: res is its bytes (0 at the end of the file), or -errno. */
 struct io_attempt {
     struct io_read *read;
@@ -31,8 +33,9 @@ struct io_backend {
     const char *name;
     /* Starts an attempt to read `bytes` more (1 .. what is left) of r, behind r->done_bytes. */
     void (*start)(void *state, struct io_read *r, uint64_t bytes);
-    /* Finished attempts, at most max; waits for one if `wait` (then one must be under way). */
-    uint32_t (*collect)(void *state, struct io_attempt *done, uint32_t max, bool wait);
+    /* Finished attempts, at most max; waits wait_ns for one (then one must be under way), with IO_FOREVER
+     * until there is one.  May come back early with none. */
+    uint32_t (*collect)(void *state, struct io_attempt *done, uint32_t max, uint64_t wait_ns);
     void (*close)(void *state); /* no attempt is under way */
 };
 

@@ -10,6 +10,7 @@
  * The locks of this file and of workers.c are the only ones of the engine; this one is held for
  * list operations only.
  */
+#include "engine/clock.h"
 #include "engine/storage/io_internal.h"
 
 #include <assert.h>
@@ -119,6 +120,16 @@ static void pread_close(void *state)
     free(p);
 }
 
+/* A condition whose times are those of engine_clock_ns. */
+static void init_clocked(pthread_cond_t *cond)
+{
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
+    pthread_cond_init(cond, &attr);
+    pthread_condattr_destroy(&attr);
+}
+
 int io_pread_backend_open(void **state, uint32_t n_threads)
 {
     assert(n_threads >= 1 && n_threads <= IO_MAX_THREADS);
@@ -129,7 +140,7 @@ int io_pread_backend_open(void **state, uint32_t n_threads)
     list_init(&p->done);
     pthread_mutex_init(&p->lock, NULL);
     pthread_cond_init(&p->work, NULL);
-    pthread_cond_init(&p->finished, NULL);
+    init_clocked(&p->finished);
     int rc = start_threads(p, n_threads);
     if (rc < 0) {
         pread_close(p);
@@ -149,13 +160,25 @@ static void pread_start(void *state, struct io_read *r, uint64_t bytes)
     pthread_mutex_unlock(&p->lock);
 }
 
-static uint32_t pread_collect(void *state, struct io_attempt *done, uint32_t max, bool wait)
+/* Until something has finished, or the time is up. */
+static void await_finished(struct pool *p, uint64_t wait_ns)
+{
+    uint64_t end = wait_ns == IO_FOREVER ? 0 : engine_clock_ns() + wait_ns;
+    struct timespec at = { .tv_sec = (time_t)(end / 1000000000U),
+                           .tv_nsec = (long)(end % 1000000000U) };
+    int rc = 0;
+    while (!p->done.first && rc != ETIMEDOUT)
+        rc = wait_ns == IO_FOREVER ? pthread_cond_wait(&p->finished, &p->lock)
+                                   : pthread_cond_timedwait(&p->finished, &p->lock, &at);
+}
+
+static uint32_t pread_collect(void *state, struct io_attempt *done, uint32_t max, uint64_t wait_ns)
 {
     struct pool *p = state;
     uint32_t n = 0;
     pthread_mutex_lock(&p->lock);
-    while (wait && !p->done.first)
-        pthread_cond_wait(&p->finished, &p->lock);
+    if (wait_ns > 0)
+        await_finished(p, wait_ns);
     while (n < max && p->done.first) {
         struct io_read *r = list_pop(&p->done);
         done[n++] = (struct io_attempt){ .read = r, .res = r->result };

@@ -129,28 +129,38 @@ static uint32_t take_completions(struct uring *u, struct io_attempt *done, uint3
     return n;
 }
 
-/* Enters the kernel: sends what is still queued, runs deferred work, and waits for one if `wait`.
- */
-static void enter(struct uring *u, bool wait)
+static int wait_for(struct uring *u, uint64_t wait_ns)
 {
-    int rc = wait ? io_uring_submit_and_wait(&u->ring, 1)
-                  : io_uring_submit_and_get_events(&u->ring);
+    struct io_uring_cqe *cqe;
+    struct __kernel_timespec t = { .tv_sec = (long long)(wait_ns / 1000000000U),
+                                   .tv_nsec = (long long)(wait_ns % 1000000000U) };
+    if (wait_ns == IO_FOREVER)
+        return io_uring_submit_and_wait(&u->ring, 1);
+    return io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &t, NULL);
+}
+
+/* Enters the kernel: sends what is still queued, runs deferred work, and waits for one.  False: it is no
+ * use to try again. */
+static bool enter(struct uring *u, uint64_t wait_ns)
+{
+    int rc = wait_ns ? wait_for(u, wait_ns) : io_uring_submit_and_get_events(&u->ring);
     assert(rc != -EEXIST); /* another thread's ring */
-    if (rc < 0 && rc != -EINTR && wait) {
+    if (rc < 0 && rc != -EINTR && rc != -ETIME && wait_ns) {
         /* EAGAIN, EBUSY, ENOMEM: the kernel is short of memory for requests.  Do not spin. */
         const struct timespec pause = { .tv_nsec = 1000000 };
         nanosleep(&pause, NULL);
     }
+    return wait_ns == IO_FOREVER;
 }
 
-static uint32_t uring_collect(void *state, struct io_attempt *done, uint32_t max, bool wait)
+static uint32_t uring_collect(void *state, struct io_attempt *done, uint32_t max, uint64_t wait_ns)
 {
     struct uring *u = state;
-    if (!wait)
-        enter(u, false);
+    if (wait_ns == 0)
+        enter(u, 0);
     uint32_t n = take_completions(u, done, max);
-    while (n == 0 && wait) {
-        enter(u, true);
+    for (bool again = wait_ns > 0; n == 0 && again;) {
+        again = enter(u, wait_ns);
         n = take_completions(u, done, max);
     }
     return n;

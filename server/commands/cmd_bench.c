@@ -8,6 +8,7 @@
  * they have not grown more than GROWTH beyond the context asked for, and are filled anew after
  * that.
  */
+#include "server/commands/bench_experts.h"
 #include "server/commands/bench_parts.h"
 #include "server/commands/commands.h"
 
@@ -35,8 +36,10 @@ struct shape {
 
 struct result {
     struct shape shape;
-    double tok_s, ms;
+    double tok_s, ms; /* of the median repetition */
+    double seconds;   /* of all */
     struct bench_parts parts;
+    struct bench_experts experts;
 };
 
 /* Sequences of the same length. */
@@ -57,7 +60,10 @@ struct bench {
     double *times;              /* [repeat] */
     struct result *results;
     uint32_t n_results;
-    struct bench_parts parts;            /* of the shape at hand */
+    struct bench_parts parts;     /* of the shape at hand */
+    struct bench_experts experts; /* the same */
+    bool has_experts;
+    double seconds;                      /* of all repetitions of the shape at hand */
     struct engine_peak peaks[MAX_PEAKS]; /* the last one is of all threads */
     uint32_t n_peaks;
     struct engine_disk_speed disk[ENGINE_DISK_SPEEDS]; /* if o->disk */
@@ -152,14 +158,16 @@ static int decode_some(struct bench *b, uint32_t *n_waiting, struct engine_err *
     }
     engine_step(b->e, b->rows, n);
     *n_waiting = 0;
-    static const struct engine_sampling greedy = { .top_p = 1, .repetition_penalty = 1 };
+    const struct engine_sampling sampling = { .temperature = b->o->temperature,
+                                              .top_p = 1,
+                                              .repetition_penalty = 1 };
     for (uint32_t i = 0; i < n; i++) {
         if (b->rows[i].status == ENGINE_ROW_FAILED)
             return row_failure(b, err);
         uint32_t seq = b->row_seq[i];
         if (b->rows[i].status == ENGINE_ROW_DONE)
             b->jobs[n_jobs++] = (struct engine_sample){ .logits = b->rows[i].logits,
-                                                        .params = &greedy,
+                                                        .params = &sampling,
                                                         .stream = seq,
                                                         .position = b->set.len + 1,
                                                         .forced = -1,
@@ -254,11 +262,15 @@ static int repeat_once(struct bench *b, const struct shape *s, double *seconds,
         return -1;
     if (has_parts(b))
         engine_profile_start(b->e);
+    struct engine_expert_stats before;
+    engine_expert_stats(b->e, &before);
     double start = cmd_now();
     int rc = s->decode ? decode(b, s->n, err) : feed(b, 0, b->set.len, b->set.len + s->n, err);
     *seconds = cmd_now() - start;
     if (!rc && !s->decode)
         b->set.len += s->n;
+    if (!rc)
+        bench_experts_add(&b->experts, b->e, &before, (uint64_t)s->batch * s->n);
     if (!rc && has_parts(b))
         bench_parts_add(&b->parts, b->e, s->decode ? s->n : 1);
     return rc;
@@ -290,17 +302,57 @@ static double median(double *v, uint32_t n)
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
-static void print_columns(void)
+static void print_columns(const struct bench *b)
 {
-    printf("%-8s %-6s %6s %7s %8s %11s %10s\n", "phase", "mode", "batch", "prompt", "context",
+    printf("%-8s %-6s %6s %7s %8s %11s %10s", "phase", "mode", "batch", "prompt", "context",
            "tok/s", "ms");
+    if (b->has_experts)
+        bench_print_experts_heading();
+    putchar('\n');
 }
 
-static void print_row(const struct result *r)
+/* Of the same shape with all experts in memory; NULL: not measured. */
+static const struct result *resident_result(const struct bench *b, const struct shape *s)
+{
+    for (uint32_t i = 0; i < b->n_results; i++) {
+        const struct result *r = &b->results[i];
+        if (r->experts.share == 1 && r->shape.decode == s->decode && r->shape.batch == s->batch &&
+            r->shape.context == s->context && r->shape.n == s->n)
+            return r;
+    }
+    return NULL;
+}
+
+static double disk_bytes_s(const struct bench *b)
+{
+    double most = 0;
+    for (uint32_t i = 0; i < ENGINE_DISK_SPEEDS; i++)
+        most = b->disk[i].bytes_s > most ? b->disk[i].bytes_s : most;
+    return most;
+}
+
+/* How near a time is to the larger of computing with all experts in memory, and reading what was not there;
+ * 0: one of them was not measured. */
+static double reached(const struct bench *b, const struct result *r)
+{
+    const struct result *resident = resident_result(b, &r->shape);
+    if (!b->o->disk || !resident)
+        return 0;
+    double per_token = r->experts.n_tokens
+                           ? (double)r->experts.missed_bytes / (double)r->experts.n_tokens
+                           : 0;
+    double token_s = per_token / disk_bytes_s(b), resident_s = 1 / resident->tok_s;
+    return (token_s > resident_s ? token_s : resident_s) * r->tok_s;
+}
+
+static void print_row(const struct bench *b, const struct result *r)
 {
     const struct shape *s = &r->shape;
-    printf("%-8s %-6s %6u %7u %8u %11.1f %10.2f\n", s->decode ? "decode" : "prefill", "dense",
+    printf("%-8s %-6s %6u %7u %8u %11.1f %10.2f", s->decode ? "decode" : "prefill", "dense",
            s->batch, s->decode ? 0 : s->n, s->context, r->tok_s, r->ms);
+    if (b->has_experts)
+        bench_print_experts(&r->experts, r->seconds, reached(b, r));
+    putchar('\n');
     fflush(stdout);
 }
 
@@ -310,12 +362,14 @@ static void keep_result(struct bench *b, const struct shape *s, double seconds)
     *r = (struct result){ .shape = *s, .tok_s = (double)s->batch * s->n / seconds };
     r->ms = seconds * 1e3 / (s->decode ? s->n : 1);
     r->parts = b->parts;
+    r->experts = b->experts;
+    r->seconds = b->seconds;
     clear_progress(b);
     if (b->o->json)
         return;
     if (b->n_results == 1)
-        print_columns();
-    print_row(r);
+        print_columns(b);
+    print_row(b, r);
     if (has_parts(b))
         bench_print_parts(&r->parts, all_threads(b));
 }
@@ -334,10 +388,14 @@ static int measure(struct bench *b, const struct shape *s, struct engine_err *er
         return 0;
     }
     b->parts = (struct bench_parts){ 0 };
+    b->experts = (struct bench_experts){ 0 };
+    b->seconds = 0;
     for (uint32_t i = 0; i < b->o->repeat; i++) {
         show_progress(b, s, "repetition", i + 1, b->o->repeat);
-        if (repeat(b, s, &b->times[i], err) == 0)
+        if (repeat(b, s, &b->times[i], err) == 0) {
+            b->seconds += b->times[i];
             continue;
+        }
         set_empty(&b->set);
         if (err->code != ENGINE_ERR_CAPACITY)
             return -1;
@@ -380,12 +438,12 @@ static void measure_peaks(struct bench *b)
         bench_print_peaks(b->peaks, b->n_peaks);
 }
 
-static int measure_all(struct bench *b, struct engine_err *err)
+static int measure_all(struct bench *b, struct engine_err *err, bool is_first)
 {
     const struct options *o = b->o;
     if (warm_up(b, err))
         return -1;
-    if (o->roofline)
+    if (o->roofline && is_first)
         measure_peaks(b);
     for (uint32_t p = 0; p < o->prompts.n; p++) {
         for (uint32_t c = 0; c < o->contexts.n; c++) {
@@ -435,6 +493,8 @@ static void print_json(const struct bench *b)
                "\"context\": %u, \"tok_s\": %.3f, \"ms\": %.4f",
                s->decode ? "decode" : "prefill", s->batch, s->decode ? 0 : s->n, s->context,
                r->tok_s, r->ms);
+        if (b->has_experts)
+            bench_print_experts_json(&r->experts, r->seconds, reached(b, r));
         if (has_parts(b)) {
             printf(", \"parts\": ");
             bench_print_parts_json(&r->parts, all_threads(b));
@@ -454,17 +514,23 @@ static uint32_t largest(const struct options_numbers *v)
     return most;
 }
 
-static void bench_close(struct bench *b)
+static void close_model(struct bench *b)
 {
     set_empty(&b->set);
+    free(b->rows);
+    b->rows = NULL;
+    engine_close(b->e);
+    b->e = NULL;
+}
+
+static void bench_close(struct bench *b)
+{
     free(b->set.seqs);
     free(b->set.next);
-    free(b->rows);
     free(b->row_seq);
     free(b->jobs);
     free(b->times);
     free(b->results);
-    engine_close(b->e);
 }
 
 /* Before the model takes its memory: nothing else reads then. */
@@ -484,56 +550,86 @@ static int measure_disk(struct bench *b, const struct engine_options *opt)
     return 0;
 }
 
-static int bench_open(struct bench *b, const struct options *o, const char *path)
+static int bench_open(struct bench *b, const struct options *o)
 {
-    struct engine_options opt;
     uint32_t n_max = largest(&o->batches);
-    cmd_engine_options(o, path, &opt);
-    opt.max_logit_rows = n_max > MIN_LOGIT_ROWS ? n_max : 0;
-    if (opt.max_rows ? opt.max_rows < n_max : n_max > 512)
-        opt.max_rows = n_max;
     *b = (struct bench){ .o = o, .show = isatty(STDERR_FILENO) };
-    int exit_code = o->disk ? measure_disk(b, &opt) : 0;
-    if (exit_code == 0)
-        exit_code = cmd_engine_open(&opt, &b->e);
-    if (exit_code)
-        return exit_code;
-    engine_pin_self(b->e);
-    b->info = engine_info(b->e);
     b->set.n_max = n_max;
     b->set.seqs = calloc(n_max, sizeof(*b->set.seqs));
     b->set.next = calloc(n_max, sizeof(*b->set.next));
-    b->rows = calloc(b->info->max_rows, sizeof(*b->rows));
     b->row_seq = calloc(n_max, sizeof(*b->row_seq));
     b->jobs = calloc(n_max, sizeof(*b->jobs));
     b->times = calloc(o->repeat, sizeof(*b->times));
     b->results = calloc(MAX_RESULTS, sizeof(*b->results));
-    if (b->set.seqs && b->set.next && b->rows && b->row_seq && b->jobs && b->times && b->results)
+    if (b->set.seqs && b->set.next && b->row_seq && b->jobs && b->times && b->results)
         return 0;
     bench_close(b);
     return cmd_fail(EX_OSERR, "no memory for %u sequences", n_max);
 }
 
+static int open_model(struct bench *b, const struct engine_options *opt)
+{
+    int exit_code = cmd_engine_open(opt, &b->e);
+    if (exit_code)
+        return exit_code;
+    engine_pin_self(b->e);
+    b->info = engine_info(b->e);
+    b->has_experts = b->info->n_experts > 0;
+    b->rows = calloc(b->info->max_rows, sizeof(*b->rows));
+    if (b->rows)
+        return 0;
+    close_model(b);
+    return cmd_fail(EX_OSERR, "no memory for a step's rows");
+}
+
+/* All shapes, with some of the experts in memory. */
+static int measure_model(struct bench *b, const struct engine_options *opt, bool is_first)
+{
+    struct engine_err err = { 0 };
+    int exit_code = open_model(b, opt);
+    if (exit_code)
+        return exit_code;
+    if (is_first)
+        print_heading(b);
+    if (measure_all(b, &err, is_first))
+        exit_code = cmd_fail_err(&err);
+    clear_progress(b);
+    close_model(b);
+    return exit_code;
+}
+
+static int measure_models(struct bench *b, const char *path)
+{
+    const struct options *o = b->o;
+    struct engine_options opt;
+    cmd_engine_options(o, path, &opt);
+    opt.max_logit_rows = b->set.n_max > MIN_LOGIT_ROWS ? b->set.n_max : 0;
+    if (opt.max_rows ? opt.max_rows < b->set.n_max : b->set.n_max > 512)
+        opt.max_rows = b->set.n_max;
+    int exit_code = o->disk ? measure_disk(b, &opt) : 0;
+    for (uint32_t i = 0; i < o->expert_cache.n && exit_code == 0; i++) {
+        opt.expert_bytes = o->expert_cache.items[i].bytes;
+        opt.expert_share = o->expert_cache.items[i].share;
+        exit_code = measure_model(b, &opt, i == 0);
+    }
+    return exit_code;
+}
+
 static int bench(const struct options *o)
 {
     struct bench b;
-    struct engine_err err = { 0 };
     int exit_code;
     const char *path = cmd_model_path(o, true, &exit_code);
     if (!path)
         return exit_code;
-    exit_code = bench_open(&b, o, path);
+    exit_code = bench_open(&b, o);
     if (exit_code)
         return exit_code;
-    print_heading(&b);
-    int rc = measure_all(&b, &err);
-    clear_progress(&b);
-    if (rc)
-        exit_code = cmd_fail_err(&err);
-    else if (b.n_results == 0 && !o->disk)
+    exit_code = measure_models(&b, path);
+    if (exit_code == 0 && b.n_results == 0 && !o->disk)
         exit_code = cmd_fail(EX_USAGE, "nothing was measured: of --prompts, --gen, --batches and "
                                        "--contexts no combination is left that fits");
-    else if (o->json)
+    else if (exit_code == 0 && o->json)
         print_json(&b);
     bench_close(&b);
     if (fflush(stdout) || ferror(stdout))

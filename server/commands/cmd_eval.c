@@ -268,6 +268,7 @@ static int eval(const struct options *o)
     if (!path)
         return exit_code;
     cmd_engine_options(o, path, &opt);
+    opt.never_defers = true; /* the logits of a chunk come from one step */
     opt.n_sequences = 1;
     /* Every row wants logits, so a step is as long as the room for them. */
     opt.max_logit_rows = o->chunk;

@@ -14,6 +14,7 @@
 
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -240,12 +241,35 @@ static void plan_http(const struct options *o, struct engine_options *opt)
     opt->http_bytes = HTTP_FIXED_BYTES + HTTP_BODIES * o->max_body;
 }
 
+/* NULL: none is kept.  The caller frees it. */
+static char *heat_path(const struct options *o, const char *model)
+{
+    static const char suffix[] = ".lacuna-heat";
+    if (strcmp(o->expert_heat, "off") == 0)
+        return NULL;
+    if (strcmp(o->expert_heat, "auto") != 0)
+        return strdup(o->expert_heat);
+    char *path = malloc(strlen(model) + sizeof(suffix));
+    if (path)
+        strcat(strcpy(path, model), suffix);
+    return path;
+}
+
+static void keep_heat(const struct serve *s)
+{
+    struct engine_err err = { 0 };
+    if (s->engine && engine_keep_heat(s->engine, &err) != 0)
+        log_event(LOG_WARN_LEVEL, "expert_heat_not_kept", LOG_STR("message", err.text), LOG_END);
+}
+
 static int load_model(struct serve *s)
 {
     struct engine_options opt;
     struct engine_err err = { 0 };
     cmd_engine_options(s->o, s->path, &opt);
     plan_http(s->o, &opt);
+    char *heat = heat_path(s->o, s->path);
+    opt.heat_path = heat;
     s->progress = (struct cmd_progress){ .line = !s->json && isatty(STDERR_FILENO),
                                          .log = s->json || !isatty(STDERR_FILENO),
                                          .srv = s->srv };
@@ -253,6 +277,7 @@ static int load_model(struct serve *s)
     opt.progress_ctx = &s->progress;
     opt.cancel = cmd_signals_flag();
     int rc = engine_open(&s->engine, &opt, &err);
+    free(heat);
     cmd_progress_end(&s->progress);
     if (rc && err.code == ENGINE_ERR_CANCELLED)
         return EXIT_INTERRUPTED;
@@ -323,6 +348,7 @@ static int serve_model(struct serve *s)
         wait_and_drain(s);
     notify_close(s->notifier);
     srv_close(s->srv);
+    keep_heat(s);
     engine_close(s->engine);
     /* Stopping was asked for: that loading did not end is no failure. */
     if (cmd_signals_stopped())

@@ -18,6 +18,8 @@ static const char *phase_name(enum engine_phase phase)
         return "tokenizer";
     case ENGINE_PHASE_WEIGHTS:
         return "weights";
+    case ENGINE_PHASE_EXPERTS:
+        return "experts";
     case ENGINE_PHASE_WARMUP:
         return "warm-up";
     }

@@ -35,7 +35,7 @@
 
   const LINE = /^([A-Za-z_:][\w:]*)(?:\{(.*)\})? (\S+)$/;
   const LABEL = /(\w+)="((?:[^"\\]|\\.)*)"/g;
-  const WANTED = /^(lacuna_(requests_|kv_|prefix_|ready|draining|model_load|build_info|time_to_first|inter_token|generation_|prefill_|memory_alloc)|process_resident)/;
+  const WANTED = /^(lacuna_(requests_|kv_|prefix_|ready|draining|model_load|build_info|time_to_first|inter_token|generation_|prefill_|memory_alloc|expert)|process_resident)/;
 
   function parse(text) {
     const found = new Map();
@@ -61,6 +61,23 @@
     }));
   }
 
+  // Values by the label "layer"; they come in its order.
+  const byLayer = (found, name) => (found.get(name) || []).map(({ value }) => value);
+
+  function expertsOf(found) {
+    return {
+      all: one(found, 'lacuna_experts'),
+      slots: one(found, 'lacuna_expert_cache_slots'),
+      hits: one(found, 'lacuna_expert_cache_hits_total'),
+      missed: one(found, 'lacuna_expert_cache_misses_total') + one(found, 'lacuna_expert_cache_foreseen_total'),
+      read: one(found, 'lacuna_expert_read_bytes_total'),
+      stall: one(found, 'lacuna_expert_stall_seconds_total'),
+      resident: byLayer(found, 'lacuna_expert_layer_resident'),
+      layerHits: byLayer(found, 'lacuna_expert_layer_hits_total'),
+      layerMissed: byLayer(found, 'lacuna_expert_layer_misses_total'),
+    };
+  }
+
   function sampleOf(found) {
     return {
       at: performance.now() / 1000,
@@ -77,6 +94,7 @@
       free: one(found, 'lacuna_kv_cache_pages', 'free'),
       ttft: histogram(found, 'lacuna_time_to_first_token_seconds'),
       itl: histogram(found, 'lacuna_inter_token_latency_seconds'),
+      experts: expertsOf(found),
     };
   }
 
@@ -199,6 +217,43 @@
     spark('memory', b.memory);
   }
 
+  const part = (hits, missed) => (hits + missed > 0 ? hits / (hits + missed) : null);
+
+  // Of layer l: how high its two bars are, of 1.
+  function layerBars(a, b, l) {
+    const perLayer = b.all / b.resident.length;
+    const hits = b.layerHits[l] - (a.layerHits[l] || 0);
+    const missed = b.layerMissed[l] - (a.layerMissed[l] || 0);
+    return { track: 1, resident: Math.min(1, b.resident[l] / perLayer), hits: part(hits, missed) ?? 0 };
+  }
+
+  function drawLayers(a, b) {
+    const svg = $('layers');
+    const n = b.resident.length;
+    svg.setAttribute('viewBox', `0 0 ${n} 1`);
+    while (svg.children.length < 3 * n) element('rect', svg, ['track', 'resident', 'hits'][svg.children.length % 3]);
+    for (let l = 0; l < n; l++) {
+      Object.entries(layerBars(a, b, l)).forEach(([name, height], i) => {
+        const [x, width] = name === 'hits' ? [l + 0.3, 0.3] : [l + 0.1, 0.7];
+        Object.entries({ x, width, height, y: 1 - height })
+          .forEach(([key, value]) => svg.children[3 * l + i].setAttribute(key, value));
+      });
+    }
+  }
+
+  function showExperts(a, b) {
+    $('experts-card').hidden = !b.experts.slots;
+    if (!b.experts.slots) return;
+    const time = b.at - a.at;
+    const per = (field) => (time > 0 ? (b.experts[field] - a.experts[field]) / time : null);
+    show('expert-hits', share(part(b.experts.hits - a.experts.hits, b.experts.missed - a.experts.missed)));
+    show('expert-slots', count(b.experts.slots));
+    show('experts', count(b.experts.all));
+    show('expert-read', per('read') === null ? '–' : bytes(per('read')));
+    show('expert-stall', share(per('stall')));
+    drawLayers(a.experts, b.experts);
+  }
+
   function showState(found) {
     const is = (name) => one(found, name) > 0;
     if (is('lacuna_draining')) setState('stopping', 'warn');
@@ -227,6 +282,7 @@
     showTimes(samples[0], now);
     showPages(now);
     showShares(samples[0], now);
+    showExperts(samples[0], now);
   }
 
   /* ---- talking to the server ---- */

@@ -30,7 +30,7 @@ def test_answers_are_those_of_a_model_in_memory(start):
     expected = [token_ids(resident, i) for i in range(8)]
     assert resident.metric("lacuna_expert_cache_slots") == resident.metric("lacuna_expert_read_bytes_total") == 0
     for options in (("--io", "uring"), ("--io", "pread"), ("--no-mmap",)):
-        client = start("--expert-cache", LEAST, *options, model=str(FIXTURE))
+        client = start("--expert-cache", LEAST, "--expert-heat", "off", *options, model=str(FIXTURE))
         assert [token_ids(client, i) for i in range(8)] == expected
         assert together(client, 8) == expected
         assert client.metric("lacuna_expert_cache_slots") == 2
@@ -55,3 +55,34 @@ def test_a_file_that_became_shorter_fails_requests_until_it_is_whole_again(start
         file.write(whole)
     assert token_ids(client, 1) == expected
     until(lambda: client.metric("lacuna_requests_running") == 0, 5, "all ended")
+
+
+def misses(client):
+    return client.metric("lacuna_expert_cache_misses_total") + client.metric("lacuna_expert_cache_foreseen_total")
+
+
+def test_a_start_has_the_experts_in_memory_that_the_last_run_used(start, tmp_path):
+    model, heat = tmp_path / "model.gguf", tmp_path / "model.gguf.lacuna-heat"
+    shutil.copy(FIXTURE, model)
+    missed = []
+    for kept in (False, True):
+        assert heat.exists() == kept
+        client = start("--expert-cache", "70%", model=str(model))
+        before = misses(client)
+        token_ids(client, 3)
+        missed.append(misses(client) - before)
+        client.server.stop()
+    assert missed[1] < missed[0]
+
+
+def test_heat_that_cannot_be_read_or_written_is_said_and_harms_nobody(start, tmp_path):
+    heat = tmp_path / "heat"
+    heat.write_bytes(b"something else")
+    client = start("--expert-cache", "50%", "--expert-heat", str(heat), model=str(FIXTURE))
+    assert "experts start cold" in client.server.log()
+    token_ids(client, 1)
+    client.server.stop()
+    client = start("--expert-cache", "50%", "--expert-heat", str(tmp_path / "none" / "heat"), model=str(FIXTURE))
+    token_ids(client, 1)
+    client.server.stop()
+    assert "expert_heat_not_kept" in client.server.log()

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from commands import USAGE, lacuna, refused
-from harness import model_path
+from harness import ROOT, model_path
 
 KEYS = {"phase", "mode", "batch", "prompt", "context", "tok_s", "ms"}
 
@@ -98,3 +98,19 @@ def test_a_file_too_small_for_its_disk_is_named_with_the_limit(tmp_path):
     needs_direct_io(small)
     done = lacuna("bench", "-m", small, "--disk")
     assert done.returncode != 0 and "small.gguf" in done.error and str(16 << 20) in done.error
+
+
+def test_several_sizes_of_the_expert_cache_are_measured_one_after_the_other():
+    model = str(ROOT / "tests/golden/arch/smallthinker.gguf")
+    done = lacuna("bench", "-m", model, "-p", "16", "-n", "8", "-r", "2", "--temperature", "1", "--expert-cache",
+                  "100%,50%,24576", "--json", seconds=300)
+    assert done.returncode == 0, done.error
+    rows = json.loads(done.stdout)
+    assert [row["phase"] for row in rows] == ["prefill", "decode"] * 3
+    assert [row["experts"]["share"] for row in rows] == [1, 1, 0.5, 0.5, 0.1, 0.1]
+    for row in rows:
+        experts = row["experts"]
+        assert (experts["read_bytes"] == 0) == (experts["share"] == 1)
+        assert 0 <= experts["hit_rate"] <= 1 and experts["tokens"] > 0
+    table = lacuna("bench", "-m", model, "-p", "0", "-n", "8", "-r", "1", "--expert-cache", "100%,50%", seconds=300)
+    assert "hits" in table.stdout.decode().splitlines()[0] and " 50.0%" in table.stdout.decode()

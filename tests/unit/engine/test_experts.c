@@ -122,18 +122,28 @@ static void expect_expert(const struct model *m, const struct experts *x, uint32
     }
 }
 
-/* Wants some experts of a layer, and takes them all.  Returns how many failed. */
+/* Some of all experts. */
+static uint32_t draw(uint64_t *random, uint32_t *list)
+{
+    uint32_t n = 0;
+    for (uint32_t e = 0; e < N_EXPERTS; e++)
+        if (random_next(random) % 2)
+            list[n++] = e;
+    return n;
+}
+
+/* Wants some experts of a layer, guesses at the next one's, and takes them all.  Returns how many failed. */
 static uint32_t go_through(const struct model *m, struct experts *x, uint32_t layer,
                            uint64_t *random)
 {
-    uint32_t list[N_EXPERTS], n_tokens[N_EXPERTS], n = 0, seen = 0, set[N_EXPERTS], n_set;
-    for (uint32_t e = 0; e < N_EXPERTS; e++)
-        if (random_next(random) % 2) {
-            list[n] = e;
-            n_tokens[n++] = 1 + (uint32_t)(random_next(random) % 3);
-        }
+    uint32_t list[N_EXPERTS], guesses[N_EXPERTS], n_tokens[N_EXPERTS], seen = 0;
+    uint32_t set[N_EXPERTS], n_set, n = draw(random, list);
+    for (uint32_t i = 0; i < n; i++)
+        n_tokens[i] = 1 + (uint32_t)(random_next(random) % 3);
     experts_want(x, layer, list, n_tokens, n);
-    while ((n_set = experts_next(x, set)) > 0)
+    if (layer + 2 < N_LAYERS && experts_can_foresee(x, layer + 2))
+        experts_foresee(x, layer + 2, guesses, draw(random, guesses));
+    while ((n_set = experts_next(x, set, false)) > 0)
         for (uint32_t i = 0; i < n_set; i++) {
             expect_expert(m, x, layer, set[i]);
             cr_assert_eq(seen & 1u << set[i], 0, "handed out twice");
@@ -174,15 +184,16 @@ static void check_backend(enum engine_io io)
     opt.io = io;
     uint64_t least = experts_least_bytes(m.g, &opt), n_all = 2 * N_EXPERTS;
     for (uint64_t slots = 2; slots <= n_all; slots++) {
-        struct experts_stats stats;
+        struct engine_expert_stats stats;
         opt.slot_bytes = slots * least / 2;
         struct experts *x = open_experts(&m, &opt);
         cr_assert_eq(many_steps(&m, x, 20), 0);
-        experts_stats(x, &stats);
-        cr_expect_eq(experts_n_slots(x), slots);
+        experts_publish(x);
+        experts_stats(x, &stats, NULL);
+        cr_expect_eq(stats.n_slots, slots);
         cr_expect_gt(stats.read_bytes, 0);
         if (slots == n_all) {
-            cr_expect_leq(stats.n_misses, n_all, "each is read once");
+            cr_expect_leq(stats.sum.n_misses, n_all, "each is read once");
             cr_expect_eq(stats.n_evictions, 0);
         }
         experts_close(x);
@@ -227,7 +238,7 @@ Test(experts, a_file_that_became_shorter_fails_what_is_missing)
     cr_assert_eq(truncate(m.path, (off_t)(down->offset + down->bytes / N_EXPERTS)), 0);
     uint32_t list[] = { 0, 4 }, n_tokens[] = { 1, 1 }, set[N_EXPERTS], n_handed = 0, n;
     experts_want(x, 2, list, n_tokens, 2);
-    while ((n = experts_next(x, set)) > 0) {
+    while ((n = experts_next(x, set, false)) > 0) {
         cr_assert_eq(set[0], 0);
         expect_expert(&m, x, 2, 0);
         n_handed += n;
@@ -237,6 +248,125 @@ Test(experts, a_file_that_became_shorter_fails_what_is_missing)
     cr_assert_eq(n_handed, 1);
     cr_assert_eq(experts_failed(x, &failed, &reason), 1);
     cr_assert_eq(failed[0], 4);
+    experts_close(x);
+    model_close(&m);
+}
+
+/* Wants expert `expert` of layer 2, when the first one of layer 0 has been computed and `guess` was foreseen. */
+static void step_with_guess(const struct model *m, struct experts *x, uint32_t guess,
+                            uint32_t expert)
+{
+    uint32_t zero = 0, one = 1, set[N_EXPERTS];
+    experts_want(x, 0, &zero, &one, 1);
+    experts_foresee(x, 2, &guess, 1);
+    while (experts_next(x, set, false) > 0)
+        expect_expert(m, x, 0, 0);
+    experts_want(x, 2, &expert, &one, 1);
+    while (experts_next(x, set, false) > 0)
+        expect_expert(m, x, 2, expert);
+    experts_pass(x, 1);
+}
+
+Test(experts, what_was_foreseen_is_no_miss)
+{
+    struct model m;
+    struct engine_expert_stats stats;
+    model_open(&m);
+    struct experts_options opt = options_of(&m);
+    opt.slot_bytes = 4 * experts_least_bytes(m.g, &opt) / 2;
+    struct experts *x = open_experts(&m, &opt);
+    for (uint32_t i = 0; i < 50; i++)
+        step_with_guess(&m, x, i % N_EXPERTS, i % N_EXPERTS);
+    experts_publish(x);
+    experts_stats(x, &stats, NULL);
+    cr_expect_eq(stats.sum.n_misses, 1, "the first one");
+    cr_expect_gt(stats.sum.n_foreseen, 40);
+    cr_expect_eq(stats.sum.n_unused, 0);
+    experts_close(x);
+    model_close(&m);
+}
+
+Test(experts, foresight_stops_where_it_is_wrong_and_comes_back)
+{
+    struct model m;
+    struct engine_expert_stats wrong, right;
+    model_open(&m);
+    struct experts_options opt = options_of(&m);
+    opt.slot_bytes = 4 * experts_least_bytes(m.g, &opt) / 2;
+    struct experts *x = open_experts(&m, &opt);
+    for (uint32_t i = 0; i < 50; i++)
+        step_with_guess(&m, x, (i + 1) % N_EXPERTS, i % N_EXPERTS);
+    experts_publish(x);
+    experts_stats(x, &wrong, NULL);
+    cr_expect_leq(wrong.sum.n_unused, 2);
+    for (uint32_t i = 0; i < 100; i++)
+        step_with_guess(&m, x, i % N_EXPERTS, i % N_EXPERTS);
+    experts_publish(x);
+    experts_stats(x, &right, NULL);
+    cr_expect_gt(right.sum.n_foreseen, wrong.sum.n_foreseen + 20);
+    experts_close(x);
+    model_close(&m);
+}
+
+static uint32_t n_hits_of(struct experts *x, uint32_t layer, uint32_t expert)
+{
+    struct engine_expert_stats before, after;
+    uint32_t one = 1, set[N_EXPERTS];
+    experts_publish(x);
+    experts_stats(x, &before, NULL);
+    experts_want(x, layer, &expert, &one, 1);
+    while (experts_next(x, set, false) > 0)
+        continue;
+    experts_publish(x);
+    experts_stats(x, &after, NULL);
+    return (uint32_t)(after.sum.n_hits - before.sum.n_hits);
+}
+
+Test(experts, a_warm_start_has_the_hottest_in_memory)
+{
+    struct model m;
+    model_open(&m);
+    struct experts_options opt = options_of(&m);
+    opt.slot_bytes = 3 * experts_least_bytes(m.g, &opt) / 2;
+    float heat[N_LAYERS][N_EXPERTS] = { { 1, 0, 9, 0, 0, 0 }, { 0 }, { 0, 8, 0, 7, 2, 0 } };
+    float out[N_LAYERS][N_EXPERTS];
+    const struct experts_warm_options plain = { 0 };
+    struct experts *x = open_experts(&m, &opt);
+    experts_warm(x, heat[0], &plain);
+    experts_heats(x, out[0]);
+    cr_expect_eq(memcmp(out, heat, sizeof(heat)), 0);
+    cr_expect(n_hits_of(x, 0, 2) && n_hits_of(x, 2, 1) && n_hits_of(x, 2, 3));
+    cr_expect_not(n_hits_of(x, 2, 4));
+    cr_assert_eq(many_steps(&m, x, 5), 0);
+    experts_close(x);
+
+    static const volatile int yes = 1;
+    const struct experts_warm_options cancelled = { .cancel = &yes };
+    x = open_experts(&m, &opt);
+    experts_warm(x, heat[0], &cancelled);
+    cr_expect_not(n_hits_of(x, 0, 2));
+    experts_close(x);
+    model_close(&m);
+}
+
+Test(experts, none_is_foreseen_if_that_is_switched_off_or_all_are_in_memory)
+{
+    struct model m;
+    model_open(&m);
+    struct experts_options opt = options_of(&m);
+    opt.slot_bytes = N_EXPERTS * 2 * experts_least_bytes(m.g, &opt) / 2;
+    struct experts *x = open_experts(&m, &opt);
+    cr_expect_not(experts_can_foresee(x, 2));
+    experts_close(x);
+    opt.slot_bytes /= 2;
+    opt.no_foresight = true;
+    x = open_experts(&m, &opt);
+    cr_expect_not(experts_can_foresee(x, 2));
+    experts_close(x);
+    opt.no_foresight = false;
+    x = open_experts(&m, &opt);
+    cr_expect(experts_can_foresee(x, 2));
+    cr_expect_not(experts_can_foresee(x, DENSE_LAYER));
     experts_close(x);
     model_close(&m);
 }

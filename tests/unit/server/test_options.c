@@ -191,6 +191,32 @@ Test(options, reads_numbers_with_a_fraction)
     options_fini(&o);
 }
 
+Test(options, reads_sizes_as_bytes_or_shares)
+{
+    cr_assert_eq(parse_as(&bench_usage, "--expert-cache", "100%,12.5%,3G,auto", NULL), 0, "%s",
+                 outcome.message);
+    cr_assert_eq(o.expert_cache.n, 4);
+    cr_expect_float_eq(o.expert_cache.items[0].share, 1, 1e-9);
+    cr_expect_float_eq(o.expert_cache.items[1].share, 0.125, 1e-9);
+    cr_expect_eq(o.expert_cache.items[2].bytes, UINT64_C(3) << 30);
+    cr_expect(o.expert_cache.items[3].bytes == 0 && o.expert_cache.items[3].share == 0);
+    options_fini(&o);
+}
+
+Test(options, takes_several_sizes_only_where_they_make_sense)
+{
+    cr_assert_eq(parse("--expert-cache", "50%"), 0, "%s", outcome.message);
+    cr_expect_float_eq(o.expert_cache.items[0].share, 0.5, 1e-9);
+    options_fini(&o);
+    cr_assert_eq(parse("--expert-cache", "50%,25%"), -1);
+    refused(EX_USAGE, "--expert-cache", "'50%,25%'", "takes one");
+    static const char *const bad[] = { "0%", "101%", "%", "-5%", "5%%", "1", "50 %" };
+    for (size_t i = 0; i < sizeof(bad) / sizeof(bad[0]); i++) {
+        cr_expect_eq(parse("--expert-cache", bad[i]), -1, "'%s' was taken", bad[i]);
+        refused(EX_USAGE, "--expert-cache", "a size from 4K", "or a percentage");
+    }
+}
+
 /* ---- precedence ---- */
 
 Test(options, prefers_flag_then_environment_then_file)
