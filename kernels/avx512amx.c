@@ -17,6 +17,7 @@
 
 enum {
     PANEL_TILE_PANELS = 1,
+    DOT_MOST_U = 255,
     AMX_TOKENS = 16,
     AMX_LEAST_TOKENS = 16, /* fewer are bound by memory, or nearly */
 };
@@ -75,7 +76,6 @@ static void configure_tiles(uint32_t n_tokens, uint32_t group)
 /* What decides about the arithmetic of a type. */
 struct amx_type {
     uint32_t group;
-    int zero;
     bool has_min;
 };
 
@@ -89,7 +89,7 @@ KERN_INLINE void scale_group(const struct panel *panel, const struct tokens *x,
         v16 d = v16_set1(x->d[t * x->d_step + g * type.group / KERN_BLOCK]);
         w16 exact = w16_load(sum[t]);
         if (!type.has_min)
-            exact = w16_add(exact, w16_set1(-type.zero * x->sum[t * x->group_step + g]));
+            exact = w16_add(exact, w16_set1(x->start[t * x->group_step + g]));
         acc[t] = v16_fma(v16_mul(s, d), v16_from_w16(exact), acc[t]);
         if (type.has_min)
             acc[t] = v16_fma(m, v16_set1(x->xs[t * x->group_step + g]), acc[t]);
@@ -141,15 +141,14 @@ KERN_INLINE void amx_product(const struct piece *p, struct amx_type type,
 static void piece_product(const struct piece *p, enum kern_type type, const struct kern_act *act,
                           size_t t0, size_t t1, float *y, size_t ldy, uint32_t n_rows)
 {
-    int zero = unpack_zero(type);
     if (unpack_group(type) == 16 && unpack_has_min(type))
-        amx_product(p, (struct amx_type){ 16, 0, true }, act, t0, t1, y, ldy, n_rows);
+        amx_product(p, (struct amx_type){ 16, true }, act, t0, t1, y, ldy, n_rows);
     else if (unpack_group(type) == 16)
-        amx_product(p, (struct amx_type){ 16, zero, false }, act, t0, t1, y, ldy, n_rows);
+        amx_product(p, (struct amx_type){ 16, false }, act, t0, t1, y, ldy, n_rows);
     else if (unpack_has_min(type))
-        amx_product(p, (struct amx_type){ 32, 0, true }, act, t0, t1, y, ldy, n_rows);
+        amx_product(p, (struct amx_type){ 32, true }, act, t0, t1, y, ldy, n_rows);
     else
-        amx_product(p, (struct amx_type){ 32, zero, false }, act, t0, t1, y, ldy, n_rows);
+        amx_product(p, (struct amx_type){ 32, false }, act, t0, t1, y, ldy, n_rows);
 }
 
 KERN_INLINE void amx_rows(enum kern_type type, const struct kern_matrix *w, uint32_t row0,

@@ -156,11 +156,12 @@ enum {
 struct kern_act {
     int8_t *q; /* [n_rows][n_cols] */
     float *d;  /* [n_rows][n_cols / 32] */
-    /* By groups of 32 and of 16: the sum of q, and xs_g. */
-    int32_t *sum32; /* [n_rows][n_cols / 32] */
-    int32_t *sum16; /* [n_rows][n_cols / 16] */
-    float *xs32;    /* [n_rows][n_cols / 32] */
-    float *xs16;    /* [n_rows][n_cols / 16] */
+    /* By groups of 32 and of 16: the sum of q times -128, with which the sum of (w + 128) q begins that shall
+     * be the one of w q; and xs_g. */
+    int32_t *start32; /* [n_rows][n_cols / 32] */
+    int32_t *start16; /* [n_rows][n_cols / 16] */
+    float *xs32;      /* [n_rows][n_cols / 32] */
+    float *xs16;      /* [n_rows][n_cols / 16] */
     uint32_t n_cols;
 };
 

@@ -80,6 +80,13 @@ KERN_INLINE void parts_end(w16 (*part)[PANEL_MOST_TOKENS], w16 (*sum)[PANEL_MOST
             sum[i][t] = w16_dot_end(part[i][t], sum[i][t], max);
 }
 
+/* With what the sum of u q begins to become the one of (u - zero) q. */
+KERN_INLINE int32_t sum_start(const struct tokens *x, uint32_t t, uint32_t g, int zero)
+{
+    int32_t start = x->start[t * x->group_step + g]; /* a multiple of 128 */
+    return zero == 128 ? start : start / 128 * zero;
+}
+
 /* The canonical fma's of group g, whose exact sums these are: scales s and minima m are of a panel each. */
 KERN_INLINE void add_sums(v16 (*acc)[PANEL_MOST_TOKENS], w16 (*sum)[PANEL_MOST_TOKENS],
                           const v16 *s, const v16 *m, const struct tokens *x, uint32_t group,
@@ -112,7 +119,7 @@ static inline uint32_t few_max(enum kern_type type)
         return PANEL_FEW_PANELS == 1 ? UINT32_MAX : 24;
     case KERN_TYPE_Q4_0:
     case KERN_TYPE_Q4_1:
-        return 16;
+        return PANEL_FEW_PANELS == 1 ? 16 : 64;
     case KERN_TYPE_Q3_K:
     case KERN_TYPE_MXFP4:
         return 4;
@@ -165,7 +172,7 @@ KERN_INLINE void few_group(enum kern_type type, const struct streams *w, const s
     v16 s[PANEL_FEW_PANELS], m[PANEL_FEW_PANELS];
     for (uint32_t t = 0; t < n_t; t++)
         for (uint32_t i = 0; i < n_p; i++)
-            sum[i][t] = zero ? w16_set1(-zero * x->sum[t * x->group_step + g]) : w16_zero();
+            sum[i][t] = zero ? w16_set1(sum_start(x, t, g, zero)) : w16_zero();
     PANEL_UNROLL
     for (uint32_t k0 = 0; k0 < n_steps; k0 += run) {
         parts_begin(part, sum, max, n_p, n_t);
@@ -257,12 +264,13 @@ KERN_INLINE void tile_tokens(struct piece *p, const struct kern_act *act, uint32
 {
     struct tokens x = tokens_at(act, group, t0, p->col);
     bool has_zero = !has_min && dot_zero(max) == 0; /* what is to be subtracted is not 0 */
+    bool is_lifted = DOT_MOST_U == 255;             /* then it is 128 */
     uint32_t n_groups = p->n_cols / group, n_steps = group / 4, run = dot_run(max, n_steps);
     int32_t start[PANEL_TILE_TOKENS][PANEL_GROUPS]; /* of the integer sums: - zero * the sum of q */
     v16 acc[PANEL_MOST_PANELS][PANEL_MOST_TOKENS];
     for (uint32_t t = 0; t < n_t; t++) {
-        for (uint32_t g = 0; g < n_groups && has_zero; g++)
-            start[t][g] = -zero * x.sum[t * x.group_step + g];
+        for (uint32_t g = 0; g < n_groups && has_zero && !is_lifted; g++)
+            start[t][g] = sum_start(&x, t, g, zero);
         for (uint32_t i = 0; i < n_p; i++)
             acc[i][t] = p->col == 0 ? v16_set1(0.0f)
                                     : rows_load(y + t * ldy + (size_t)i * KERN_PANEL_ROWS,
@@ -274,7 +282,9 @@ KERN_INLINE void tile_tokens(struct piece *p, const struct kern_act *act, uint32
         prefetch_ahead(p, n_p);
         for (uint32_t t = 0; t < n_t; t++)
             for (uint32_t i = 0; i < n_p; i++)
-                sum[i][t] = has_zero ? w16_set1(start[t][g]) : w16_zero();
+                sum[i][t] = !has_zero   ? w16_zero()
+                            : is_lifted ? w16_set1(x.start[t * x.group_step + g])
+                                        : w16_set1(start[t][g]);
         PANEL_UNROLL
         for (uint32_t k0 = 0; k0 < n_steps; k0 += run) {
             parts_begin(part, sum, max, n_p, n_t);
@@ -338,17 +348,18 @@ KERN_INLINE void product_tokens(struct piece *p, const struct kern_act *act, uin
 static void piece_product(struct piece *p, enum kern_type type, const struct kern_act *act,
                           size_t t0, size_t t1, uint32_t n_p, float *y, size_t ldy, uint32_t n_rows)
 {
-    int max = unpack_max(type), zero = unpack_zero(type) - dot_zero(max);
+    int max = unpack_max(type) + piece_lift(type), zero = piece_zero(type) - dot_zero(max);
     bool is_short = max == 15 && dot_run(15, 8) > dot_run(31, 8); /* worth instances of its own */
     if (unpack_group(type) == 16 && unpack_has_min(type))
         product_tokens(p, act, 16, 0, true, 3, t0, t1, n_p, y, ldy, n_rows);
     else if (unpack_group(type) == 16)
-        product_tokens(p, act, 16, zero, false, 63, t0, t1, n_p, y, ldy, n_rows);
+        product_tokens(p, act, 16, zero, false, DOT_MOST_U == 255 ? 255 : 63, t0, t1, n_p, y, ldy,
+                       n_rows);
     else if (unpack_has_min(type) && is_short)
         product_tokens(p, act, 32, 0, true, 15, t0, t1, n_p, y, ldy, n_rows);
     else if (unpack_has_min(type))
         product_tokens(p, act, 32, 0, true, 31, t0, t1, n_p, y, ldy, n_rows);
-    else if (max == 255)
+    else if (max == 255 || DOT_MOST_U == 255)
         product_tokens(p, act, 32, zero, false, 255, t0, t1, n_p, y, ldy, n_rows);
     else if (is_short)
         product_tokens(p, act, 32, zero, false, 15, t0, t1, n_p, y, ldy, n_rows);

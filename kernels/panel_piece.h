@@ -10,7 +10,10 @@
  *        s [n_groups][16], m [n_groups][16]
  * and multiplied with all tokens there.
  *
- * A variant defines PANEL_TILE_PANELS, the panels of a piece, before it includes this file.
+ * A variant defines before it includes this file
+ *     PANEL_TILE_PANELS   the panels of a piece
+ *     DOT_MOST_U          the largest u that it multiplies with exact sums; with 255 weights without minima lie in
+ *                         pieces as w + 128 (kern_act.start32)
  */
 #ifndef LACUNA_KERNELS_PANEL_PIECE_H
 #define LACUNA_KERNELS_PANEL_PIECE_H
@@ -24,8 +27,20 @@ enum {
     PANEL_AHEAD = 2048, /* bytes of prefetching */
 };
 
+/* What is added to u in a piece. */
+KERN_INLINE uint8_t piece_lift(enum kern_type type)
+{
+    return DOT_MOST_U == 255 && !unpack_has_min(type) ? (uint8_t)(128 - unpack_zero(type)) : 0;
+}
+
+/* What u stands for in a piece: u - zero. */
+KERN_INLINE int piece_zero(enum kern_type type)
+{
+    return unpack_zero(type) + piece_lift(type);
+}
+
 /* 256 columns of 16 rows, [16][256], to [64][16][4]. */
-static inline void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t *u)
+static inline void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t lift, uint8_t *u)
 {
     for (size_t c = 0; c < UNPACK_VALUES; c += 64) {
         w16 v[KERN_PANEL_ROWS];
@@ -33,7 +48,7 @@ static inline void panel_transpose(const uint8_t (*rows)[UNPACK_VALUES], uint8_t
             v[i] = w16_load(rows[i] + c);
         w16_transpose(v);
         for (size_t i = 0; i < KERN_PANEL_ROWS; i++)
-            w16_store(u + KERN_PANEL_ROWS * c + 64 * i, v[i]);
+            w16_store(u + KERN_PANEL_ROWS * c + 64 * i, w16_add_bytes(v[i], lift));
     }
 }
 
@@ -147,7 +162,7 @@ KERN_INLINE void packed_group(enum kern_type type, const uint8_t *head, uint32_t
 struct tokens {
     const int8_t *q;
     const float *d, *xs;
-    const int32_t *sum;
+    const int32_t *start;
     size_t q_step, d_step, group_step; /* from one token to the next */
 };
 
@@ -156,10 +171,10 @@ KERN_INLINE struct tokens tokens_at(const struct kern_act *act, uint32_t group, 
 {
     size_t k = act->n_cols;
     const float *xs = group == 32 ? act->xs32 : act->xs16;
-    const int32_t *sum = group == 32 ? act->sum32 : act->sum16;
+    const int32_t *start = group == 32 ? act->start32 : act->start16;
     return (struct tokens){ .q = act->q + t * k + col,
                             .d = act->d + (t * k + col) / KERN_BLOCK,
-                            .sum = sum + (t * k + col) / group,
+                            .start = start + (t * k + col) / group,
                             .xs = xs + (t * k + col) / group,
                             .q_step = k,
                             .d_step = k / KERN_BLOCK,
@@ -248,7 +263,8 @@ KERN_INLINE void fill_from_rows(enum kern_type type, struct panel *p, const stru
                            n / info->block_values * (size_t)info->block_bytes);
             unpack(type, src, n, &out);
         }
-        panel_transpose((const uint8_t(*)[UNPACK_VALUES])rows, p->u + (size_t)c * KERN_PANEL_ROWS);
+        panel_transpose((const uint8_t(*)[UNPACK_VALUES])rows, piece_lift(type),
+                        p->u + (size_t)c * KERN_PANEL_ROWS);
     }
 }
 
@@ -266,7 +282,8 @@ KERN_INLINE void fill_from_packed(enum kern_type type, struct panel *p, const st
         prefetch_bytes(codes + (size_t)b * code_bytes + PANEL_AHEAD, code_bytes);
         for (uint32_t k = 0; k < 8; k++)
             w16_store(p->u + ((size_t)8 * i + k) * 64,
-                      packed_columns(type, codes + (size_t)b * code_bytes, k));
+                      w16_add_bytes(packed_columns(type, codes + (size_t)b * code_bytes, k),
+                                    piece_lift(type)));
         for (uint32_t h = 0; h < per_block; h++) {
             size_t at = (size_t)(i * per_block + h) * KERN_PANEL_ROWS;
             v16 s, m = v16_set1(0.0f);

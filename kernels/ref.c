@@ -117,11 +117,11 @@ static void quantise_row(const float *x, const struct kern_act *act, size_t row,
         for (int i = 0; i < KERN_BLOCK; i++)
             sum[i / 16] += q[i];
         for (size_t h = 0; h < 2; h++) {
-            act->sum16[2 * at + h] = sum[h];
+            act->start16[2 * at + h] = -128 * sum[h];
             act->xs16[2 * at + h] = act->d[at] * (float)sum[h];
         }
-        act->sum32[at] = sum[0] + sum[1];
-        act->xs32[at] = act->d[at] * (float)act->sum32[at];
+        act->start32[at] = -128 * (sum[0] + sum[1]);
+        act->xs32[at] = act->d[at] * (float)(sum[0] + sum[1]);
     }
 }
 

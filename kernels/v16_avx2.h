@@ -336,6 +336,12 @@ static inline w16 w16_and(w16 a, __m256i mask)
     return w16_make(_mm256_and_si256(a.lo, mask), _mm256_and_si256(a.hi, mask));
 }
 
+static inline w16 w16_add_bytes(w16 a, uint8_t b)
+{
+    __m256i every = _mm256_set1_epi8((char)b);
+    return w16_make(_mm256_add_epi8(a.lo, every), _mm256_add_epi8(a.hi, every));
+}
+
 static inline w16 w16_and_bytes(w16 a, uint8_t mask)
 {
     return w16_and(a, _mm256_set1_epi8((char)mask));

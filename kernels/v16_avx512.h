@@ -256,6 +256,11 @@ static inline w16 w16_or(w16 a, w16 b)
     return _mm512_or_si512(a, b);
 }
 
+static inline w16 w16_add_bytes(w16 a, uint8_t b)
+{
+    return _mm512_add_epi8(a, _mm512_set1_epi8((char)b));
+}
+
 static inline w16 w16_and_bytes(w16 a, uint8_t mask)
 {
     return _mm512_and_si512(a, _mm512_set1_epi8((char)mask));

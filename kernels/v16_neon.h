@@ -296,6 +296,12 @@ static inline w16 w16_or(w16 a, w16 b)
     return NEON_EACH(w16, vorrq_u32(a.q[i], b.q[i]));
 }
 
+static inline w16 w16_add_bytes(w16 a, uint8_t b)
+{
+    uint8x16_t every = vdupq_n_u8(b);
+    return NEON_EACH(w16, vreinterpretq_u32_u8(vaddq_u8(vreinterpretq_u8_u32(a.q[i]), every)));
+}
+
 static inline w16 w16_and_bytes(w16 a, uint8_t mask)
 {
     uint32x4_t m = vreinterpretq_u32_u8(vdupq_n_u8(mask));

@@ -49,9 +49,9 @@ static inline void vec_quantise_block(const float *x, struct kern_act *act, size
     int32_t sum_a = (int32_t)v16_tree(v16_from_w16(q.a));
     int32_t sum_b = (int32_t)v16_tree(v16_from_w16(q.b));
     act->d[at] = d;
-    act->sum16[2 * at] = sum_a;
-    act->sum16[2 * at + 1] = sum_b;
-    act->sum32[at] = sum_a + sum_b;
+    act->start16[2 * at] = -128 * sum_a;
+    act->start16[2 * at + 1] = -128 * sum_b;
+    act->start32[at] = -128 * (sum_a + sum_b);
     act->xs16[2 * at] = d * (float)sum_a;
     act->xs16[2 * at + 1] = d * (float)sum_b;
     act->xs32[at] = d * (float)(sum_a + sum_b);
@@ -101,9 +101,10 @@ static inline void vec_store_sums(const struct vec_blocks *b, int8_t (*code)[KER
         size_t at = b->at[i];
         int32_t sum32 = sum16[i][0] + sum16[i][1];
         act->d[at] = d[i];
-        act->sum32[at] = sum32;
+        act->start32[at] = -128 * sum32;
         act->xs32[at] = d[i] * (float)sum32;
-        memcpy(act->sum16 + 2 * at, sum16[i], sizeof(sum16[i]));
+        act->start16[2 * at] = -128 * sum16[i][0];
+        act->start16[2 * at + 1] = -128 * sum16[i][1];
         memcpy(act->xs16 + 2 * at, xs16[i], sizeof(xs16[i]));
     }
 }

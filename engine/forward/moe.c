@@ -218,8 +218,8 @@ static void gather_act(struct kern_act *dst, size_t to, const struct kern_act *s
     size_t n = src->n_cols, blocks = n / KERN_BLOCK, sums = n / 16;
     memcpy(dst->q + to * n, src->q + from * n, n);
     memcpy(dst->d + to * blocks, src->d + from * blocks, blocks * sizeof(float));
-    memcpy(dst->sum32 + to * blocks, src->sum32 + from * blocks, blocks * sizeof(int32_t));
-    memcpy(dst->sum16 + to * sums, src->sum16 + from * sums, sums * sizeof(int32_t));
+    memcpy(dst->start32 + to * blocks, src->start32 + from * blocks, blocks * sizeof(int32_t));
+    memcpy(dst->start16 + to * sums, src->start16 + from * sums, sums * sizeof(int32_t));
     memcpy(dst->xs32 + to * blocks, src->xs32 + from * blocks, blocks * sizeof(float));
     memcpy(dst->xs16 + to * sums, src->xs16 + from * sums, sums * sizeof(float));
 }

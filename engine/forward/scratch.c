@@ -38,8 +38,8 @@ static void take_act(struct arena *a, struct activations *out, uint64_t rows, ui
     out->act.n_cols = n;
     out->act.q = take(a, rows * n, 1);
     out->act.d = take(a, rows * n / KERN_BLOCK + 1, sizeof(float));
-    out->act.sum32 = take(a, rows * n / 32 + 1, sizeof(int32_t));
-    out->act.sum16 = take(a, rows * n / 16 + 1, sizeof(int32_t));
+    out->act.start32 = take(a, rows * n / 32 + 1, sizeof(int32_t));
+    out->act.start16 = take(a, rows * n / 16 + 1, sizeof(int32_t));
     out->act.xs32 = take(a, rows * n / 32 + 1, sizeof(float));
     out->act.xs16 = take(a, rows * n / 16 + 1, sizeof(float));
 }

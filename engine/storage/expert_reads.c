@@ -248,15 +248,17 @@ void expert_reads_begin(struct expert_reads *r, uint32_t layer, uint32_t expert,
     begin_load(r, unused, layer, expert, is_urgent);
 }
 
+/* Of an expert that is on its way. */
 static const struct load *find_load(const struct expert_reads *r, uint32_t layer, uint32_t expert)
 {
-    for (uint32_t i = 0; i < MOST_LOADS; i++) {
+    const struct load *found = NULL;
+    for (uint32_t i = 0; i < MOST_LOADS && !found; i++) {
         const struct load *l = &r->loads[i];
         if (l->is_busy && l->read.layer == layer && l->read.expert == expert)
-            return l;
+            found = l;
     }
-    assert(!"on its way");
-    return NULL;
+    assert(found);
+    return found;
 }
 
 void expert_reads_hurry(struct expert_reads *r, uint32_t layer, uint32_t expert)

@@ -109,8 +109,8 @@ static inline void random_act_init(struct kern_act *act, uint32_t rows, uint32_t
     act->n_cols = cols;
     act->q = malloc(n);
     act->d = malloc(n / KERN_BLOCK * sizeof(float) + 64);
-    act->sum32 = malloc(n / 32 * sizeof(int32_t) + 64);
-    act->sum16 = malloc(n / 16 * sizeof(int32_t) + 64);
+    act->start32 = malloc(n / 32 * sizeof(int32_t) + 64);
+    act->start16 = malloc(n / 16 * sizeof(int32_t) + 64);
     act->xs32 = malloc(n / 32 * sizeof(float) + 64);
     act->xs16 = malloc(n / 16 * sizeof(float) + 64);
 }
@@ -125,8 +125,8 @@ static inline void random_act_fini(struct kern_act *act)
 {
     free(act->q);
     free(act->d);
-    free(act->sum32);
-    free(act->sum16);
+    free(act->start32);
+    free(act->start16);
     free(act->xs32);
     free(act->xs16);
 }

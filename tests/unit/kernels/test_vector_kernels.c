@@ -174,8 +174,8 @@ Test(quantise, every_variant_gives_the_bits_of_ref)
         k->quantise(x + 2 * COLS, COLS, &b, 2, ROWS, 0, 32);
         k->quantise(x + 2 * COLS + 32, COLS, &b, 2, ROWS, 32, COLS);
         cr_assert_arr_eq(a.q, b.q, ROWS * COLS);
-        cr_assert_arr_eq(a.sum32, b.sum32, ROWS * COLS / 32 * sizeof(int32_t));
-        cr_assert_arr_eq(a.sum16, b.sum16, ROWS * COLS / 16 * sizeof(int32_t));
+        cr_assert_arr_eq(a.start32, b.start32, ROWS * COLS / 32 * sizeof(int32_t));
+        cr_assert_arr_eq(a.start16, b.start16, ROWS * COLS / 16 * sizeof(int32_t));
         expect_bits("d", kern_usable(v), b.d, a.d, ROWS * COLS / 32);
         expect_bits("xs16", kern_usable(v), b.xs16, a.xs16, ROWS * COLS / 16);
         expect_bits("xs32", kern_usable(v), b.xs32, a.xs32, ROWS * COLS / 32);
@@ -194,8 +194,8 @@ static void expect_same_act(const struct kern_act *a, const struct kern_act *b, 
                             const char *variant)
 {
     cr_assert_arr_eq(a->q, b->q, n, "%s", variant);
-    cr_assert_arr_eq(a->sum32, b->sum32, n / 32 * sizeof(int32_t), "%s", variant);
-    cr_assert_arr_eq(a->sum16, b->sum16, n / 16 * sizeof(int32_t), "%s", variant);
+    cr_assert_arr_eq(a->start32, b->start32, n / 32 * sizeof(int32_t), "%s", variant);
+    cr_assert_arr_eq(a->start16, b->start16, n / 16 * sizeof(int32_t), "%s", variant);
     expect_same_floats(a->d, b->d, n / 32, variant);
     expect_same_floats(a->xs32, b->xs32, n / 32, variant);
     expect_same_floats(a->xs16, b->xs16, n / 16, variant);
