@@ -113,6 +113,9 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
 int engine_open(struct engine **out, const struct engine_options *opt, struct engine_err *err);
 void engine_close(struct engine *e); /* NULL is fine; all sequences must be closed */
 
+/* Behind the model's path: where heats are kept unless another file is named; engine_inspect looks there. */
+#define ENGINE_HEAT_SUFFIX ".lacuna-heat"
+
 /* Writes heat_path, for the next start; nothing if there is none or all experts are in memory.  Between
  * steps.  ENGINE_ERR_FILE: it cannot be written. */
 int engine_keep_heat(struct engine *e, struct engine_err *err);

@@ -57,8 +57,9 @@ struct engine {
 struct engine_seq {
     struct engine *e;
     struct kv_seq *kv;
-    uint32_t
-        n_late_steps; /* in a row, in which none of its rows was done because an expert was late */
+    /* Steps in a row in which none of its rows was done, because an expert was late; the end of the first. */
+    uint32_t n_late_steps;
+    uint64_t late_since_ns;
 };
 
 /* Adds a sentence to info.warnings. */

@@ -160,6 +160,13 @@ static bool is_good(const struct forward *f, const struct engine_row *row)
            f->logits_finite[(size_t)(row->logits - f->logits) / f->shape->n_vocab];
 }
 
+static void count_late(struct engine_seq *seq, bool is_late)
+{
+    if (is_late && seq->n_late_steps == 0)
+        seq->late_since_ns = engine_clock_ns();
+    seq->n_late_steps = is_late ? seq->n_late_steps + 1 : 0;
+}
+
 /* Rows of a sequence up to the first that lacks an expert, or whose logits are no numbers: what came out of
  * it is worth nothing, and what would follow neither. */
 static uint32_t settle_run(const struct forward *f, struct engine_row *rows, uint32_t i,
@@ -169,7 +176,7 @@ static uint32_t settle_run(const struct forward *f, struct engine_row *rows, uin
     while (good < end && !f->row_late[good] && !f->row_failed[good] && is_good(f, &rows[good]))
         good++;
     bool is_late = good < end && f->row_late[good] && !f->row_failed[good];
-    rows[i].seq->n_late_steps = is_late && good == i ? rows[i].seq->n_late_steps + 1 : 0;
+    count_late(rows[i].seq, is_late && good == i);
     for (uint32_t r = good; r < end; r++) {
         rows[r].status = is_late ? ENGINE_ROW_DEFERRED : ENGINE_ROW_FAILED;
         rows[r].logits = NULL;
@@ -228,7 +235,7 @@ static bool can_be_again(const struct forward *f, const struct run *run)
 }
 
 /* Where storage is slow and slots are few, the experts of one layer would drive out those of another, step by
- * step for ever: if it does answer, a sequence that does not come on is waited for. */
+ * step for ever: if it has answered since, a sequence that does not come on is waited for. */
 static bool may_defer(const struct engine *e, const struct engine_row *rows)
 {
     enum { MOST_LATE_STEPS = 3 };
@@ -236,8 +243,8 @@ static bool may_defer(const struct engine *e, const struct engine_row *rows)
     bool may = e->experts && !e->opt.never_defers;
     for (uint32_t i = 0; i < f->n_runs && may; i++) {
         const struct engine_seq *seq = rows[f->run[i].row0].seq;
-        may = can_be_again(f, &f->run[i]) &&
-              !(seq->n_late_steps >= MOST_LATE_STEPS && experts_are_coming(e->experts));
+        may = can_be_again(f, &f->run[i]) && !(seq->n_late_steps >= MOST_LATE_STEPS &&
+                                               experts_last_ns(e->experts) > seq->late_since_ns);
     }
     return may;
 }

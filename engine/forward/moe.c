@@ -168,32 +168,35 @@ static void norm_row(void *ctx, uint32_t row)
                       f->gathered.x + row * n);
 }
 
+/* What the rows will choose by the logits that there are, most wanted first.  Returns how many. */
+static uint32_t list_foreseen(struct forward *f, uint32_t *list)
+{
+    struct expert_count count[CONFIG_MAX_EXPERTS] = { 0 };
+    uint32_t k = f->shape->n_experts_used, n = 0;
+    for (uint32_t i = 0; i < f->n_rows * k; i++)
+        count[f->routing.foreseen[i]].n += !is_lost(f, i / k);
+    for (uint32_t e = 0; e < f->shape->n_experts; e++)
+        if (count[e].n > 0)
+            count[n++] = (struct expert_count){ e, count[e].n };
+    qsort(count, n, sizeof(*count), by_count);
+    for (uint32_t i = 0; i < n; i++)
+        list[i] = count[i].expert;
+    return n;
+}
+
 /* The residual changes little from layer to layer: the next layer's router, applied to it now, foretells
  * most of what it will choose. */
 static void foresee_experts(struct forward *f, uint32_t layer)
 {
     const struct layer_weights *w = &f->weights->layer[layer];
     struct moe_job job = { .f = f, .w = w };
-    struct expert_count count[CONFIG_MAX_EXPERTS] = { 0 };
-    uint32_t list[CONFIG_MAX_EXPERTS], n = 0;
+    uint32_t list[CONFIG_MAX_EXPERTS];
     bool is_late = f->shape->arch->router_input != ARCH_ROUTER_LAYER_INPUT && w->ffn_norm;
     if (is_late)
         forward_rows(f, norm_row, &job, f->n_rows);
     run_router(f, w, is_late ? f->gathered.x : f->x);
     forward_rows(f, foresee_row, &job, f->n_rows);
-    for (uint32_t i = 0; i < f->n_rows * f->shape->n_experts_used; i++) {
-        struct expert_count *c = &count[f->routing.foreseen[i]];
-        if (is_lost(f, i / f->shape->n_experts_used))
-            continue;
-        c->expert = f->routing.foreseen[i];
-        c->n++;
-    }
-    qsort(count, f->shape->n_experts, sizeof(*count), by_count);
-    while (n < f->shape->n_experts && count[n].n > 0) {
-        list[n] = count[n].expert;
-        n++;
-    }
-    experts_foresee(f->experts, layer, list, n);
+    experts_foresee(f->experts, layer, list, list_foreseen(f, list));
 }
 
 void moe_route(struct forward *f, uint32_t layer, const float *x)

@@ -10,10 +10,13 @@
 
 #include "engine/internal.h"
 #include "engine/model/gguf_internal.h"
+#include "engine/storage/expert_heat.h"
+#include "engine/storage/expert_tensors.h"
 
 struct writer {
     engine_write_fn *write;
     void *ctx;
+    const char *path; /* of the model */
 };
 
 static void say(const struct writer *w, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
@@ -100,18 +103,93 @@ static void say_attention(const struct writer *w, const struct model_shape *s)
     }
 }
 
-static void say_shape(const struct writer *w, const struct model_shape *s)
+/* ---- experts ---- */
+
+static void say_expert_bytes(const struct writer *w, const struct gguf *g,
+                             const struct model_shape *s)
+{
+    uint64_t n = 0, bytes = 0;
+    for (uint32_t l = 0; l < s->n_layers; l++) {
+        struct experts_layer layer;
+        experts_find(g, l, &layer);
+        n += layer.part[EXPERT_DOWN] ? s->n_experts : 0;
+        for (uint32_t p = 0; p < EXPERT_N_PARTS; p++)
+            bytes += layer.part[p] ? layer.part[p]->bytes : 0;
+    }
+    if (n > 0)
+        say(w, "%-16s %" PRIu64 " in all layers, %.2f MiB each, %.1f MiB together\n", "", n,
+            mib(bytes) / (double)n, mib(bytes));
+}
+
+static int descending(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x < y) - (x > y);
+}
+
+/* How much of a layer's heat its hottest quarter has; sorts it.  0: it has none. */
+static double hottest_quarter(float *heat, uint32_t n)
+{
+    double all = 0, hot = 0;
+    qsort(heat, n, sizeof(*heat), descending);
+    for (uint32_t e = 0; e < n; e++) {
+        all += (double)heat[e];
+        hot += e < (n + 3) / 4 ? (double)heat[e] : 0;
+    }
+    return all > 0 ? hot / all : 0;
+}
+
+static void say_hottest(const struct writer *w, float *heat, const struct model_shape *s)
+{
+    double least = 1, most = 0, sum = 0;
+    uint32_t n_layers = 0;
+    for (uint32_t l = 0; l < s->n_layers; l++) {
+        double share = hottest_quarter(heat + (size_t)l * s->n_experts, s->n_experts);
+        if (share == 0)
+            continue;
+        least = share < least ? share : least;
+        most = share > most ? share : most;
+        sum += share;
+        n_layers++;
+    }
+    if (n_layers > 0)
+        say(w,
+            "%-16s when the last server stopped, the hottest quarter of a layer's took %.0f %% of "
+            "what "
+            "tokens chose (%.0f to %.0f)\n",
+            "", sum / n_layers * 100, least * 100, most * 100);
+}
+
+/* What the last server left beside the model. */
+static void say_heat(const struct writer *w, const struct gguf *g, const struct model_shape *s)
+{
+    const struct expert_heat_model model = { s->n_layers, s->n_experts, gguf_hash(g) };
+    float *heat = calloc((size_t)s->n_layers * s->n_experts, sizeof(*heat));
+    size_t cap = strlen(w->path) + sizeof(ENGINE_HEAT_SUFFIX);
+    char *path = malloc(cap);
+    if (heat && path) {
+        snprintf(path, cap, "%s%s", w->path, ENGINE_HEAT_SUFFIX);
+        if (expert_heat_read(path, &model, heat, NULL) == 0)
+            say_hottest(w, heat, s);
+    }
+    free(heat);
+    free(path);
+}
+
+static void say_shape(const struct writer *w, const struct gguf *g, const struct model_shape *s)
 {
     say(w, "\n%-16s %u layers, width %u, vocabulary %u, context %u\n", "shape", s->n_layers,
         s->n_embd, s->n_vocab, s->n_ctx_train);
     say_attention(w, s);
-    if (s->n_experts)
+    if (s->n_experts) {
         say(w,
             "%-16s %u of %u per token, width %u, %s router; in memory, or read on demand "
             "(--expert-cache)\n",
             "experts", s->n_experts_used, s->n_experts, s->n_ff_expert,
             s->router_sigmoid ? "sigmoid" : "softmax");
-    else
+        say_expert_bytes(w, g, s);
+        say_heat(w, g, s);
+    } else
         say(w, "%-16s width %u\n", "feed-forward", s->n_ff);
     say(w, "%-16s dense, exact\n", "modes");
 }
@@ -125,7 +203,7 @@ static void say_support(const struct writer *w, const struct gguf *g)
     if (tokenizer_open(&t, g, &err) == 0) {
         struct config_options opt = { .n_vocab = tokenizer_n_vocab(t) };
         if (config_read(&shape, g, &opt, &err) == 0)
-            say_shape(w, &shape);
+            say_shape(w, g, &shape);
         config_fini(&shape);
     }
     tokenizer_close(t);
@@ -135,7 +213,7 @@ static void say_support(const struct writer *w, const struct gguf *g)
 
 int engine_inspect(const char *path, engine_write_fn *write, void *ctx, struct engine_err *err)
 {
-    struct writer w = { write, ctx };
+    struct writer w = { write, ctx, path };
     struct gguf *g;
     if (gguf_open(&g, path, err) != 0)
         return -1;

@@ -25,8 +25,8 @@
 enum {
     ALIGNMENT = 4096,        /* of direct reads */
     PIECE_BYTES = 512 << 10, /* full disk speed, several in flight for one expert */
-    MOST_LOADS = 8,          /* experts on their way at once */
-    MOST_FORESEEN = 4,       /* of these */
+    MOST_LOADS = 16,         /* experts on their way at once, or read and not yet in a slot */
+    MOST_FORESEEN = 8,       /* of these */
     MOST_PIECES = 64,        /* in flight */
     /* A disk serves what it was asked first: pieces that may never be wanted must not queue up before an
      * urgent one, and wait until few urgent ones are left. */

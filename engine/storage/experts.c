@@ -511,11 +511,16 @@ static uint32_t choose_warm(struct experts *x, const float *heat, struct warm_ex
     return n;
 }
 
+/* Buffers come free one by one, and are given away at once: or the disk would stand still meanwhile. */
 static void receive_all(struct experts *x)
 {
     const struct expert_read *read;
-    while ((read = expert_reads_take(x->reads)))
+    while ((read = expert_reads_take(x->reads))) {
         receive(x, read);
+        begin_wishes(x);
+        begin_guesses(x);
+        expert_reads_poll(x->reads, 0);
+    }
 }
 
 static bool is_cancelled(const struct experts_warm_options *opt)
@@ -623,8 +628,8 @@ uint32_t experts_next(struct experts *x, uint32_t *set, bool may_defer)
     release_set(x);
     for (uint64_t wait_ns = 0;; wait_ns = time_left(x, may_defer)) {
         expert_reads_poll(x->reads, wait_ns);
-        receive_all(x);
         begin_wishes(x);
+        receive_all(x);
         begin_guesses(x);
         expert_reads_poll(x->reads, 0);
         uint32_t n = take_ready(x, set);
@@ -643,10 +648,9 @@ void experts_await(struct experts *x)
     receive_all(x);
 }
 
-bool experts_are_coming(const struct experts *x)
+uint64_t experts_last_ns(const struct experts *x)
 {
-    const uint64_t lately = 10 * x->patience_ns;
-    return engine_clock_ns() - x->last_ns < lately;
+    return x->last_ns;
 }
 
 uint32_t experts_late(const struct experts *x, const uint32_t **list)

@@ -74,8 +74,8 @@ bool experts_can_foresee(const struct experts *x, uint32_t layer);
 /* Those of the last experts_want that could not be read, and why; until the next one. */
 uint32_t experts_failed(const struct experts *x, const uint32_t **list, const char **reason);
 uint32_t experts_late(const struct experts *x, const uint32_t **list);
-/* Whether the storage has answered lately. */
-bool experts_are_coming(const struct experts *x);
+/* When (engine_clock_ns) the last expert came; 0: none has. */
+uint64_t experts_last_ns(const struct experts *x);
 /* Between steps, when all rows are late: waits a little for the storage. */
 void experts_await(struct experts *x);
 

@@ -244,14 +244,13 @@ static void plan_http(const struct options *o, struct engine_options *opt)
 /* NULL: none is kept.  The caller frees it. */
 static char *heat_path(const struct options *o, const char *model)
 {
-    static const char suffix[] = ".lacuna-heat";
     if (strcmp(o->expert_heat, "off") == 0)
         return NULL;
     if (strcmp(o->expert_heat, "auto") != 0)
         return strdup(o->expert_heat);
-    char *path = malloc(strlen(model) + sizeof(suffix));
+    char *path = malloc(strlen(model) + sizeof(ENGINE_HEAT_SUFFIX));
     if (path)
-        strcat(strcpy(path, model), suffix);
+        strcat(strcpy(path, model), ENGINE_HEAT_SUFFIX);
     return path;
 }
 

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """A mixture whose experts are read when tokens choose them: the same answers, to many at once; and what goes wrong."""
 import concurrent.futures
+import pathlib
 import shutil
+import subprocess
+import time
 
-from harness import ROOT, until
+import pytest
+
+from harness import ROOT, SANITIZED, until
 
 FIXTURE = ROOT / "tests/golden/arch/smallthinker.gguf"
 LEAST = "24576"  # bytes of two of its experts; it has 5 layers of 4
@@ -86,3 +91,36 @@ def test_heat_that_cannot_be_read_or_written_is_said_and_harms_nobody(start, tmp
     token_ids(client, 1)
     client.server.stop()
     assert "expert_heat_not_kept" in client.server.log()
+
+
+@pytest.fixture
+def hanging_storage(tmp_path):
+    """Environment of a server whose reads hang while a file exists, and that file."""
+    library, switch = tmp_path / "hang.so", tmp_path / "hang"
+    source = pathlib.Path(__file__).parent / "hang.c"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-D_GNU_SOURCE", "-o", library, source], check=True)
+    return {"LD_PRELOAD": str(library), "LACUNA_TEST_HANG": str(switch)}, switch
+
+
+@pytest.mark.skipif(SANITIZED, reason="the sanitizers' runtime has to be loaded first")
+def test_storage_that_hangs_fails_those_who_need_it_and_nobody_else(start, hanging_storage):
+    environment, switch = hanging_storage
+    client = start("--expert-cache", "90%", "--expert-heat", "off", "--io", "pread", model=str(FIXTURE),
+                   environment=environment)
+    hot = {"prompt": [5], "max_tokens": 2, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+    expected = [client.post("/v1/completions", hot).json() for _ in range(20)][-1]["choices"][0]["token_ids"]
+    switch.touch()
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        cold = pool.submit(client.post, "/v1/completions", body(1))
+        n_answers, begin = 0, time.monotonic()
+        while not cold.done():
+            asked = time.monotonic()
+            assert client.post("/v1/completions", hot).json()["choices"][0]["token_ids"] == expected
+            assert time.monotonic() - asked < 5
+            n_answers += 1
+    assert cold.result().status_code == 503 and cold.result().json()["error"]["code"] == "storage_error"
+    assert "does not answer" in client.server.log()
+    assert 5 < time.monotonic() - begin < 30 and n_answers > 5
+    assert client.get("/health").status_code == 200
+    switch.unlink()
+    until(lambda: client.post("/v1/completions", body(1)).status_code == 200, 5, "the storage is back")
