@@ -14,6 +14,7 @@
 enum {
     TOP_P_FIRST = 256, /* candidates looked at before more are */
     TOP_P_GROWTH = 16,
+    DRAW_BLOCK = 1024, /* logits whose mass is computed together */
 };
 
 struct candidate {
@@ -27,7 +28,13 @@ struct sampler {
     struct candidate *pool; /* [n_vocab] */
     uint64_t *seen;         /* bitmap of n_vocab */
     uint32_t *count;        /* [n_vocab], all 0 between calls */
+    double *mass;           /* [n_blocks of the vocabulary] */
 };
+
+static uint32_t n_blocks(uint32_t n_vocab)
+{
+    return (n_vocab + DRAW_BLOCK - 1) / DRAW_BLOCK;
+}
 
 int sampler_open(struct sampler **out, uint32_t n_vocab)
 {
@@ -40,7 +47,8 @@ int sampler_open(struct sampler **out, uint32_t n_vocab)
     s->pool = malloc(n_vocab * sizeof(*s->pool));
     s->seen = calloc((size_t)n_vocab / 64 + 1, sizeof(*s->seen));
     s->count = calloc(n_vocab, sizeof(*s->count));
-    if (s->logits && s->pool && s->seen && s->count)
+    s->mass = malloc(n_blocks(n_vocab) * sizeof(*s->mass));
+    if (s->logits && s->pool && s->seen && s->count && s->mass)
         return 0;
     sampler_close(s);
     *out = NULL;
@@ -55,13 +63,14 @@ void sampler_close(struct sampler *s)
     free(s->pool);
     free(s->seen);
     free(s->count);
+    free(s->mass);
     free(s);
 }
 
 uint64_t sampler_bytes(uint32_t n_vocab)
 {
     return (uint64_t)n_vocab * (sizeof(float) + sizeof(struct candidate) + sizeof(uint32_t)) +
-           n_vocab / 8;
+           n_vocab / 8 + n_blocks(n_vocab) * sizeof(double);
 }
 
 /* ---- random numbers ---- */
@@ -236,12 +245,14 @@ static uint32_t keep_min_p(const struct candidate *c, uint32_t n, float min_p, f
     return i;
 }
 
-/* Every token that min-p leaves (all, if it is off), in the order of the vocabulary. */
-static uint32_t gather(struct sampler *s, float min_p, float max)
+/* Every token that min-p leaves, in the order of the vocabulary. */
+static uint32_t gather(struct sampler *s, const struct kern_table *kern, float min_p, float max)
 {
+    /* Somewhat lower than where exp() reaches min_p: most are passed over without it. */
+    float limit = max + logf(min_p) - 0.01f;
     uint32_t n = 0;
-    for (uint32_t i = 0; i < s->n_vocab; i++)
-        if (s->logits[i] > -INFINITY && (min_p <= 0.0f || kern_exp(s->logits[i] - max) >= min_p))
+    for (uint32_t i = 0; (i = kern->first_above(s->logits, i, s->n_vocab, limit)) < s->n_vocab; i++)
+        if (kern_exp(s->logits[i] - max) >= min_p)
             s->pool[n++] = (struct candidate){ (int32_t)i, s->logits[i] };
     return n;
 }
@@ -261,7 +272,7 @@ static uint32_t filter(struct sampler *s, const struct kern_table *kern,
         kern->max_sum_exp(s->logits, s->n_vocab, &max, &total);
         n = keep_top_p(s, kern, p->top_p, max, (double)total);
     } else {
-        return gather(s, p->min_p, max);
+        return gather(s, kern, p->min_p, max);
     }
     return p->min_p > 0.0f ? keep_min_p(s->pool, n, p->min_p, max) : n;
 }
@@ -277,6 +288,65 @@ static int32_t draw(const struct candidate *c, uint32_t n, float max, double uni
     return c[n - 1].token;
 }
 
+/* Relative to `max`.  Banned tokens are -INFINITY; what is not a number has no mass either. */
+static double block_mass(const struct kern_table *kern, const float *logits, uint32_t n, float max)
+{
+    float block_max, sum;
+    kern->max_sum_exp(logits, n, &block_max, &sum);
+    if (isfinite(block_max) && isfinite(sum))
+        return (double)sum * (double)kern_exp(block_max - max);
+    double slow = 0;
+    for (uint32_t i = 0; i < n; i++)
+        slow += logits[i] > -INFINITY ? (double)kern_exp(logits[i] - max) : 0;
+    return slow;
+}
+
+/* The token of a block at which the sum, of what is before it, passes the target; the last one if rounding
+ * keeps it below. */
+static int32_t draw_within(const float *logits, uint32_t begin, uint32_t end, float max, double sum,
+                           double target)
+{
+    uint32_t last = begin;
+    for (uint32_t i = begin; i < end; i++) {
+        if (!(logits[i] > -INFINITY))
+            continue;
+        last = i;
+        sum += (double)kern_exp(logits[i] - max);
+        if (sum > target)
+            break;
+    }
+    return (int32_t)last;
+}
+
+/* Of all tokens, none of which is filtered out: first the block, then the token. */
+static int32_t draw_any(struct sampler *s, const struct kern_table *kern, float max, double uniform)
+{
+    double total = 0, sum = 0;
+    uint32_t n = n_blocks(s->n_vocab), b = 0, likely = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        uint32_t begin = i * DRAW_BLOCK, left = s->n_vocab - begin;
+        s->mass[i] = block_mass(kern, s->logits + begin, left < DRAW_BLOCK ? left : DRAW_BLOCK,
+                                max);
+        total += s->mass[i];
+    }
+    for (; b < n && !(sum + s->mass[b] > uniform * total); b++) {
+        likely = s->mass[b] > 0 ? b : likely;
+        sum += s->mass[b];
+    }
+    if (b == n) { /* rounding */
+        b = likely;
+        sum -= s->mass[b];
+    }
+    uint32_t begin = b * DRAW_BLOCK, left = s->n_vocab - begin;
+    return draw_within(s->logits, begin, begin + (left < DRAW_BLOCK ? left : DRAW_BLOCK), max, sum,
+                       uniform * total);
+}
+
+static bool filters(const struct engine_sampling *p, uint32_t n_vocab)
+{
+    return (p->top_k > 0 && (uint32_t)p->top_k < n_vocab) || p->top_p < 1.0f || p->min_p > 0.0f;
+}
+
 static int32_t choose(struct sampler *s, const struct kern_table *kern,
                       const struct engine_sample *job, const float *logits)
 {
@@ -288,8 +358,10 @@ static int32_t choose(struct sampler *s, const struct kern_table *kern,
     float max = s->logits[best];
     if (!isfinite(max)) /* all banned, overflowed or not a number: the same answer each time */
         return best;
-    uint32_t n = filter(s, kern, p, max);
-    return draw(s->pool, n, max, sampler_uniform(p->seed, job->stream, job->position));
+    double uniform = sampler_uniform(p->seed, job->stream, job->position);
+    if (!filters(p, s->n_vocab))
+        return draw_any(s, kern, max, uniform);
+    return draw(s->pool, filter(s, kern, p, max), max, uniform);
 }
 
 /* ---- log-probabilities ---- */

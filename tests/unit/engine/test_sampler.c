@@ -157,6 +157,48 @@ Test(sampler, a_wide_top_p_looks_at_all_it_needs)
     sampler_close(s);
 }
 
+enum { LARGE = 5000 };
+
+/* Five blocks of a thousand or so, of which the second is banned and the fourth has most of the mass. */
+static void fill_large(float *x)
+{
+    for (int i = 0; i < LARGE; i++)
+        x[i] = i / 1024 == 1 ? -INFINITY : (float)sin(i) + (i / 1024 == 3 ? 2.0f : 0.0f);
+    x[100] = NAN;
+}
+
+Test(sampler, shares_of_a_large_vocabulary_follow_the_softmax_in_every_variant)
+{
+    enum { N = 20000, PARTS = 50 };
+    static float x[LARGE];
+    static double expected[PARTS], found[PARTS];
+    double sum = 0;
+    struct sampler *s;
+    fill_large(x);
+    for (int i = 0; i < LARGE; i++) {
+        double e = x[i] > -INFINITY ? exp((double)x[i]) : 0;
+        expected[i * PARTS / LARGE] += e;
+        sum += e;
+    }
+    cr_assert_eq(sampler_open(&s, LARGE), 0);
+    for (uint32_t n = 0; n < N; n++) {
+        int32_t token = -1;
+        for (uint32_t k = 0; k < kern_n_usable(); k++) {
+            struct engine_sample job = job_of(&plain);
+            job.logits = x;
+            job.position = n;
+            sampler_run(s, kern_usable(k), &job);
+            cr_assert(token < 0 || token == job.token, "%s", kern_usable(k)->name);
+            token = job.token;
+        }
+        cr_assert(x[token] > -INFINITY);
+        found[token * PARTS / LARGE] += 1.0 / N;
+    }
+    for (int i = 0; i < PARTS; i++)
+        cr_expect_float_eq(found[i], expected[i] / sum, 0.006, "part %d", i);
+    sampler_close(s);
+}
+
 Test(sampler, what_is_not_a_number_is_never_chosen)
 {
     struct engine_sampling p = plain;
