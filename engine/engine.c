@@ -168,6 +168,13 @@ static struct experts_options experts_options(const struct engine *e)
                                      .io = e->opt.io };
 }
 
+/* Not 0, which would mean "choose". */
+static uint64_t share_of(uint64_t all, double share)
+{
+    uint64_t n = (uint64_t)((double)all * share);
+    return n > 0 || share <= 0 ? n : 1;
+}
+
 static void measure_experts(const struct engine *e, struct memory_plan_input *in)
 {
     struct experts_options opt = experts_options(e);
@@ -176,7 +183,7 @@ static void measure_experts(const struct engine *e, struct memory_plan_input *in
     in->experts.staging = experts_staging_bytes(e->gguf, &opt);
     in->weight_bytes -= in->experts.all;
     if (in->expert_bytes == 0)
-        in->expert_bytes = (uint64_t)((double)in->experts.all * e->opt.expert_share);
+        in->expert_bytes = share_of(in->experts.all, e->opt.expert_share);
 }
 
 static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_err *err)
@@ -325,6 +332,8 @@ static int warm_experts(struct engine *e, struct engine_err *err)
         experts_warm(e->experts, heat, &opt);
     else if (rc < 0)
         engine_warn(e, "experts start cold: %s", cause.text);
+    if (cause.code == ENGINE_ERR_OPTION)
+        e->opt.heat_path = NULL; /* it is somebody else's, and stays as it is */
     free(heat);
     return 0;
 }

@@ -100,7 +100,7 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
     bool read_file;            /* read into huge pages instead of mapping (--no-mmap) */
     bool vocab_only;           /* tokenizer only: no weights, no steps */
     enum engine_gating gating; /* overrides expert_gating_func */
-    bool never_defers; /* steps wait for experts as long as it takes: see ENGINE_ROW_DEFERRED */
+    bool never_defers;        /* steps wait for experts until these fail: see ENGINE_ROW_DEFERRED */
     uint64_t kv_shuffle_seed; /* tests: see kv_options */
     uint32_t expert_delay_us; /* tests: each read of an expert takes so much longer */
     uint32_t expert_patience_ms, expert_timeout_ms; /* tests: see experts_options */

@@ -57,9 +57,7 @@ struct engine {
 struct engine_seq {
     struct engine *e;
     struct kv_seq *kv;
-    /* Steps in a row in which none of its rows was done, because an expert was late; the end of the first. */
-    uint32_t n_late_steps;
-    uint64_t late_since_ns;
+    uint64_t late_since_ns; /* it waits for experts and has not come on since; 0: it does not */
 };
 
 /* Adds a sentence to info.warnings. */

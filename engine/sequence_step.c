@@ -160,23 +160,31 @@ static bool is_good(const struct forward *f, const struct engine_row *row)
            f->logits_finite[(size_t)(row->logits - f->logits) / f->shape->n_vocab];
 }
 
-static void count_late(struct engine_seq *seq, bool is_late)
+/* With few slots and storage that is always late the experts of one layer would drive out those of another, step
+ * by step for ever: a sequence that does not come on for a minute ends. */
+static bool may_be_late(struct forward *f, struct engine_seq *seq, bool came_on)
 {
-    if (is_late && seq->n_late_steps == 0)
-        seq->late_since_ns = engine_clock_ns();
-    seq->n_late_steps = is_late ? seq->n_late_steps + 1 : 0;
+    const uint64_t limit_ns = UINT64_C(60000000000);
+    uint64_t now = engine_clock_ns();
+    if (came_on || seq->late_since_ns == 0)
+        seq->late_since_ns = now;
+    if (now - seq->late_since_ns < limit_ns)
+        return true;
+    f->failure = "experts could not be read: the storage has been too slow for a minute";
+    return false;
 }
 
 /* Rows of a sequence up to the first that lacks an expert, or whose logits are no numbers: what came out of
  * it is worth nothing, and what would follow neither. */
-static uint32_t settle_run(const struct forward *f, struct engine_row *rows, uint32_t i,
-                           uint32_t end)
+static uint32_t settle_run(struct forward *f, struct engine_row *rows, uint32_t i, uint32_t end)
 {
     uint32_t good = i;
     while (good < end && !f->row_late[good] && !f->row_failed[good] && is_good(f, &rows[good]))
         good++;
-    bool is_late = good < end && f->row_late[good] && !f->row_failed[good];
-    count_late(rows[i].seq, is_late && good == i);
+    bool is_late = good < end && f->row_late[good] && !f->row_failed[good] &&
+                   may_be_late(f, rows[i].seq, good > i);
+    if (!is_late)
+        rows[i].seq->late_since_ns = 0;
     for (uint32_t r = good; r < end; r++) {
         rows[r].status = is_late ? ENGINE_ROW_DEFERRED : ENGINE_ROW_FAILED;
         rows[r].logits = NULL;
@@ -234,18 +242,12 @@ static bool can_be_again(const struct forward *f, const struct run *run)
            run->pos0 / KV_PAGE_TOKENS == (run->pos0 + run->n_rows - 1) / KV_PAGE_TOKENS;
 }
 
-/* Where storage is slow and slots are few, the experts of one layer would drive out those of another, step by
- * step for ever: if it has answered since, a sequence that does not come on is waited for. */
-static bool may_defer(const struct engine *e, const struct engine_row *rows)
+static bool may_defer(const struct engine *e)
 {
-    enum { MOST_LATE_STEPS = 3 };
     const struct forward *f = e->forward;
     bool may = e->experts && !e->opt.never_defers;
-    for (uint32_t i = 0; i < f->n_runs && may; i++) {
-        const struct engine_seq *seq = rows[f->run[i].row0].seq;
-        may = can_be_again(f, &f->run[i]) && !(seq->n_late_steps >= MOST_LATE_STEPS &&
-                                               experts_last_ns(e->experts) > seq->late_since_ns);
-    }
+    for (uint32_t i = 0; i < f->n_runs && may; i++)
+        may = can_be_again(f, &f->run[i]);
     return may;
 }
 
@@ -269,7 +271,7 @@ void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows)
     memset(f->row_failed, 0, n_rows * sizeof(*f->row_failed));
     memset(f->row_late, 0, n_rows * sizeof(*f->row_late));
     take_rows(e, rows, n_rows);
-    f->may_defer = may_defer(e, rows);
+    f->may_defer = may_defer(e);
     if (f->n_rows)
         forward_step(f);
     settle_rows(e, rows, n_rows);

@@ -122,7 +122,7 @@ const struct options_row options_rows[] = {
       GROUP_MODEL, STEPPING },
     { "expert-heat", 0, "FILE", STRING(expert_heat), .def = "auto",
       .help = "where it is kept, from one run to the next, which experts were chosen most: a start reads these "
-              "into --expert-cache; auto: MODEL.lacuna-heat, beside the model; off: none is kept, a start "
+              "into --expert-cache; auto: the name of the model and .lacuna-heat, beside it; off: none is kept, a start "
               "is cold",
       GROUP_MODEL, OPTIONS_SERVE },
     { "expert-foresight", 0, "HOW", CHOICE(foresight, "auto off"), .def = "auto",
@@ -528,7 +528,7 @@ int options_take_flag(struct options *o, size_t i, const char *text,
     const struct options_row *row = &options_rows[i];
     struct options_setting *s = &o->owned->flags[i];
     bool appends = row->type == OPTIONS_LIST || row->type == OPTIONS_NUMBERS ||
-                   row->type == OPTIONS_SIZES;
+                   (row->type == OPTIONS_SIZES && row->several & o->owned->usage->command);
     char *where = format_text(o, "--%s", row->name);
     if (!where)
         return no_memory(outcome);

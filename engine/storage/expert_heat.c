@@ -41,8 +41,11 @@ static int read_all(FILE *f, const char *path, const struct expert_heat_model *m
 {
     struct header h, expected;
     size_t n = n_heats(model);
-    if (fread(&h, sizeof(h), 1, f) != 1 || memcmp(h.magic, magic, sizeof(magic)) != 0)
-        return engine_fail(err, ENGINE_ERR_FILE, "%s: no file of expert heats", path);
+    size_t got = fread(&h, 1, sizeof(h), f);
+    if (got == 0 && feof(f))
+        return 1;
+    if (got != sizeof(h) || memcmp(h.magic, magic, sizeof(magic)) != 0)
+        return engine_fail(err, ENGINE_ERR_OPTION, "%s: no file of expert heats", path);
     if (memcmp(&h.model, model, sizeof(*model)) != 0)
         return engine_fail(err, ENGINE_ERR_FILE, "%s: expert heats of another model", path);
     if (fread(heat, sizeof(*heat), n, f) != n || fgetc(f) != EOF)

@@ -28,6 +28,7 @@ enum {
     MOST_LOADS = 16,         /* experts on their way at once, or read and not yet in a slot */
     MOST_FORESEEN = 8,       /* of these */
     MOST_PIECES = 64,        /* in flight */
+    PREAD_THREADS = 16,      /* so that one expert that hangs leaves some, unless it is large */
     /* A disk serves what it was asked first: pieces that may never be wanted must not queue up before an
      * urgent one, and wait until few urgent ones are left. */
     MOST_FORESEEN_PIECES = 8,
@@ -36,8 +37,8 @@ enum {
 
 struct load {
     bool is_busy, is_urgent;
-    uint64_t number; /* later ones are larger */
-    uint64_t begun_ns;
+    uint64_t number;             /* later ones are larger */
+    uint64_t begun_ns, alive_ns; /* alive: a piece of it was asked for, or came */
     struct expert_read read;
     uint8_t *buffer;
     size_t part_at[EXPERT_N_PARTS]; /* in the buffer: where the part's first aligned block begins */
@@ -68,6 +69,7 @@ struct expert_reads {
     struct piece pieces[MOST_PIECES];
     struct load *taken; /* NULL: none */
     uint64_t n_begun;
+    uint64_t alive_ns; /* a load was begun, or a piece of one came */
     uint64_t bytes, wait_ns, read_ns;
     uint64_t reads[ENGINE_READ_BOUNDS + 1]; /* see engine_expert_stats */
 };
@@ -131,6 +133,7 @@ int expert_reads_open(struct expert_reads **out, const struct expert_reads_optio
 {
     const struct io_options io = { .backend = opt->io,
                                    .depth = MOST_PIECES,
+                                   .n_threads = PREAD_THREADS,
                                    .moves = true, /* who opens the model warms it up */
                                    .faults = opt->faults };
     struct expert_reads *r = calloc(1, sizeof(*r));
@@ -206,6 +209,7 @@ static void begin_load(struct expert_reads *r, struct load *l, uint32_t layer, u
                         .is_urgent = is_urgent,
                         .number = r->n_begun++,
                         .begun_ns = engine_clock_ns(),
+                        .alive_ns = engine_clock_ns(),
                         .buffer = l->buffer,
                         .read = { .layer = layer, .expert = expert } };
     size_t at = 0;
@@ -217,6 +221,7 @@ static void begin_load(struct expert_reads *r, struct load *l, uint32_t layer, u
         l->read.part[p] = l->buffer + at + slice_begin(l, t) % ALIGNMENT;
         at += buffered_bytes_of(r->g, t);
     }
+    r->alive_ns = l->alive_ns;
     next_part(r, l, 0);
 }
 
@@ -266,18 +271,15 @@ void expert_reads_hurry(struct expert_reads *r, uint32_t layer, uint32_t expert)
     r->loads[find_load(r, layer, expert) - r->loads].is_urgent = true;
 }
 
-uint64_t expert_reads_begun_ns(const struct expert_reads *r, uint32_t layer, uint32_t expert)
+uint64_t expert_reads_alive_ns(const struct expert_reads *r, uint32_t layer, uint32_t expert)
 {
-    return find_load(r, layer, expert)->begun_ns;
+    const struct load *l = find_load(r, layer, expert);
+    return l->n_in_flight > 0 || l->alive_ns > r->alive_ns ? l->alive_ns : r->alive_ns;
 }
 
-uint64_t expert_reads_newest_ns(const struct expert_reads *r)
+uint64_t expert_reads_any_alive_ns(const struct expert_reads *r)
 {
-    uint64_t newest = 0;
-    for (uint32_t i = 0; i < MOST_LOADS; i++)
-        if (r->loads[i].is_busy && &r->loads[i] != r->taken && r->loads[i].begun_ns > newest)
-            newest = r->loads[i].begun_ns;
-    return newest;
+    return r->alive_ns;
 }
 
 /* ---- pieces ---- */
@@ -287,6 +289,7 @@ static void submit(struct expert_reads *r, struct piece *piece)
     int rc = io_submit(r->io, &piece->read);
     assert(rc == 0); /* MOST_PIECES is the depth */
     piece->load->n_in_flight++;
+    piece->load->alive_ns = engine_clock_ns();
 }
 
 /* Asks for the next piece of a load.  Its last block may reach beyond the file's end, where direct reads
@@ -366,6 +369,7 @@ static void end_piece(struct expert_reads *r, struct piece *piece)
     struct io_read *read = &piece->read;
     struct load *l = piece->load;
     l->n_in_flight--;
+    l->alive_ns = r->alive_ns = engine_clock_ns();
     bool is_whole = read->result >= 0 && (uint64_t)read->result >= piece->needed;
     if (is_whole)
         r->bytes += (uint64_t)read->result;

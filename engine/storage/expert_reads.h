@@ -47,10 +47,11 @@ void expert_reads_hurry(struct expert_reads *r, uint32_t layer, uint32_t expert)
 
 /* Asks for more pieces, and sees what has come; waits up to wait_ns for a piece if any is in flight. */
 void expert_reads_poll(struct expert_reads *r, uint64_t wait_ns);
-/* When (engine_clock_ns) an expert that is on its way was begun. */
-uint64_t expert_reads_begun_ns(const struct expert_reads *r, uint32_t layer, uint32_t expert);
-/* The same of the last one begun of those on their way; 0: none is. */
-uint64_t expert_reads_newest_ns(const struct expert_reads *r);
+/* When (engine_clock_ns) the storage last showed that it works on an expert that is on its way: a piece of it came
+ * or was asked for, or, while all of its pieces wait for others, one of those. */
+uint64_t expert_reads_alive_ns(const struct expert_reads *r, uint32_t layer, uint32_t expert);
+/* The same of any expert; 0: there never was one. */
+uint64_t expert_reads_any_alive_ns(const struct expert_reads *r);
 /* An expert that is complete or has failed, its buffer the caller's until the next call; NULL: none is. */
 const struct expert_read *expert_reads_take(struct expert_reads *r);
 

@@ -8,8 +8,8 @@
  *     experts_next      reads that came: panels made, slot ready -> set; new ones take their buffers
  *
  * A read that fails fails its expert for this layer; the next step that wants it tries again.
- * Invariants: an expert of the current list is in exactly one of: to be read, on its way, ready, handed out,
- * failed.  Whatever is on its way, ready or in the current set is pinned once; so is what was foreseen and has
+ * Invariants: an expert of the current list is in exactly one of: to be read, on its way, ready, handed out, done,
+ * late, failed.  Whatever is on its way, ready or in the current set is pinned once; so is what was foreseen and has
  * come, until its layer says whether it is wanted.  What was foreseen, has begun, and is not wanted after all
  * is let go of when it comes.
  */
@@ -87,7 +87,6 @@ struct experts {
     uint32_t n_slots;
     bool all_fit, no_foresight;
     uint64_t patience_ns, timeout_ns;
-    uint64_t last_ns; /* something was read */
 
     /* The layer at hand. */
     uint32_t layer;
@@ -314,7 +313,6 @@ static void receive(struct experts *x, const struct expert_read *read)
             guess->state = GUESS_FAILED;
         return;
     }
-    x->last_ns = engine_clock_ns();
     fill_slot(x, read);
     expert_cache_loaded(x->cache, read->layer, read->expert);
     if (wish)
@@ -408,33 +406,28 @@ static int by_tokens(const void *a, const void *b)
                                       : (x->expert > y->expert) - (x->expert < y->expert);
 }
 
-/* What it finds of the expert: in memory, on its way, or nothing. */
+/* What it finds of the expert: in memory, on its way, or nothing.  On its way may also be what was late before:
+ * that has been counted, and is as hot as it was. */
 static void make_wish(struct experts *x, struct wish *w)
 {
-    bool was_guessed = false;
-    switch (expert_cache_state(x->cache, x->layer, w->expert)) {
-    case EXPERT_READY: {
-        struct guess *guess = guess_of(x, x->layer, w->expert);
-        was_guessed = guess && guess->state == GUESS_READY;
-        w->state = WISH_READY;
-        if (!was_guessed)
-            expert_cache_pin(x->cache, x->layer, w->expert);
-        x->count[x->layer].n_hits += !was_guessed;
-        break;
-    }
-    case EXPERT_LOADING:
-        was_guessed = true;
-        w->state = WISH_READING;
+    enum expert_state state = expert_cache_state(x->cache, x->layer, w->expert);
+    const struct guess *guess = guess_of(x, x->layer, w->expert);
+    bool was_guessed = guess && (guess->state == GUESS_READY || guess->state == GUESS_READING);
+    struct engine_expert_layer *count = &x->count[x->layer];
+    w->state = state == EXPERT_READY     ? WISH_READY
+               : state == EXPERT_LOADING ? WISH_READING
+                                         : WISH_TO_READ;
+    if (state == EXPERT_LOADING)
         expert_reads_hurry(x->reads, x->layer, w->expert);
-        break;
-    default:
-        w->state = WISH_TO_READ;
-        x->count[x->layer].n_misses++;
-    }
-    if (was_guessed) { /* its pin is the wish's now */
-        x->n_ahead--;
-        x->count[x->layer].n_foreseen++;
-    }
+    if (state == EXPERT_READY && !was_guessed)
+        expert_cache_pin(x->cache, x->layer, w->expert);
+    if (was_guessed || state == EXPERT_LOADING)
+        x->n_ahead--; /* its pin is the wish's now */
+    count->n_foreseen += was_guessed;
+    count->n_hits += state == EXPERT_READY && !was_guessed;
+    count->n_misses += state == EXPERT_ABSENT;
+    if (state != EXPERT_LOADING || was_guessed)
+        expert_cache_use(x->cache, x->layer, w->expert, w->n_tokens);
 }
 
 void experts_want(struct experts *x, uint32_t layer, const uint32_t *list, const uint32_t *n_tokens,
@@ -443,10 +436,8 @@ void experts_want(struct experts *x, uint32_t layer, const uint32_t *list, const
     x->layer = layer;
     x->n_wishes = n;
     x->n_failed = x->n_late = 0;
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n; i++)
         x->wishes[i] = (struct wish){ .expert = list[i], .n_tokens = n_tokens[i] };
-        expert_cache_use(x->cache, layer, list[i], n_tokens[i]);
-    }
     qsort(x->wishes, n, sizeof(*x->wishes), by_tokens);
     for (uint32_t i = 0; i < n; i++)
         make_wish(x, &x->wishes[i]);
@@ -542,8 +533,8 @@ static bool begin_warm(struct experts *x, const struct warm_expert *w)
 /* Has the storage stopped answering? */
 static bool is_hanging(const struct experts *x)
 {
-    uint64_t newest = expert_reads_newest_ns(x->reads);
-    return newest && engine_clock_ns() - newest > x->timeout_ns;
+    uint64_t alive = expert_reads_any_alive_ns(x->reads);
+    return alive && engine_clock_ns() - alive > x->timeout_ns;
 }
 
 void experts_warm(struct experts *x, const float *heat, const struct experts_warm_options *opt)
@@ -585,36 +576,49 @@ static uint32_t take_ready(struct experts *x, uint32_t *set)
     return n;
 }
 
+static bool is_waiting_for(const struct wish *w)
+{
+    return w->state == WISH_TO_READ || w->state == WISH_READING;
+}
+
 static bool is_waiting(const struct experts *x)
 {
     for (uint32_t i = 0; i < x->n_wishes; i++)
-        if (x->wishes[i].state == WISH_TO_READ || x->wishes[i].state == WISH_READING)
+        if (is_waiting_for(&x->wishes[i]))
             return true;
     return false;
 }
 
-/* For how long the wishes may wait: patience counts from the last read that began, as one behind the other
- * is how a slow disk serves them. */
+/* For how long nothing has come of a wish. */
+static uint64_t silence(const struct experts *x, const struct wish *w, uint64_t now)
+{
+    uint64_t alive = w->state == WISH_READING ? expert_reads_alive_ns(x->reads, x->layer, w->expert)
+                                              : expert_reads_any_alive_ns(x->reads);
+    return now > alive ? now - alive : 0;
+}
+
+/* For how long the wishes may wait: for as long as one of them may. */
 static uint64_t time_left(const struct experts *x, bool may_defer)
 {
-    uint64_t newest = expert_reads_newest_ns(x->reads), now = engine_clock_ns();
-    uint64_t end = newest + (may_defer ? x->patience_ns : x->timeout_ns);
-    return now < end ? end - now : 0;
+    uint64_t limit = may_defer ? x->patience_ns : x->timeout_ns, now = engine_clock_ns(), left = 0;
+    for (uint32_t i = 0; i < x->n_wishes; i++) {
+        uint64_t silent = is_waiting_for(&x->wishes[i]) ? silence(x, &x->wishes[i], now) : limit;
+        if (silent < limit && limit - silent > left)
+            left = limit - silent;
+    }
+    return left;
 }
 
 static void give_up(struct experts *x)
 {
-    uint64_t now = engine_clock_ns(), newest = expert_reads_newest_ns(x->reads);
+    uint64_t now = engine_clock_ns();
     for (uint32_t i = 0; i < x->n_wishes; i++) {
         struct wish *w = &x->wishes[i];
-        if (w->state != WISH_TO_READ && w->state != WISH_READING)
+        if (!is_waiting_for(w))
             continue;
-        uint64_t since = newest; /* no buffer came free since then */
-        if (w->state == WISH_READING) {
-            since = expert_reads_begun_ns(x->reads, x->layer, w->expert);
-            x->n_ahead++; /* it is let go of when it comes */
-        }
-        if (now - since >= x->timeout_ns) {
+        bool has_failed = silence(x, w, now) >= x->timeout_ns;
+        x->n_ahead += w->state == WISH_READING; /* it is let go of when it comes */
+        if (has_failed) {
             fail_wish(x, w, "the storage does not answer");
             continue;
         }
@@ -646,11 +650,6 @@ void experts_await(struct experts *x)
 {
     expert_reads_poll(x->reads, AWAIT_MS * MS);
     receive_all(x);
-}
-
-uint64_t experts_last_ns(const struct experts *x)
-{
-    return x->last_ns;
 }
 
 uint32_t experts_late(const struct experts *x, const uint32_t **list)

@@ -12,9 +12,9 @@
  *     while ((n = experts_next(..., set)))   the set that is there; waits only if nothing is
  *         compute the experts of the set     while the next ones are read
  *
- * Storage that does not answer holds up nobody for long: after PATIENCE an expert is late, and the rows that want
- * it have to come again in a later step, while the others go on; after TIMEOUT it has failed for those that want
- * it then.  Whatever the storage answers later is used.
+ * Storage that does not answer holds up nobody for long: when nothing came of an expert for a second, it is late,
+ * and the rows that want it have to come again in a later step, while the others go on; after ten it has failed
+ * for those that want it then.  Whatever the storage answers later is used.
  *
  * Thread: the stepping one.
  */
@@ -32,7 +32,7 @@ struct experts_options {
     uint32_t n_layers, n_experts;
     uint64_t slot_bytes; /* memory for slots; what is left of a slot's size is not used */
     bool no_foresight;
-    uint32_t patience_ms, timeout_ms; /* since a read began; 0: 1 s, 10 s */
+    uint32_t patience_ms, timeout_ms; /* without a piece of an expert; 0: 1 s, 10 s */
     enum engine_io io;
     struct io_faults faults;
 };
@@ -59,7 +59,7 @@ struct experts_warm_options {
 void experts_warm(struct experts *x, const float *heat, const struct experts_warm_options *opt);
 
 /* The n experts of `list`, expert i for n_tokens[i] tokens, will be computed in this layer.  All of the last
- * layer's must have been handed out. */
+ * layer's must have been handed out, or be late or failed. */
 void experts_want(struct experts *x, uint32_t layer, const uint32_t *list, const uint32_t *n_tokens,
                   uint32_t n);
 /* Lets go of the last set, and fills `set` with experts that are there; 0: all were handed out, are late or have
@@ -69,13 +69,11 @@ uint32_t experts_next(struct experts *x, uint32_t *set, bool may_defer);
  * what is wanted leaves the disk time, if that has been worth it in this layer.  Its experts_want forgets
  * what is not wanted. */
 void experts_foresee(struct experts *x, uint32_t layer, const uint32_t *list, uint32_t n);
-/* Whether anything could come of it: some experts of the layer are not in memory. */
+/* Whether anything could come of it: the layer has experts, and not all of all layers have a slot. */
 bool experts_can_foresee(const struct experts *x, uint32_t layer);
 /* Those of the last experts_want that could not be read, and why; until the next one. */
 uint32_t experts_failed(const struct experts *x, const uint32_t **list, const char **reason);
 uint32_t experts_late(const struct experts *x, const uint32_t **list);
-/* When (engine_clock_ns) the last expert came; 0: none has. */
-uint64_t experts_last_ns(const struct experts *x);
 /* Between steps, when all rows are late: waits a little for the storage. */
 void experts_await(struct experts *x);
 

@@ -582,13 +582,11 @@ static int open_model(struct bench *b, const struct engine_options *opt)
     return cmd_fail(EX_OSERR, "no memory for a step's rows");
 }
 
-/* All shapes, with some of the experts in memory. */
-static int measure_model(struct bench *b, const struct engine_options *opt, bool is_first)
+/* All shapes, with the model open. */
+static int measure_model(struct bench *b, bool is_first)
 {
     struct engine_err err = { 0 };
-    int exit_code = open_model(b, opt);
-    if (exit_code)
-        return exit_code;
+    int exit_code = 0;
     if (is_first)
         print_heading(b);
     if (measure_all(b, &err, is_first))
@@ -607,10 +605,19 @@ static int measure_models(struct bench *b, const char *path)
     if (opt.max_rows ? opt.max_rows < b->set.n_max : b->set.n_max > 512)
         opt.max_rows = b->set.n_max;
     int exit_code = o->disk ? measure_disk(b, &opt) : 0;
-    for (uint32_t i = 0; i < o->expert_cache.n && exit_code == 0; i++) {
+    uint32_t n = o->expert_cache.n, n_skipped = 0;
+    for (uint32_t i = 0; i < n && exit_code == 0; i++) {
         opt.expert_bytes = o->expert_cache.items[i].bytes;
         opt.expert_share = o->expert_cache.items[i].share;
-        exit_code = measure_model(b, &opt, i == 0);
+        exit_code = open_model(b, &opt);
+        if (exit_code == EX_OSERR &&
+            n_skipped + 1 < n) { /* more than there is room for: fewer may fit */
+            n_skipped++;
+            note(b, "skipped size %u of --expert-cache", i + 1);
+            exit_code = 0;
+        } else if (exit_code == 0) {
+            exit_code = measure_model(b, i == n_skipped);
+        }
     }
     return exit_code;
 }

@@ -60,10 +60,11 @@ double cmd_now(void); /* seconds, CLOCK_MONOTONIC */
 
 struct srv;
 struct cmd_progress {
-    bool line;       /* rewrite one line on stderr */
-    bool log;        /* a log line at each tenth */
-    struct srv *srv; /* told too, if not NULL */
-    uint32_t tenths; /* logged so far */
+    bool line;         /* rewrite one line on stderr */
+    bool log;          /* a log line at each tenth */
+    struct srv *srv;   /* told too, if not NULL */
+    const char *phase; /* the last one's name */
+    uint32_t tenths;   /* of it, logged so far */
     bool drawn;
 };
 engine_progress_fn cmd_progress_show;          /* ctx: struct cmd_progress */

@@ -49,6 +49,9 @@ static void draw(struct cmd_progress *p, const char *phase, uint64_t done, uint6
 static void log_tenth(struct cmd_progress *p, const char *phase, uint64_t done, uint64_t total)
 {
     uint32_t tenths = percent(done, total) / 10;
+    if (phase != p->phase)
+        p->tenths = 0;
+    p->phase = phase;
     if (tenths <= p->tenths)
         return;
     p->tenths = tenths;

@@ -81,12 +81,13 @@ def test_a_start_has_the_experts_in_memory_that_the_last_run_used(start, tmp_pat
 
 
 def test_heat_that_cannot_be_read_or_written_is_said_and_harms_nobody(start, tmp_path):
-    heat = tmp_path / "heat"
+    heat = tmp_path / "notes.txt"
     heat.write_bytes(b"something else")
     client = start("--expert-cache", "50%", "--expert-heat", str(heat), model=str(FIXTURE))
     assert "experts start cold" in client.server.log()
     token_ids(client, 1)
     client.server.stop()
+    assert heat.read_bytes() == b"something else"
     client = start("--expert-cache", "50%", "--expert-heat", str(tmp_path / "none" / "heat"), model=str(FIXTURE))
     token_ids(client, 1)
     client.server.stop()

@@ -36,12 +36,13 @@ static void clean(void)
 
 TestSuite(expert_heat, .init = make, .fini = clean);
 
-static void expect_refused(const struct expert_heat_model *whose, const char *why)
+static void expect_refused(const struct expert_heat_model *whose, enum engine_err_code code,
+                           const char *why)
 {
     float out[N];
     err = (struct engine_err){ 0 };
     cr_expect_eq(expert_heat_read(path, whose, out, &err), -1, "%s", why);
-    cr_expect_eq(err.code, ENGINE_ERR_FILE);
+    cr_expect_eq(err.code, code);
     cr_expect(strstr(err.text, path) && strstr(err.text, why), "'%s'", err.text);
 }
 
@@ -63,10 +64,10 @@ Test(expert_heat, another_models_is_refused)
 {
     struct expert_heat_model other = model;
     other.hash++;
-    expect_refused(&other, "another model");
+    expect_refused(&other, ENGINE_ERR_FILE, "another model");
     other = model;
     other.n_experts = 4;
-    expect_refused(&other, "another model");
+    expect_refused(&other, ENGINE_ERR_FILE, "another model");
 }
 
 Test(expert_heat, any_changed_byte_is_refused)
@@ -96,18 +97,21 @@ Test(expert_heat, a_file_that_is_too_short_or_too_long_is_refused)
     FILE *f = fopen(path, "ab");
     fputc('x', f);
     fclose(f);
-    expect_refused(&model, "6 expert heats expected");
+    expect_refused(&model, ENGINE_ERR_FILE, "6 expert heats expected");
     cr_assert_eq(truncate(path, st.st_size - 1), 0);
-    expect_refused(&model, "6 expert heats expected");
+    expect_refused(&model, ENGINE_ERR_FILE, "6 expert heats expected");
     cr_assert_eq(truncate(path, 3), 0);
-    expect_refused(&model, "no file of expert heats");
+    expect_refused(&model, ENGINE_ERR_OPTION, "no file of expert heats");
+    float out[N];
+    cr_assert_eq(truncate(path, 0), 0);
+    cr_expect_eq(expert_heat_read(path, &model, out, &err), 1, "as if it were not there");
 }
 
 Test(expert_heat, what_is_no_number_of_tokens_is_refused)
 {
     float bad[N] = { 0, -1, 0, 0, 0, 0 };
     cr_assert_eq(expert_heat_write(path, &model, bad, &err), 0);
-    expect_refused(&model, "heat 1 is no number");
+    expect_refused(&model, ENGINE_ERR_FILE, "heat 1 is no number");
 }
 
 Test(expert_heat, a_place_that_cannot_be_written_is_named_and_nothing_is_left)

@@ -111,7 +111,7 @@ static void check_deferred(enum engine_kv kv, enum engine_io io, uint32_t chunk)
     struct engine *resident = open_engine(&(struct engine_options){ .kv = kv });
     struct engine *slow = open_engine(&(struct engine_options){ .kv = kv,
                                                                 .io = io,
-                                                                .expert_share = 0.5,
+                                                                .expert_share = 0.95,
                                                                 .expert_delay_us = 4000,
                                                                 .expert_patience_ms = 1 });
     struct user expected[N_USERS], found[N_USERS];
