@@ -41,6 +41,9 @@ const char *cmd_model_path(const struct options *o, bool from_argument, int *exi
 
 void cmd_engine_options(const struct options *o, const char *path, struct engine_options *out)
 {
+    static const struct options_size choose = { 0 };
+    /* Commands that load no weights have no such option. */
+    const struct options_size *experts = o->expert_cache.n ? o->expert_cache.items : &choose;
     *out = (struct engine_options){
         .model_path = path,
         .max_isa = o->max_isa,
@@ -48,8 +51,8 @@ void cmd_engine_options(const struct options *o, const char *path, struct engine
         .pin_threads = o->pin_threads,
         .n_ctx = o->ctx,
         .kv_bytes = o->kv_bytes,
-        .expert_bytes = o->expert_cache.items[0].bytes,
-        .expert_share = o->expert_cache.items[0].share,
+        .expert_bytes = experts->bytes,
+        .expert_share = experts->share,
         .no_foresight = o->foresight != 0,
         .kv = (enum engine_kv)o->kv_type,
         .max_rows = o->max_batch_rows,
