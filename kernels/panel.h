@@ -153,8 +153,8 @@ KERN_INLINE void prefetch_streams(enum kern_type type, const struct streams *w, 
     const uint8_t *codes = (at < end ? w->panel : next - end) + w->codes_at + at;
     const uint8_t *heads = next + (size_t)b * packed_head_bytes(type) / packed_chunk_blocks(type);
     for (uint32_t i = 0; i < n_p; i++) {
-        prefetch_bytes(codes + i * w->panel_bytes, code_bytes);
-        __builtin_prefetch(heads + i * w->panel_bytes);
+        prefetch_stream(codes + i * w->panel_bytes, code_bytes);
+        prefetch_stream(heads + i * w->panel_bytes, 1);
     }
 }
 

@@ -222,6 +222,15 @@ static inline void prefetch_bytes(const uint8_t *p, size_t bytes)
         __builtin_prefetch(p + i);
 }
 
+/* Into the second-level cache, which can wait for more lines at a time than the first: of what streams by, half as
+ * much again comes from memory, and up to twice as much where panels are short. */
+static inline void prefetch_stream(const uint8_t *p, size_t bytes)
+{
+    enum { SECOND_LEVEL = 2 };
+    for (size_t i = 0; i < bytes; i += 64)
+        __builtin_prefetch(p + i, 0, SECOND_LEVEL);
+}
+
 /* ---- filling a piece ---- */
 
 struct panel {

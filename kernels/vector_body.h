@@ -256,7 +256,7 @@ static uint64_t vec_read(const void *p, size_t bytes)
     w16 sum[4] = { w16_zero(), w16_zero(), w16_zero(), w16_zero() };
     for (; at + 256 <= end; at += 256)
         for (size_t i = 0; i < 4; i++) {
-            __builtin_prefetch(at + 64 * i + PANEL_AHEAD);
+            prefetch_stream(at + 64 * i + PANEL_AHEAD, 1);
             sum[i] = w16_add(sum[i], w16_load(at + 64 * i));
         }
     for (; at < end; at += 64)
