@@ -553,14 +553,19 @@ static const char *config_path(const struct options *o)
     return env_text("LACUNA_CONFIG");
 }
 
+/* Whose fault a bad value is. */
+static int exit_code_for(const struct options_setting *s)
+{
+    return strncmp(s->where, "--", 2) == 0 ? EX_USAGE : EX_CONFIG;
+}
+
 /* Of a list only where the command knows what to do with one. */
 static int check_several(const struct options_row *row, const struct options_setting *s,
                          uint32_t command, struct options_outcome *outcome)
 {
     if (row->type != OPTIONS_SIZES || row->several & command || !strchr(s->text, ','))
         return 0;
-    bool is_flag = strncmp(s->where, "--", 2) == 0;
-    return options_refuse(outcome, is_flag ? EX_USAGE : EX_CONFIG,
+    return options_refuse(outcome, exit_code_for(s),
                           "%.300s: '%.80s' is several sizes, and this command takes one", s->where,
                           s->text);
 }
@@ -597,8 +602,7 @@ static int check_needs(const struct options *o, struct options_outcome *outcome)
         const struct options_setting *s = &o->owned->settings[i];
         if (!row->needs || !s->text || setting_of(o, row->needs)->text)
             continue;
-        bool is_flag = strncmp(s->where, "--", 2) == 0;
-        return options_refuse(outcome, is_flag ? EX_USAGE : EX_CONFIG,
+        return options_refuse(outcome, exit_code_for(s),
                               "%.300s sets %s, but %s is not set: give both or neither", s->where,
                               row->name, row->needs);
     }

@@ -36,6 +36,12 @@ static uint32_t n_blocks(uint32_t n_vocab)
     return (n_vocab + DRAW_BLOCK - 1) / DRAW_BLOCK;
 }
 
+static uint32_t block_end(uint32_t n_vocab, uint32_t block)
+{
+    uint32_t end = (block + 1) * DRAW_BLOCK;
+    return end < n_vocab ? end : n_vocab;
+}
+
 int sampler_open(struct sampler **out, uint32_t n_vocab)
 {
     struct sampler *s = calloc(1, sizeof(*s));
@@ -324,9 +330,8 @@ static int32_t draw_any(struct sampler *s, const struct kern_table *kern, float 
     double total = 0, sum = 0;
     uint32_t n = n_blocks(s->n_vocab), b = 0, likely = 0;
     for (uint32_t i = 0; i < n; i++) {
-        uint32_t begin = i * DRAW_BLOCK, left = s->n_vocab - begin;
-        s->mass[i] = block_mass(kern, s->logits + begin, left < DRAW_BLOCK ? left : DRAW_BLOCK,
-                                max);
+        uint32_t begin = i * DRAW_BLOCK;
+        s->mass[i] = block_mass(kern, s->logits + begin, block_end(s->n_vocab, i) - begin, max);
         total += s->mass[i];
     }
     for (; b < n && !(sum + s->mass[b] > uniform * total); b++) {
@@ -337,8 +342,7 @@ static int32_t draw_any(struct sampler *s, const struct kern_table *kern, float 
         b = likely;
         sum -= s->mass[b];
     }
-    uint32_t begin = b * DRAW_BLOCK, left = s->n_vocab - begin;
-    return draw_within(s->logits, begin, begin + (left < DRAW_BLOCK ? left : DRAW_BLOCK), max, sum,
+    return draw_within(s->logits, b * DRAW_BLOCK, block_end(s->n_vocab, b), max, sum,
                        uniform * total);
 }
 

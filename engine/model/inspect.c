@@ -154,9 +154,8 @@ static void say_hottest(const struct writer *w, float *heat, const struct model_
     }
     if (n_layers > 0)
         say(w,
-            "%-16s when the last server stopped, the hottest quarter of a layer's took %.0f %% of "
-            "what "
-            "tokens chose (%.0f to %.0f)\n",
+            "%-16s when the last server stopped, the hottest quarter of a layer's took %.0f %% "
+            "of what tokens chose (%.0f to %.0f)\n",
             "", sum / n_layers * 100, least * 100, most * 100);
 }
 
@@ -189,8 +188,9 @@ static void say_shape(const struct writer *w, const struct gguf *g, const struct
             s->router_sigmoid ? "sigmoid" : "softmax");
         say_expert_bytes(w, g, s);
         say_heat(w, g, s);
-    } else
+    } else {
         say(w, "%-16s width %u\n", "feed-forward", s->n_ff);
+    }
     say(w, "%-16s dense, exact\n", "modes");
 }
 

@@ -205,11 +205,12 @@ static bool is_complete(const struct load *l)
 static void begin_load(struct expert_reads *r, struct load *l, uint32_t layer, uint32_t expert,
                        bool is_urgent)
 {
+    uint64_t now = engine_clock_ns();
     *l = (struct load){ .is_busy = true,
                         .is_urgent = is_urgent,
                         .number = r->n_begun++,
-                        .begun_ns = engine_clock_ns(),
-                        .alive_ns = engine_clock_ns(),
+                        .begun_ns = now,
+                        .alive_ns = now,
                         .buffer = l->buffer,
                         .read = { .layer = layer, .expert = expert } };
     size_t at = 0;
@@ -221,7 +222,7 @@ static void begin_load(struct expert_reads *r, struct load *l, uint32_t layer, u
         l->read.part[p] = l->buffer + at + slice_begin(l, t) % ALIGNMENT;
         at += buffered_bytes_of(r->g, t);
     }
-    r->alive_ns = l->alive_ns;
+    r->alive_ns = now;
     next_part(r, l, 0);
 }
 

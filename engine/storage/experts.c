@@ -368,6 +368,14 @@ static void begin_guesses(struct experts *x)
     }
 }
 
+/* Reads for what waits: the wishes first. */
+static void begin_all(struct experts *x)
+{
+    begin_wishes(x);
+    begin_guesses(x);
+    expert_reads_poll(x->reads, 0);
+}
+
 static bool is_wanted(const struct experts *x, uint32_t expert)
 {
     for (uint32_t i = 0; i < x->n_wishes; i++)
@@ -442,8 +450,7 @@ void experts_want(struct experts *x, uint32_t layer, const uint32_t *list, const
     for (uint32_t i = 0; i < n; i++)
         make_wish(x, &x->wishes[i]);
     settle_guesses(x);
-    begin_wishes(x);
-    expert_reads_poll(x->reads, 0);
+    begin_all(x);
 }
 
 bool experts_can_foresee(const struct experts *x, uint32_t layer)
@@ -458,8 +465,7 @@ void experts_foresee(struct experts *x, uint32_t layer, const uint32_t *list, ui
     for (uint32_t i = 0; i < n; i++)
         if (expert_cache_state(x->cache, layer, list[i]) == EXPERT_ABSENT)
             x->guesses[x->n_guesses++] = (struct guess){ list[i], GUESS_TO_READ };
-    begin_guesses(x);
-    expert_reads_poll(x->reads, 0);
+    begin_all(x);
 }
 
 /* ---- warm from the start ---- */
@@ -469,20 +475,17 @@ struct warm_expert {
     float heat;
 };
 
-static int by_heat(const void *a, const void *b)
-{
-    const struct warm_expert *x = a, *y = b;
-    if (x->heat != y->heat)
-        return x->heat < y->heat ? 1 : -1;
-    return x->layer != y->layer ? (x->layer > y->layer ? 1 : -1)
-                                : (x->expert > y->expert) - (x->expert < y->expert);
-}
-
 static int by_place(const void *a, const void *b)
 {
     const struct warm_expert *x = a, *y = b;
     return x->layer != y->layer ? (x->layer > y->layer ? 1 : -1)
                                 : (x->expert > y->expert) - (x->expert < y->expert);
+}
+
+static int by_heat(const void *a, const void *b)
+{
+    const struct warm_expert *x = a, *y = b;
+    return x->heat != y->heat ? (x->heat < y->heat ? 1 : -1) : by_place(a, b);
 }
 
 /* The hottest that fit, in the order of the file.  `list` [n_layers * n_experts]. */
@@ -508,9 +511,7 @@ static void receive_all(struct experts *x)
     const struct expert_read *read;
     while ((read = expert_reads_take(x->reads))) {
         receive(x, read);
-        begin_wishes(x);
-        begin_guesses(x);
-        expert_reads_poll(x->reads, 0);
+        begin_all(x);
     }
 }
 
@@ -630,16 +631,15 @@ static void give_up(struct experts *x)
 uint32_t experts_next(struct experts *x, uint32_t *set, bool may_defer)
 {
     release_set(x);
-    for (uint64_t wait_ns = 0;; wait_ns = time_left(x, may_defer)) {
+    for (uint64_t wait_ns = 0;;) {
         expert_reads_poll(x->reads, wait_ns);
-        begin_wishes(x);
+        begin_all(x);
         receive_all(x);
-        begin_guesses(x);
-        expert_reads_poll(x->reads, 0);
         uint32_t n = take_ready(x, set);
         if (n > 0 || !is_waiting(x))
             return n;
-        if (time_left(x, may_defer) == 0) {
+        wait_ns = time_left(x, may_defer);
+        if (wait_ns == 0) {
             give_up(x);
             return 0;
         }

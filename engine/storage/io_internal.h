@@ -34,7 +34,7 @@ struct io_backend {
     /* Starts an attempt to read `bytes` more (1 .. what is left) of r, behind r->done_bytes. */
     void (*start)(void *state, struct io_read *r, uint64_t bytes);
     /* Finished attempts, at most max; waits wait_ns for one (then one must be under way), with IO_FOREVER
-     * until there is one.  May come back early with none. */
+     * without end.  May come back early with none. */
     uint32_t (*collect)(void *state, struct io_attempt *done, uint32_t max, uint64_t wait_ns);
     void (*close)(void *state); /* no attempt is under way */
 };

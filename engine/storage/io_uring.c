@@ -139,9 +139,8 @@ static int wait_for(struct uring *u, uint64_t wait_ns)
     return io_uring_submit_and_wait_timeout(&u->ring, &cqe, 1, &t, NULL);
 }
 
-/* Enters the kernel: sends what is still queued, runs deferred work, and waits for one.  False: it is no
- * use to try again. */
-static bool enter(struct uring *u, uint64_t wait_ns)
+/* Enters the kernel: sends what is still queued, runs deferred work, and waits for one. */
+static void enter(struct uring *u, uint64_t wait_ns)
 {
     int rc = wait_ns ? wait_for(u, wait_ns) : io_uring_submit_and_get_events(&u->ring);
     assert(rc != -EEXIST); /* another thread's ring */
@@ -150,20 +149,16 @@ static bool enter(struct uring *u, uint64_t wait_ns)
         const struct timespec pause = { .tv_nsec = 1000000 };
         nanosleep(&pause, NULL);
     }
-    return wait_ns == IO_FOREVER;
 }
 
 static uint32_t uring_collect(void *state, struct io_attempt *done, uint32_t max, uint64_t wait_ns)
 {
     struct uring *u = state;
-    if (wait_ns == 0)
-        enter(u, 0);
-    uint32_t n = take_completions(u, done, max);
-    for (bool again = wait_ns > 0; n == 0 && again;) {
-        again = enter(u, wait_ns);
-        n = take_completions(u, done, max);
-    }
-    return n;
+    uint32_t n = wait_ns > 0 ? take_completions(u, done, max) : 0;
+    if (n > 0)
+        return n;
+    enter(u, wait_ns);
+    return take_completions(u, done, max);
 }
 
 static void uring_close(void *state)

@@ -13,7 +13,7 @@ static uint64_t missed_bytes(const struct bench_experts *x)
 }
 
 void bench_experts_add(struct bench_experts *sum, const struct engine *e,
-                       const struct engine_expert_stats *before, uint64_t n_tokens)
+                       const struct engine_expert_stats *before, uint64_t n_tokens, double seconds)
 {
     struct engine_expert_stats now;
     uint32_t n_all = engine_info(e)->n_experts;
@@ -27,6 +27,7 @@ void bench_experts_add(struct bench_experts *sum, const struct engine *e,
     sum->stall_ns += now.stall_ns - before->stall_ns;
     sum->missed_bytes = missed_bytes(sum);
     sum->n_tokens += n_tokens;
+    sum->seconds += seconds;
 }
 
 static double share_of(uint64_t part, uint64_t all)
@@ -52,9 +53,9 @@ static double unused_rate(const struct bench_experts *x)
     return share_of(x->n_unused, x->n_foreseen + x->n_unused);
 }
 
-static double stall_rate(const struct bench_experts *x, double seconds)
+static double stall_rate(const struct bench_experts *x)
 {
-    return seconds > 0 ? (double)x->stall_ns * 1e-9 / seconds : 0;
+    return x->seconds > 0 ? (double)x->stall_ns * 1e-9 / x->seconds : 0;
 }
 
 void bench_print_experts_heading(void)
@@ -63,17 +64,17 @@ void bench_print_experts_heading(void)
            "stall", "of bound");
 }
 
-void bench_print_experts(const struct bench_experts *x, double seconds, double reached)
+void bench_print_experts(const struct bench_experts *x, double reached)
 {
     printf(" %7.1f%% %5.1f%%", x->share * 100, hit_rate(x) * 100);
     if (x->share < 1)
         printf(" %7.1f%% %6.1f%% %10.1f %5.1f%%", foreseen_rate(x) * 100, unused_rate(x) * 100,
-               share_of(x->read_bytes, x->n_tokens) / 1024, stall_rate(x, seconds) * 100);
+               share_of(x->read_bytes, x->n_tokens) / 1024, stall_rate(x) * 100);
     if (x->share < 1 && reached > 0)
         printf(" %7.1f%%", reached * 100);
 }
 
-void bench_print_experts_json(const struct bench_experts *x, double seconds, double reached)
+void bench_print_experts_json(const struct bench_experts *x, double reached)
 {
     printf(
         ", \"experts\": {\"share\": %.4f, \"hit_rate\": %.4f, \"hits\": %llu, \"foreseen\": %llu, "
@@ -81,7 +82,7 @@ void bench_print_experts_json(const struct bench_experts *x, double seconds, dou
         "\"stall\": %.4f",
         x->share, hit_rate(x), (unsigned long long)x->n_hits, (unsigned long long)x->n_foreseen,
         (unsigned long long)x->n_misses, (unsigned long long)x->n_unused,
-        (unsigned long long)x->read_bytes, (unsigned long long)x->n_tokens, stall_rate(x, seconds));
+        (unsigned long long)x->read_bytes, (unsigned long long)x->n_tokens, stall_rate(x));
     if (reached > 0)
         printf(", \"of_bound\": %.4f", reached);
     putchar('}');

@@ -14,16 +14,18 @@ struct bench_experts {
     uint64_t read_bytes, stall_ns;
     uint64_t missed_bytes; /* of read_bytes, those that were wanted */
     uint64_t n_tokens;
+    double seconds; /* that these took */
 };
 
-/* Adds what has happened since `before`, in which n_tokens tokens were computed. */
+/* Adds what has happened since `before`, in which n_tokens tokens were computed, in so many
+ * seconds. */
 void bench_experts_add(struct bench_experts *sum, const struct engine *e,
-                       const struct engine_expert_stats *before, uint64_t n_tokens);
+                       const struct engine_expert_stats *before, uint64_t n_tokens, double seconds);
 
-/* Columns behind a row of the table.  seconds: of the n_tokens.  reached: the share of the bound; 0: unknown. */
+/* Columns behind a row of the table.  reached: the share of the bound; 0: unknown. */
 void bench_print_experts_heading(void);
-void bench_print_experts(const struct bench_experts *x, double seconds, double reached);
+void bench_print_experts(const struct bench_experts *x, double reached);
 /* Fields behind others of a JSON object. */
-void bench_print_experts_json(const struct bench_experts *x, double seconds, double reached);
+void bench_print_experts_json(const struct bench_experts *x, double reached);
 
 #endif

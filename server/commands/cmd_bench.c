@@ -36,8 +36,7 @@ struct shape {
 
 struct result {
     struct shape shape;
-    double tok_s, ms; /* of the median repetition */
-    double seconds;   /* of all */
+    double tok_s, ms;
     struct bench_parts parts;
     struct bench_experts experts;
 };
@@ -63,7 +62,6 @@ struct bench {
     struct bench_parts parts;     /* of the shape at hand */
     struct bench_experts experts; /* the same */
     bool has_experts;
-    double seconds;                      /* of all repetitions of the shape at hand */
     struct engine_peak peaks[MAX_PEAKS]; /* the last one is of all threads */
     uint32_t n_peaks;
     struct engine_disk_speed disk[ENGINE_DISK_SPEEDS]; /* if o->disk */
@@ -270,7 +268,7 @@ static int repeat_once(struct bench *b, const struct shape *s, double *seconds,
     if (!rc && !s->decode)
         b->set.len += s->n;
     if (!rc)
-        bench_experts_add(&b->experts, b->e, &before, (uint64_t)s->batch * s->n);
+        bench_experts_add(&b->experts, b->e, &before, (uint64_t)s->batch * s->n, *seconds);
     if (!rc && has_parts(b))
         bench_parts_add(&b->parts, b->e, s->decode ? s->n : 1);
     return rc;
@@ -351,7 +349,7 @@ static void print_row(const struct bench *b, const struct result *r)
     printf("%-8s %-6s %6u %7u %8u %11.1f %10.2f", s->decode ? "decode" : "prefill", "dense",
            s->batch, s->decode ? 0 : s->n, s->context, r->tok_s, r->ms);
     if (b->has_experts)
-        bench_print_experts(&r->experts, r->seconds, reached(b, r));
+        bench_print_experts(&r->experts, reached(b, r));
     putchar('\n');
     fflush(stdout);
 }
@@ -363,7 +361,6 @@ static void keep_result(struct bench *b, const struct shape *s, double seconds)
     r->ms = seconds * 1e3 / (s->decode ? s->n : 1);
     r->parts = b->parts;
     r->experts = b->experts;
-    r->seconds = b->seconds;
     clear_progress(b);
     if (b->o->json)
         return;
@@ -389,13 +386,10 @@ static int measure(struct bench *b, const struct shape *s, struct engine_err *er
     }
     b->parts = (struct bench_parts){ 0 };
     b->experts = (struct bench_experts){ 0 };
-    b->seconds = 0;
     for (uint32_t i = 0; i < b->o->repeat; i++) {
         show_progress(b, s, "repetition", i + 1, b->o->repeat);
-        if (repeat(b, s, &b->times[i], err) == 0) {
-            b->seconds += b->times[i];
+        if (repeat(b, s, &b->times[i], err) == 0)
             continue;
-        }
         set_empty(&b->set);
         if (err->code != ENGINE_ERR_CAPACITY)
             return -1;
@@ -494,7 +488,7 @@ static void print_json(const struct bench *b)
                s->decode ? "decode" : "prefill", s->batch, s->decode ? 0 : s->n, s->context,
                r->tok_s, r->ms);
         if (b->has_experts)
-            bench_print_experts_json(&r->experts, r->seconds, reached(b, r));
+            bench_print_experts_json(&r->experts, reached(b, r));
         if (has_parts(b)) {
             printf(", \"parts\": ");
             bench_print_parts_json(&r->parts, all_threads(b));
