@@ -349,17 +349,17 @@ static void piece_product(struct piece *p, enum kern_type type, const struct ker
                           size_t t0, size_t t1, uint32_t n_p, float *y, size_t ldy, uint32_t n_rows)
 {
     int max = unpack_max(type) + piece_lift(type), zero = piece_zero(type) - dot_zero(max);
+    bool is_lifted = DOT_MOST_U == 255;
     bool is_short = max == 15 && dot_run(15, 8) > dot_run(31, 8); /* worth instances of its own */
     if (unpack_group(type) == 16 && unpack_has_min(type))
         product_tokens(p, act, 16, 0, true, 3, t0, t1, n_p, y, ldy, n_rows);
     else if (unpack_group(type) == 16)
-        product_tokens(p, act, 16, zero, false, DOT_MOST_U == 255 ? 255 : 63, t0, t1, n_p, y, ldy,
-                       n_rows);
+        product_tokens(p, act, 16, zero, false, is_lifted ? 255 : 63, t0, t1, n_p, y, ldy, n_rows);
     else if (unpack_has_min(type) && is_short)
         product_tokens(p, act, 32, 0, true, 15, t0, t1, n_p, y, ldy, n_rows);
     else if (unpack_has_min(type))
         product_tokens(p, act, 32, 0, true, 31, t0, t1, n_p, y, ldy, n_rows);
-    else if (max == 255 || DOT_MOST_U == 255)
+    else if (max == 255 || is_lifted)
         product_tokens(p, act, 32, zero, false, 255, t0, t1, n_p, y, ldy, n_rows);
     else if (is_short)
         product_tokens(p, act, 32, zero, false, 15, t0, t1, n_p, y, ldy, n_rows);

@@ -215,22 +215,6 @@ static inline uint32_t rows_of_last(uint32_t n_left, uint32_t n)
     return left < KERN_PANEL_ROWS ? left : KERN_PANEL_ROWS;
 }
 
-/* Asking beyond the matrix does no harm. */
-static inline void prefetch_bytes(const uint8_t *p, size_t bytes)
-{
-    for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(p + i);
-}
-
-/* Into the second-level cache, which can wait for more lines at a time than the first: of what streams by, half as
- * much again comes from memory, and up to twice as much where panels are short. */
-static inline void prefetch_stream(const uint8_t *p, size_t bytes)
-{
-    enum { SECOND_LEVEL = 2 };
-    for (size_t i = 0; i < bytes; i += 64)
-        __builtin_prefetch(p + i, 0, SECOND_LEVEL);
-}
-
 /* ---- filling a piece ---- */
 
 struct panel {
@@ -268,8 +252,8 @@ KERN_INLINE void fill_from_rows(enum kern_type type, struct panel *p, const stru
                                     .stride = KERN_PANEL_ROWS };
             /* Sixteen rows are sixteen short streams, which the processor's own prefetching does not
              * follow: ask for the same piece of the next panel. */
-            prefetch_bytes(src + KERN_PANEL_ROWS * w->row_bytes,
-                           n / info->block_values * (size_t)info->block_bytes);
+            prefetch_stream(src + KERN_PANEL_ROWS * w->row_bytes,
+                            n / info->block_values * (size_t)info->block_bytes);
             unpack(type, src, n, &out);
         }
         panel_transpose((const uint8_t(*)[UNPACK_VALUES])rows, piece_lift(type),
@@ -288,7 +272,7 @@ KERN_INLINE void fill_from_packed(enum kern_type type, struct panel *p, const st
     for (uint32_t i = 0; i < n_cols / KERN_BLOCK; i++) {
         uint32_t b = col / KERN_BLOCK + i;
         const uint8_t *head = panel + (size_t)(b / chunk) * packed_head_bytes(type);
-        prefetch_bytes(codes + (size_t)b * code_bytes + PANEL_AHEAD, code_bytes);
+        prefetch_stream(codes + (size_t)b * code_bytes + PANEL_AHEAD, code_bytes);
         for (uint32_t k = 0; k < 8; k++)
             w16_store(p->u + ((size_t)8 * i + k) * 64,
                       w16_add_bytes(packed_columns(type, codes + (size_t)b * code_bytes, k),
@@ -333,22 +317,24 @@ KERN_INLINE void look_ahead(enum kern_type type, struct piece *piece, const stru
     const uint8_t *codes = panel + packed_codes_at(type, w->n_cols) +
                            (size_t)(col / KERN_BLOCK) * packed_code_bytes(type);
     for (uint32_t i = 0; i < n_p; i++) {
-        prefetch_bytes(heads + i * panel_bytes, (size_t)(n_cols / chunk) * packed_head_bytes(type));
+        prefetch_stream(heads + i * panel_bytes,
+                        (size_t)(n_cols / chunk) * packed_head_bytes(type));
         piece->ahead[i] = codes + i * panel_bytes;
     }
     piece->n_ahead = n_cols / KERN_BLOCK * packed_code_bytes(type) / 64;
 }
 
-/* Asks for the next lines of each panel: into the second-level cache, the first one is full. */
+/* Asks for the next lines of each panel. */
 KERN_INLINE void prefetch_ahead(struct piece *piece, uint32_t n_p)
 {
-    enum { LINES = 2, SECOND_LEVEL = 2 };
+    enum { LINES = 2 };
     if (piece->n_ahead < LINES)
         return;
     piece->n_ahead -= LINES;
-    for (uint32_t i = 0; i < n_p; i++)
-        for (uint32_t k = 0; k < LINES; k++, piece->ahead[i] += 64)
-            __builtin_prefetch(piece->ahead[i], 0, SECOND_LEVEL);
+    for (uint32_t i = 0; i < n_p; i++) {
+        prefetch_stream(piece->ahead[i], 64 * LINES);
+        piece->ahead[i] += 64 * LINES;
+    }
 }
 
 /* The next piece of w, from piece->col on, of n_p panels from row r on. */

@@ -131,7 +131,7 @@ KERN_INLINE void vec_tile_scores(const struct kern_attend *a, enum kern_kv kv, c
         acc[i][0] = acc[i][1] = v16_set1(0.0f);
     for (uint32_t c = 0; c < a->head_dim; c++, tile += KERN_ATTN_TILE) {
         v16 k0 = vec_load_kv(page, kv, tile), k1 = vec_load_kv(page, kv, tile + 16);
-        __builtin_prefetch(next + c * line);
+        prefetch_stream(next + c * line, 1);
         for (uint32_t i = 0; i < n; i++) {
             v16 qc = v16_set1(q[(size_t)i * a->head_dim + c]);
             acc[i][0] = v16_fma(qc, k0, acc[i][0]);
@@ -161,8 +161,7 @@ KERN_INLINE void vec_value_columns(const struct kern_attend *a, enum kern_kv kv,
         /* The same rows of the next page. */
         const uint8_t *next = stop < end ? a->pages[stop / a->page_tokens] : page;
         for (; j < stop; j++, row += a->head_dim) {
-            for (size_t i = 0; i < n_v * 16 * bytes; i += 64)
-                __builtin_prefetch(next + row * bytes + i);
+            prefetch_stream(next + row * bytes, n_v * 16 * bytes);
             for (uint32_t k = 0; k < n_v; k++) {
                 v16 vv = vec_load_kv(page, kv, row + 16 * k);
                 for (uint32_t i = 0; i < n; i++)
@@ -516,8 +515,7 @@ KERN_INLINE void vec_attend_some(const struct kern_attend *a, enum kern_kv kv, u
     for (uint32_t j = span.tile0; j < span.tile1; j += KERN_ATTN_TILE) {
         const uint8_t *next = vec_after_tile(a, kv, j, span.tile0, span.tile1);
         if (kv == KERN_KV_Q8) {
-            for (uint32_t at = 0; at < a->head_dim * KERN_ATTN_TILE; at += 64)
-                __builtin_prefetch(next + at);
+            prefetch_stream(next, a->head_dim * KERN_ATTN_TILE);
             vec_q8_tile_scores(a, q, n, s, j);
         } else {
             vec_tile_scores(a, kv, q, n, s, j, next);

@@ -30,6 +30,7 @@ struct vec_float {
     const float *x; /* token 0 */
     size_t ldx;
     uint32_t n_rows, n_cols;
+    size_t ahead; /* bytes until the rows that are asked for meanwhile; 0: they are at hand */
     bool is_first, is_last; /* of the blocks of columns */
     float *y;               /* element (0, 0); only the last block writes there */
     size_t ldy;
@@ -41,6 +42,11 @@ KERN_INLINE v16 vec_load_weight(enum kern_type type, const uint8_t *row, uint32_
         return v16_load((const float *)(const void *)row + i);
     const uint16_t *h = (const uint16_t *)(const void *)row + i;
     return type == KERN_TYPE_F16 ? v16_load_f16(h) : v16_load_bf16(h);
+}
+
+KERN_INLINE size_t vec_weight_bytes(enum kern_type type)
+{
+    return type == KERN_TYPE_F32 ? 4 : 2;
 }
 
 static inline v16 vec_load_weight_part(enum kern_type type, const uint8_t *row, uint32_t i,
@@ -59,10 +65,13 @@ KERN_INLINE void vec_float_sums(enum kern_type type, const struct vec_float *m, 
                                 v16 (*sum)[VEC_MOST_ROWS])
 {
     uint32_t whole = m->n_cols / 16 * 16, rest = m->n_cols - whole;
+    const uint8_t *next = w + m->ahead;
+    size_t bytes = vec_weight_bytes(type);
     v16 wv[VEC_MOST_ROWS];
     for (uint32_t k = 0; k < whole; k += 16) {
         for (uint32_t i = 0; i < n_r; i++)
             wv[i] = vec_load_weight(type, w + i * m->row_bytes, k);
+        prefetch_stream(next + k * n_r * bytes, 16 * n_r * bytes); /* as much as is read */
         for (uint32_t j = 0; j < n_t; j++) {
             v16 xv = v16_load(x + j * m->ldx + k);
             for (uint32_t i = 0; i < n_r; i++)
@@ -109,20 +118,22 @@ KERN_INLINE void vec_float_rows(enum kern_type type, const struct vec_float *m, 
 KERN_INLINE void vec_float_tiles(enum kern_type type, const struct vec_float *m, uint32_t n_tokens,
                                  v16 *carried)
 {
+    struct vec_float tile = *m;
     for (uint32_t t = 0, n_t; t < n_tokens; t += n_t) {
         n_t = tile_size(n_tokens - t, VEC_TILE_TOKENS);
         if (n_t == 1)
-            vec_float_rows(type, m, t, 1, carried);
+            vec_float_rows(type, &tile, t, 1, carried);
         else if (VEC_TILE_TOKENS > 2 && n_t == 2)
-            vec_float_rows(type, m, t, 2, carried);
+            vec_float_rows(type, &tile, t, 2, carried);
         else if (VEC_TILE_TOKENS > 3 && n_t == 3)
-            vec_float_rows(type, m, t, 3, carried);
+            vec_float_rows(type, &tile, t, 3, carried);
         else if (VEC_TILE_TOKENS > 4 && n_t == 4)
-            vec_float_rows(type, m, t, 4, carried);
+            vec_float_rows(type, &tile, t, 4, carried);
         else if (VEC_TILE_TOKENS > 5 && n_t == 5)
-            vec_float_rows(type, m, t, 5, carried);
+            vec_float_rows(type, &tile, t, 5, carried);
         else
-            vec_float_rows(type, m, t, VEC_TILE_TOKENS, carried);
+            vec_float_rows(type, &tile, t, VEC_TILE_TOKENS, carried);
+        tile.ahead = 0; /* the first tile brought the rows */
     }
 }
 
@@ -150,10 +161,9 @@ KERN_INLINE void vec_float_block(enum kern_type type, const struct vec_float *m,
 {
     v16 carried[VEC_BLOCK_ROWS * FLOAT_BLOCK_TOKENS];
     _Alignas(64) float wide[VEC_BLOCK_ROWS * VEC_BLOCK_COLS];
-    size_t weight_bytes = type == KERN_TYPE_F32 ? 4 : 2;
     struct vec_float part = *m;
     for (uint32_t k = 0; k < m->n_cols; k += VEC_BLOCK_COLS) {
-        const uint8_t *w = m->w + k * weight_bytes;
+        const uint8_t *w = m->w + k * vec_weight_bytes(type);
         part.n_cols = m->n_cols - k < VEC_BLOCK_COLS ? m->n_cols - k : VEC_BLOCK_COLS;
         part.x = m->x + k;
         part.is_first = k == 0;
@@ -202,12 +212,14 @@ KERN_INLINE void vec_float_wide(enum kern_type type, const struct vec_float *m, 
 KERN_INLINE void vec_float_product(enum kern_type type, const struct vec_float *m,
                                    uint32_t n_tokens)
 {
+    struct vec_float streams = *m;
+    streams.ahead = (n_tokens == 1 ? VEC_MOST_ROWS : VEC_TILE_ROWS) * m->row_bytes;
     if (n_tokens > VEC_WIDE_TOKENS)
         vec_float_wide(type, m, n_tokens);
     else if (type == KERN_TYPE_F32)
-        vec_float_tiles_f32(m, n_tokens, NULL);
+        vec_float_tiles_f32(&streams, n_tokens, NULL);
     else
-        vec_float_tiles(type, m, n_tokens, NULL);
+        vec_float_tiles(type, &streams, n_tokens, NULL);
 }
 
 static void vec_mul_mat_float(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
