@@ -111,6 +111,7 @@ static int fill_info(struct engine *e, struct engine_err *err)
     i->file_mtime = gguf_mtime(e->gguf);
     i->isa = e->kern->name;
     i->io = gguf_io_name(e->gguf);
+    i->expert_io = "";
     i->model_hash = gguf_hash(e->gguf);
     i->file_bytes = gguf_file_bytes(e->gguf);
     for (uint64_t t = 0; t < gguf_n_tensors(e->gguf); t++) {
@@ -183,7 +184,7 @@ static void measure_experts(const struct engine *e, struct memory_plan_input *in
     in->experts.staging = experts_staging_bytes(e->gguf, &opt);
     in->weight_bytes -= in->experts.all;
     if (in->expert_bytes == 0)
-        in->expert_bytes = share_of(in->experts.all, e->opt.expert_share);
+        in->expert_bytes = share_of(experts_slots_bytes(e->gguf, &opt), e->opt.expert_share);
 }
 
 static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_err *err)
@@ -274,7 +275,13 @@ static int load(struct engine *e, const struct memory_plan *plan, struct engine_
     experts.slot_bytes = plan->expert_slots;
     if (plan->expert_slots == 0)
         return 0;
-    return experts_open(&e->experts, e->gguf, &experts, e->workers, err);
+    if (experts_open(&e->experts, e->gguf, &experts, e->workers, err) != 0)
+        return -1;
+    e->info.expert_io = experts_io_name(e->experts);
+    if (e->opt.io == ENGINE_IO_AUTO && *experts_io_fallback(e->experts))
+        engine_warn(e, "io_uring is not available (%s): experts are read by threads with pread",
+                    experts_io_fallback(e->experts));
+    return 0;
 }
 
 static int open_parts(struct engine *e, const struct memory_plan *plan, struct engine_err *err)
@@ -378,8 +385,7 @@ static int find_experts(struct engine *e, struct engine_err *err)
         return no_memory(err);
     for (uint32_t l = 0; l < e->shape.n_layers; l++)
         experts_find(e->gguf, l, &e->expert_layers[l]);
-    for (uint32_t l = 0; l < e->shape.n_layers; l++)
-        e->info.n_experts += e->expert_layers[l].part[EXPERT_DOWN] ? e->shape.n_experts : 0;
+    e->info.n_experts = experts_n_layers(e->expert_layers, e->shape.n_layers) * e->shape.n_experts;
     return 0;
 }
 

@@ -127,8 +127,10 @@ struct engine_info {
     const char *file_name; /* base name only */
     int64_t file_mtime;    /* seconds since 1970 */
     const char *isa;       /* the kernel table in use */
-    const char *io;        /* "mmap", "io_uring" or "pread" */
-    uint64_t model_hash;   /* of the tensor table: names, types, shapes, offsets */
+    const char *io;        /* how it was loaded: "mmap", "io_uring" or "pread" */
+    const char
+        *expert_io;      /* how experts on demand are read: the latter two; "" if there are none */
+    uint64_t model_hash; /* of the tensor table: names, types, shapes, offsets */
     uint64_t n_params, file_bytes;
     uint32_t n_threads;
     uint32_t n_vocab, n_ctx, n_ctx_train, n_embd, n_layers;
@@ -393,6 +395,11 @@ struct engine_expert_stats {
 void engine_expert_stats(const struct engine *e, struct engine_expert_stats *out);
 /* [engine_info.n_layers].  False: all experts are in memory, or there are none. */
 bool engine_expert_layers(const struct engine *e, struct engine_expert_layer *out);
+
+/* An expert that some of a step's rows chose, in a layer whose experts are on demand. */
+typedef void engine_expert_trace_fn(void *ctx, uint32_t layer, uint32_t expert);
+/* From the next step on, fn sees what is chosen, on the stepping thread; NULL: no longer.  [loop] */
+void engine_trace_experts(struct engine *e, engine_expert_trace_fn *fn, void *ctx);
 
 /* ---- commands: inspect ---- */
 

@@ -149,6 +149,7 @@ static void add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint3
         assert(rows[r].pos == rows[i].pos + (r - i));
         assert(rows[r].token >= 0 && (uint32_t)rows[r].token < f->shape->n_vocab);
         assert(!rows[r].is_draft || rows[r].pos / KV_PAGE_TOKENS == rows[i].pos / KV_PAGE_TOKENS);
+        f->row_again[f->n_rows] = seq->late_since_ns != 0;
         add_row(f, &rows[r]);
     }
     f->n_runs++;
@@ -378,4 +379,10 @@ bool engine_expert_layers(const struct engine *e, struct engine_expert_layer *ou
     if (e->experts)
         experts_stats(e->experts, &all, out);
     return e->experts != NULL;
+}
+
+void engine_trace_experts(struct engine *e, engine_expert_trace_fn *fn, void *ctx)
+{
+    if (e->experts)
+        experts_trace(e->experts, fn, ctx);
 }

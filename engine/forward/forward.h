@@ -119,8 +119,9 @@ struct forward {
     uint32_t *logit_row;     /* [max_logit_rows] */
     bool *row_failed;        /* [max_rows] an expert of it could not be read */
     bool *row_late;          /* [max_rows] an expert of it has not come yet */
-    bool may_defer;          /* whether rows may be late */
-    const char *failure;     /* why; NULL: none has */
+    bool *row_again; /* [max_rows] it was, or one before it in its sequence, in an earlier step */
+    bool may_defer;  /* whether rows may be late */
+    const char *failure; /* why; NULL: none has */
     struct attention_plan plan[KV_MAX_GROUPS];
 
     struct segment *segment; /* [max_rows] */

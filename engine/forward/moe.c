@@ -131,10 +131,14 @@ static bool is_on_demand(const struct layer_weights *w)
 static void want_experts(struct forward *f, uint32_t layer)
 {
     const struct routing *r = &f->routing;
-    uint32_t n_tokens[CONFIG_MAX_EXPERTS];
-    for (uint32_t i = 0; i < r->n_active; i++)
-        n_tokens[i] = r->offset[r->active[i] + 1] - r->offset[r->active[i]];
-    experts_want(f->experts, layer, r->active, n_tokens, r->n_active);
+    struct experts_choice list[CONFIG_MAX_EXPERTS];
+    for (uint32_t i = 0; i < r->n_active; i++) {
+        uint32_t expert = r->active[i], first = r->offset[expert], end = r->offset[expert + 1];
+        list[i] = (struct experts_choice){ .expert = expert, .n_tokens = end - first };
+        for (uint32_t s = first; s < end; s++)
+            list[i].n_again += f->row_again[r->source[s]];
+    }
+    experts_want(f->experts, layer, list, r->n_active);
 }
 
 /* ---- foresight ---- */
@@ -199,6 +203,15 @@ static void foresee_experts(struct forward *f, uint32_t layer)
     experts_foresee(f->experts, layer, list, list_foreseen(f, list));
 }
 
+/* More rows keep the disk busy with what the next layer wants, and each wrong guess costs them. */
+static uint32_t n_layers_ahead(const struct forward *f, uint32_t layer)
+{
+    enum { FEW_ROWS = 4 };
+    uint32_t left = f->shape->n_layers - 1 - layer;
+    uint32_t most = f->n_rows <= FEW_ROWS ? EXPERT_GUESS_LAYERS : 1;
+    return left < most ? left : most;
+}
+
 void moe_route(struct forward *f, uint32_t layer, const float *x)
 {
     const struct layer_weights *w = &f->weights->layer[layer];
@@ -208,8 +221,9 @@ void moe_route(struct forward *f, uint32_t layer, const float *x)
     assign_slots(f);
     if (is_on_demand(w)) {
         want_experts(f, layer);
-        if (layer + 1 < f->shape->n_layers && experts_can_foresee(f->experts, layer + 1))
-            foresee_experts(f, layer + 1);
+        for (uint32_t l = layer + 1; l <= layer + n_layers_ahead(f, layer); l++)
+            if (experts_can_foresee(f->experts, l))
+                foresee_experts(f, l);
     }
     profile_end(&f->profile, PROFILE_ROUTER);
 }

@@ -4,7 +4,7 @@
  *
  * Heats are not made smaller as tokens pass; instead later tokens count more (`weight`), and all are scaled
  * down together before that becomes too large.
- * Invariants: slots[s].entry names the entry whose slot is s, or none; an absent entry has no pins.
+ * Invariants: in_slot[s] names the entry whose slot is s, or none; an absent entry has no pins.
  */
 #include "engine/storage/expert_cache.h"
 
@@ -29,6 +29,7 @@ struct expert_cache {
     double weight;         /* of a token now */
     struct entry *entries; /* [n_layers][n_experts] */
     uint32_t *in_slot;     /* [n_slots] the entry, or NO_ENTRY */
+    uint32_t *n_ready;     /* [n_layers] */
     uint64_t n_evictions;
 };
 
@@ -48,7 +49,8 @@ struct expert_cache *expert_cache_open(uint32_t n_layers, uint32_t n_experts, ui
     };
     c->entries = calloc((size_t)n_layers * n_experts, sizeof(*c->entries));
     c->in_slot = malloc(n_slots * sizeof(*c->in_slot));
-    if (!c->entries || !c->in_slot) {
+    c->n_ready = calloc(n_layers, sizeof(*c->n_ready));
+    if (!c->entries || !c->in_slot || !c->n_ready) {
         expert_cache_close(c);
         return NULL;
     }
@@ -63,6 +65,7 @@ void expert_cache_close(struct expert_cache *c)
         return;
     free(c->entries);
     free(c->in_slot);
+    free(c->n_ready);
     free(c);
 }
 
@@ -134,6 +137,7 @@ uint32_t expert_cache_place(struct expert_cache *c, uint32_t layer, uint32_t exp
         return slot;
     if (c->in_slot[slot] != NO_ENTRY) {
         c->entries[c->in_slot[slot]].state = EXPERT_ABSENT;
+        c->n_ready[c->in_slot[slot] / c->n_experts]--;
         c->n_evictions++;
     }
     c->in_slot[slot] = (uint32_t)(e - c->entries);
@@ -148,6 +152,7 @@ void expert_cache_loaded(struct expert_cache *c, uint32_t layer, uint32_t expert
     struct entry *e = entry_of(c, layer, expert);
     assert(e->state == EXPERT_LOADING);
     e->state = EXPERT_READY;
+    c->n_ready[layer]++;
 }
 
 void expert_cache_failed(struct expert_cache *c, uint32_t layer, uint32_t expert)
@@ -175,10 +180,7 @@ void expert_cache_unpin(struct expert_cache *c, uint32_t layer, uint32_t expert)
 
 uint32_t expert_cache_n_ready(const struct expert_cache *c, uint32_t layer)
 {
-    uint32_t n = 0;
-    for (uint32_t e = 0; e < c->n_experts; e++)
-        n += entry_of(c, layer, e)->state == EXPERT_READY;
-    return n;
+    return c->n_ready[layer];
 }
 
 uint64_t expert_cache_evictions(const struct expert_cache *c)

@@ -23,7 +23,6 @@
 #include "engine/model/gguf_internal.h"
 
 enum {
-    ALIGNMENT = 4096,        /* of direct reads */
     PIECE_BYTES = 512 << 10, /* full disk speed, several in flight for one expert */
     MOST_LOADS = 16,         /* experts on their way at once, or read and not yet in a slot */
     MOST_FORESEEN = 8,       /* of these */
@@ -41,9 +40,9 @@ struct load {
     uint64_t begun_ns, alive_ns; /* alive: a piece of it was asked for, or came */
     struct expert_read read;
     uint8_t *buffer;
-    size_t part_at[EXPERT_N_PARTS]; /* in the buffer: where the part's first aligned block begins */
-    uint32_t part;                  /* the piece to be asked for next: of this part, */
-    uint64_t offset;                /* from here on in its file */
+    uint8_t *to[EXPERT_N_PARTS]; /* where the part's blocks go */
+    uint32_t part;               /* the piece to be asked for next: of this part, */
+    uint64_t offset;             /* from here on in its file */
     uint32_t n_in_flight;
 };
 
@@ -69,29 +68,19 @@ struct expert_reads {
     struct piece pieces[MOST_PIECES];
     struct load *taken; /* NULL: none */
     uint64_t n_begun;
-    uint64_t alive_ns; /* a load was begun, or a piece of one came */
+    uint64_t patience_ns, timeout_ns;
+    uint64_t begun_ns,
+        sign_ns; /* a load was begun; a piece of one came, or the first one was asked for */
     uint64_t bytes, wait_ns, read_ns;
     uint64_t reads[ENGINE_READ_BOUNDS + 1]; /* see engine_expert_stats */
 };
 
-static uint64_t round_up(uint64_t n, uint64_t to)
-{
-    return (n + to - 1) / to * to;
-}
-
 /* ---- open and close ---- */
-
-/* A slice begins and ends within a block. */
-static uint64_t buffered_bytes_of(const struct gguf *g, const struct gguf_tensor *t)
-{
-    (void)g;
-    return round_up(expert_file_bytes(t), ALIGNMENT) + ALIGNMENT;
-}
 
 uint64_t expert_reads_buffer_bytes(const struct gguf *g, const struct experts_layer *layers,
                                    uint32_t n_layers)
 {
-    return MOST_LOADS * experts_largest(g, layers, n_layers, buffered_bytes_of);
+    return MOST_LOADS * experts_largest(g, layers, n_layers, expert_staging_bytes);
 }
 
 static int no_memory(const char *what, uint64_t bytes, struct engine_err *err)
@@ -119,6 +108,8 @@ static int open_files(struct expert_reads *r, struct engine_err *err)
 
 static int open_buffers(struct expert_reads *r, uint64_t bytes, struct engine_err *err)
 {
+    if (bytes == 0)
+        return 0;
     r->buffer_bytes = bytes / MOST_LOADS;
     r->buffers = huge_alloc(bytes);
     if (!r->buffers)
@@ -142,6 +133,8 @@ int expert_reads_open(struct expert_reads **out, const struct expert_reads_optio
         return no_memory("reading experts", sizeof(*r), err);
     r->g = opt->g;
     r->layers = opt->layers;
+    r->patience_ns = opt->patience_ns;
+    r->timeout_ns = opt->timeout_ns;
     uint64_t bytes = expert_reads_buffer_bytes(opt->g, opt->layers, opt->n_layers);
     if (open_buffers(r, bytes, err) < 0 || open_files(r, err) < 0 ||
         io_open(&r->io, &io, err) < 0) {
@@ -168,6 +161,11 @@ void expert_reads_close(struct expert_reads *r)
     free(r);
 }
 
+const struct io *expert_reads_io(const struct expert_reads *r)
+{
+    return r->io;
+}
+
 /* ---- a load ---- */
 
 static const struct gguf_tensor *tensor_of(const struct expert_reads *r, const struct load *l,
@@ -176,10 +174,9 @@ static const struct gguf_tensor *tensor_of(const struct expert_reads *r, const s
     return r->layers[l->read.layer].part[part];
 }
 
-/* Where the expert's slice of a tensor begins in the file. */
-static uint64_t slice_begin(const struct load *l, const struct gguf_tensor *t)
+static uint64_t first_block(uint64_t offset)
 {
-    return t->offset + l->read.expert * expert_file_bytes(t);
+    return offset / EXPERT_BLOCK_BYTES * EXPERT_BLOCK_BYTES;
 }
 
 /* Moves on to the next part that there is, and to the block in which its slice begins. */
@@ -189,7 +186,7 @@ static void next_part(const struct expert_reads *r, struct load *l, uint32_t par
         part++;
     l->part = part;
     if (part < EXPERT_N_PARTS)
-        l->offset = slice_begin(l, tensor_of(r, l, part)) / ALIGNMENT * ALIGNMENT;
+        l->offset = first_block(expert_file_offset(tensor_of(r, l, part), l->read.expert));
 }
 
 static bool has_more_to_ask(const struct load *l)
@@ -200,6 +197,21 @@ static bool has_more_to_ask(const struct load *l)
 static bool is_complete(const struct load *l)
 {
     return l->is_busy && l->n_in_flight == 0 && !has_more_to_ask(l);
+}
+
+/* Parts without a place of their own go into the load's buffer. */
+static void place_parts(const struct expert_reads *r, struct load *l,
+                        uint8_t *const dst[EXPERT_N_PARTS])
+{
+    size_t at = 0;
+    for (uint32_t p = 0; p < EXPERT_N_PARTS; p++) {
+        const struct gguf_tensor *t = tensor_of(r, l, p);
+        if (!t)
+            continue;
+        l->to[p] = dst[p] ? dst[p] : l->buffer + at;
+        l->read.part[p] = l->to[p] + expert_file_offset(t, l->read.expert) % EXPERT_BLOCK_BYTES;
+        at += dst[p] ? 0 : expert_staging_bytes(r->g, t);
+    }
 }
 
 static void begin_load(struct expert_reads *r, struct load *l, uint32_t layer, uint32_t expert,
@@ -213,16 +225,9 @@ static void begin_load(struct expert_reads *r, struct load *l, uint32_t layer, u
                         .alive_ns = now,
                         .buffer = l->buffer,
                         .read = { .layer = layer, .expert = expert } };
-    size_t at = 0;
-    for (uint32_t p = 0; p < EXPERT_N_PARTS; p++) {
-        const struct gguf_tensor *t = tensor_of(r, l, p);
-        l->part_at[p] = at;
-        if (!t)
-            continue;
-        l->read.part[p] = l->buffer + at + slice_begin(l, t) % ALIGNMENT;
-        at += buffered_bytes_of(r->g, t);
-    }
-    r->alive_ns = now;
+    if (io_n_in_flight(r->io) == 0)
+        r->sign_ns = now;
+    r->begun_ns = now;
     next_part(r, l, 0);
 }
 
@@ -233,6 +238,13 @@ static void release_taken(struct expert_reads *r)
     r->taken = NULL;
 }
 
+static bool is_silent(const struct expert_reads *r)
+{
+    uint64_t now = engine_clock_ns();
+    return io_n_in_flight(r->io) > 0 && now - r->sign_ns > r->patience_ns &&
+           now - r->begun_ns < r->timeout_ns;
+}
+
 bool expert_reads_has_room(const struct expert_reads *r, bool is_urgent)
 {
     uint32_t n_free = 0, n_foreseen = 0;
@@ -241,10 +253,11 @@ bool expert_reads_has_room(const struct expert_reads *r, bool is_urgent)
         n_free += !l->is_busy || l == r->taken;
         n_foreseen += l->is_busy && !l->is_urgent;
     }
-    return n_free > 0 && (is_urgent || n_foreseen < MOST_FORESEEN);
+    return n_free > 0 && (is_urgent || n_foreseen < MOST_FORESEEN) && !is_silent(r);
 }
 
-void expert_reads_begin(struct expert_reads *r, uint32_t layer, uint32_t expert, bool is_urgent)
+void expert_reads_begin(struct expert_reads *r, uint32_t layer, uint32_t expert,
+                        uint8_t *const dst[EXPERT_N_PARTS], bool is_urgent)
 {
     struct load *unused = NULL;
     release_taken(r);
@@ -252,6 +265,7 @@ void expert_reads_begin(struct expert_reads *r, uint32_t layer, uint32_t expert,
         unused = r->loads[i].is_busy ? unused : &r->loads[i];
     assert(unused);
     begin_load(r, unused, layer, expert, is_urgent);
+    place_parts(r, unused, dst);
 }
 
 /* Of an expert that is on its way. */
@@ -275,12 +289,13 @@ void expert_reads_hurry(struct expert_reads *r, uint32_t layer, uint32_t expert)
 uint64_t expert_reads_alive_ns(const struct expert_reads *r, uint32_t layer, uint32_t expert)
 {
     const struct load *l = find_load(r, layer, expert);
-    return l->n_in_flight > 0 || l->alive_ns > r->alive_ns ? l->alive_ns : r->alive_ns;
+    uint64_t any = expert_reads_any_alive_ns(r);
+    return l->n_in_flight > 0 || l->alive_ns > any ? l->alive_ns : any;
 }
 
 uint64_t expert_reads_any_alive_ns(const struct expert_reads *r)
 {
-    return r->alive_ns;
+    return r->sign_ns > r->begun_ns ? r->sign_ns : r->begun_ns;
 }
 
 /* ---- pieces ---- */
@@ -299,8 +314,8 @@ static void ask_piece(struct expert_reads *r, struct load *l, struct piece *piec
 {
     const struct gguf_tensor *t = tensor_of(r, l, l->part);
     const struct file *f = &r->files[t->part];
-    uint64_t begin = slice_begin(l, t), end = begin + expert_file_bytes(t);
-    uint64_t first = begin / ALIGNMENT * ALIGNMENT, last = round_up(end, ALIGNMENT);
+    uint64_t begin = expert_file_offset(t, l->read.expert), end = begin + expert_file_bytes(t);
+    uint64_t last = first_block(end + EXPERT_BLOCK_BYTES - 1);
     uint64_t bytes = last - l->offset < PIECE_BYTES ? last - l->offset : PIECE_BYTES;
     bool direct = f->direct >= 0 && l->offset + bytes <= r->g->parts[t->part].file_bytes;
     if (!direct && l->offset + bytes > end)
@@ -308,10 +323,10 @@ static void ask_piece(struct expert_reads *r, struct load *l, struct piece *piec
     *piece = (struct piece){ .load = l,
                              .needed = bytes < end - l->offset ? bytes : end - l->offset,
                              .read = { .fd = direct ? f->direct : f->buffered,
-                                       .dst = l->buffer + l->part_at[l->part] + (l->offset - first),
+                                       .dst = l->to[l->part] + (l->offset - first_block(begin)),
                                        .offset = l->offset,
                                        .bytes = bytes,
-                                       .unit = direct ? ALIGNMENT : 1 } };
+                                       .unit = direct ? EXPERT_BLOCK_BYTES : 1 } };
     l->offset += bytes;
     if (l->offset >= end)
         next_part(r, l, l->part + 1);
@@ -370,7 +385,7 @@ static void end_piece(struct expert_reads *r, struct piece *piece)
     struct io_read *read = &piece->read;
     struct load *l = piece->load;
     l->n_in_flight--;
-    l->alive_ns = r->alive_ns = engine_clock_ns();
+    l->alive_ns = r->sign_ns = engine_clock_ns();
     bool is_whole = read->result >= 0 && (uint64_t)read->result >= piece->needed;
     if (is_whole)
         r->bytes += (uint64_t)read->result;

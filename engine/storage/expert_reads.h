@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * expert_reads.h - experts on their way from the model's file: in pieces, past the page cache, into buffers.
+ * expert_reads.h - experts on their way from the model's file: in pieces, past the page cache, to where they stay
+ * or, those that are computed with in another layout, into buffers.
  *
  * Some are urgent, because a step waits for them; the others are foreseen: they get half of the buffers, and
  * their pieces are asked for when the urgent ones leave the disk time.
@@ -19,6 +20,7 @@ struct expert_reads_options {
     const struct gguf *g;               /* open; must outlive the reads */
     const struct experts_layer *layers; /* [n_layers]; must outlive the reads */
     uint32_t n_layers;
+    uint64_t patience_ns, timeout_ns; /* see expert_reads_has_room */
     enum engine_io io;
     struct io_faults faults;
 };
@@ -30,7 +32,7 @@ struct expert_read {
     const uint8_t *part[EXPERT_N_PARTS]; /* as in the file; NULL: the layer has no such part */
 };
 
-/* Of all buffers. */
+/* Of all buffers; 0: all go straight. */
 uint64_t expert_reads_buffer_bytes(const struct gguf *g, const struct experts_layer *layers,
                                    uint32_t n_layers);
 
@@ -38,10 +40,16 @@ int expert_reads_open(struct expert_reads **out, const struct expert_reads_optio
                       struct engine_err *err);
 void expert_reads_close(struct expert_reads *r); /* waits for reads in flight; NULL is fine */
 
-/* Whether a buffer is free for one more. */
+/* What it reads with: to be asked for its name, not used. */
+const struct io *expert_reads_io(const struct expert_reads *r);
+
+/* Whether a buffer is free for one more.  Never while storage that has work to do has not shown a sign of life for
+ * patience_ns, but for a try every timeout_ns: what cannot come shall not take the slots of what is there. */
 bool expert_reads_has_room(const struct expert_reads *r, bool is_urgent);
-/* Begins to read an expert that is not on its way; there is room for it. */
-void expert_reads_begin(struct expert_reads *r, uint32_t layer, uint32_t expert, bool is_urgent);
+/* Begins to read an expert that is not on its way; there is room for it.  dst: where the blocks of each part go, the
+ * caller's and left alone until the expert is taken; NULL: into a buffer, of a part that does not go straight. */
+void expert_reads_begin(struct expert_reads *r, uint32_t layer, uint32_t expert,
+                        uint8_t *const dst[EXPERT_N_PARTS], bool is_urgent);
 /* What is on its way is urgent now. */
 void expert_reads_hurry(struct expert_reads *r, uint32_t layer, uint32_t expert);
 
@@ -52,7 +60,7 @@ void expert_reads_poll(struct expert_reads *r, uint64_t wait_ns);
 uint64_t expert_reads_alive_ns(const struct expert_reads *r, uint32_t layer, uint32_t expert);
 /* The same of any expert; 0: there never was one. */
 uint64_t expert_reads_any_alive_ns(const struct expert_reads *r);
-/* An expert that is complete or has failed, its buffer the caller's until the next call; NULL: none is. */
+/* An expert that is complete or has failed, its buffers the caller's until the next call; NULL: none is. */
 const struct expert_read *expert_reads_take(struct expert_reads *r);
 
 /* Fills in what there is to say of reads. */

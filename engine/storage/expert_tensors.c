@@ -18,15 +18,54 @@ void experts_find(const struct gguf *g, uint32_t layer, struct experts_layer *ou
     }
 }
 
+uint32_t experts_n_layers(const struct experts_layer *layers, uint32_t n_layers)
+{
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < n_layers; l++)
+        n += layers[l].part[EXPERT_DOWN] != NULL;
+    return n;
+}
+
 uint64_t expert_file_bytes(const struct gguf_tensor *t)
 {
     return t->bytes / t->ne[2];
 }
 
+uint64_t expert_file_offset(const struct gguf_tensor *t, uint32_t expert)
+{
+    return t->offset + expert * expert_file_bytes(t);
+}
+
+static uint64_t whole_blocks(uint64_t bytes)
+{
+    return (bytes + EXPERT_BLOCK_BYTES - 1) / EXPERT_BLOCK_BYTES * EXPERT_BLOCK_BYTES;
+}
+
+uint64_t expert_blocks_bytes(const struct gguf_tensor *t)
+{
+    uint64_t bytes = expert_file_bytes(t);
+    bool is_aligned = bytes % EXPERT_BLOCK_BYTES == 0 && t->offset % EXPERT_BLOCK_BYTES == 0;
+    return whole_blocks(bytes) + (is_aligned ? 0 : EXPERT_BLOCK_BYTES);
+}
+
+bool expert_goes_straight(const struct gguf *g, const struct gguf_tensor *t)
+{
+    enum { MUCH = 20 }; /* one part of so many */
+    uint64_t beside = expert_blocks_bytes(t) - expert_file_bytes(t);
+    return !repack_wants(g, t) && beside <= expert_file_bytes(t) / MUCH;
+}
+
 uint64_t expert_memory_bytes(const struct gguf *g, const struct gguf_tensor *t)
 {
     enum { LINE = 64 };
+    if (expert_goes_straight(g, t))
+        return expert_blocks_bytes(t);
     return (repack_memory_bytes(g, t) / t->ne[2] + LINE - 1) / LINE * LINE;
+}
+
+uint64_t expert_staging_bytes(const struct gguf *g, const struct gguf_tensor *t)
+{
+    return expert_goes_straight(g, t) ? 0 : expert_blocks_bytes(t);
 }
 
 uint64_t experts_largest(const struct gguf *g, const struct experts_layer *layers,

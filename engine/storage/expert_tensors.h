@@ -18,9 +18,21 @@ struct experts_layer {
 /* The tensors of a layer's experts; all NULL: it has none. */
 void experts_find(const struct gguf *g, uint32_t layer, struct experts_layer *out);
 
-/* Bytes of one expert's matrix: in the file, and in memory as it is computed with. */
+/* How many layers have experts. */
+uint32_t experts_n_layers(const struct experts_layer *layers, uint32_t n_layers);
+
+/* Direct reads come by blocks: offsets, sizes and addresses are multiples of this. */
+enum { EXPERT_BLOCK_BYTES = 4096 };
+
+/* One expert's matrix in the file: its bytes, where it begins, and the most that the blocks take in which it lies. */
 uint64_t expert_file_bytes(const struct gguf_tensor *t);
+uint64_t expert_file_offset(const struct gguf_tensor *t, uint32_t expert);
+uint64_t expert_blocks_bytes(const struct gguf_tensor *t);
+/* Is it computed with as the file has it, and little beside it in its blocks?  Then these are read to where it stays. */
+bool expert_goes_straight(const struct gguf *g, const struct gguf_tensor *t);
+/* The memory that it takes: as it is computed with, or its blocks; and where reads of it pass through. */
 uint64_t expert_memory_bytes(const struct gguf *g, const struct gguf_tensor *t);
+uint64_t expert_staging_bytes(const struct gguf *g, const struct gguf_tensor *t);
 
 /* The most that one expert of any layer takes, by the bytes of its matrices. */
 uint64_t experts_largest(const struct gguf *g, const struct experts_layer *layers,

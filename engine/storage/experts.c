@@ -30,7 +30,7 @@
 
 enum {
     LEAST_SLOTS = 2, /* one is computed while another is read */
-    AHEAD_SLOTS = 4, /* a part of the slots, for what is foreseen */
+    AHEAD_SLOTS = 8, /* a part of the slots, for what is foreseen */
     REASON_BYTES = 256,
     PATIENCE_MS = 1000, /* far beyond what storage that works takes */
     TIMEOUT_MS = 10000,
@@ -43,7 +43,7 @@ enum {
 struct part {
     const struct gguf_tensor *tensor; /* NULL: none */
     size_t at;                        /* in a slot */
-    bool wants_panels;
+    bool goes_straight, wants_panels;
 };
 
 /* What experts_want asked for. */
@@ -58,21 +58,8 @@ enum wish_state {
 };
 
 struct wish {
-    uint32_t expert, n_tokens;
+    uint32_t expert, n_tokens, n_new;
     enum wish_state state;
-};
-
-/* What experts_foresee found absent. */
-enum guess_state { GUESS_TO_READ, GUESS_READING, GUESS_READY, GUESS_FAILED };
-
-struct guess {
-    uint32_t expert;
-    enum guess_state state;
-};
-
-/* Of a layer: absent experts that were foreseen, old ones counting less. */
-struct guesses {
-    double n_right, n_wrong;
 };
 
 struct experts {
@@ -96,13 +83,13 @@ struct experts {
     uint32_t n_failed, n_late;
     char reason[REASON_BYTES];
 
-    /* The layer after it. */
-    uint32_t guess_layer;
-    struct guess *guesses; /* [n_experts] */
-    uint32_t n_guesses;
-    uint32_t n_ahead;       /* begun as guesses, and pinned since */
-    struct guesses *record; /* [n_layers] */
+    /* The layers after it: what experts_foresee found absent. */
+    struct expert_guesses *guesses;
+    uint32_t *absent; /* [n_experts] */
+    uint32_t n_ahead; /* begun as guesses, and pinned since */
 
+    engine_expert_trace_fn *trace; /* NULL: nobody asks */
+    void *trace_ctx;
     struct expert_counts *counts;
     struct engine_expert_layer *count; /* [n_layers] in counts */
 };
@@ -111,15 +98,18 @@ struct experts {
 
 static uint64_t slot_bytes_of(const struct gguf *g, const struct experts_options *opt)
 {
-    return experts_largest(g, opt->layers, opt->n_layers, expert_memory_bytes);
+    uint64_t bytes = experts_largest(g, opt->layers, opt->n_layers, expert_memory_bytes);
+    return (bytes + EXPERT_BLOCK_BYTES - 1) / EXPERT_BLOCK_BYTES * EXPERT_BLOCK_BYTES;
 }
 
-static uint32_t n_layers_with_experts(const struct experts_options *opt)
+static uint64_t n_all_experts(const struct experts_options *opt)
 {
-    uint32_t n = 0;
-    for (uint32_t l = 0; l < opt->n_layers; l++)
-        n += opt->layers[l].part[EXPERT_DOWN] != NULL;
-    return n;
+    return (uint64_t)experts_n_layers(opt->layers, opt->n_layers) * opt->n_experts;
+}
+
+uint64_t experts_slots_bytes(const struct gguf *g, const struct experts_options *opt)
+{
+    return n_all_experts(opt) * slot_bytes_of(g, opt);
 }
 
 uint64_t experts_least_bytes(const struct gguf *g, const struct experts_options *opt)
@@ -150,25 +140,26 @@ static int no_memory(const char *what, uint64_t bytes, struct engine_err *err)
     return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for %s (%" PRIu64 " bytes)", what, bytes);
 }
 
-static void place_parts(struct experts *x, const struct experts_options *opt)
+/* Those that go straight come first: whole blocks, one behind the other. */
+static void place_layer(struct experts *x, uint32_t layer, const struct experts_layer *parts)
 {
-    for (uint32_t l = 0; l < opt->n_layers; l++) {
-        size_t at = 0;
+    size_t at = 0;
+    for (int straight = 1; straight >= 0; straight--)
         for (uint32_t p = 0; p < EXPERT_N_PARTS; p++) {
-            const struct gguf_tensor *t = opt->layers[l].part[p];
-            if (!t)
+            const struct gguf_tensor *t = parts->part[p];
+            if (!t || expert_goes_straight(x->g, t) != straight)
                 continue;
-            x->layers[l][p] = (struct part){ .tensor = t,
-                                             .at = at,
-                                             .wants_panels = repack_wants(x->g, t) };
+            x->layers[layer][p] = (struct part){ .tensor = t,
+                                                 .at = at,
+                                                 .goes_straight = straight,
+                                                 .wants_panels = repack_wants(x->g, t) };
             at += expert_memory_bytes(x->g, t);
         }
-    }
 }
 
 static int take_memory(struct experts *x, const struct experts_options *opt, struct engine_err *err)
 {
-    uint64_t n_all = (uint64_t)n_layers_with_experts(opt) * opt->n_experts;
+    uint64_t n_all = n_all_experts(opt);
     x->slot_bytes = slot_bytes_of(x->g, opt);
     uint64_t n_slots = opt->slot_bytes / x->slot_bytes;
     x->all_fit = n_slots >= n_all;
@@ -183,11 +174,11 @@ static int take_memory(struct experts *x, const struct experts_options *opt, str
     x->wishes = calloc(opt->n_experts, sizeof(*x->wishes));
     x->failed = calloc(opt->n_experts, sizeof(*x->failed));
     x->late = calloc(opt->n_experts, sizeof(*x->late));
-    x->guesses = calloc(opt->n_experts, sizeof(*x->guesses));
-    x->record = calloc(opt->n_layers, sizeof(*x->record));
+    x->absent = calloc(opt->n_experts, sizeof(*x->absent));
+    x->guesses = expert_guesses_open(opt->n_layers, opt->n_experts);
     x->cache = expert_cache_open(opt->n_layers, opt->n_experts, x->n_slots);
     x->counts = expert_counts_open(opt->n_layers);
-    if (!x->layers || !x->wishes || !x->failed || !x->late || !x->guesses || !x->record ||
+    if (!x->layers || !x->wishes || !x->failed || !x->late || !x->absent || !x->guesses ||
         !x->cache || !x->counts)
         return no_memory("the table of experts", n_all * 32, err);
     x->count = expert_counts_layers(x->counts);
@@ -201,11 +192,6 @@ static int take_memory(struct experts *x, const struct experts_options *opt, str
 int experts_open(struct experts **out, const struct gguf *g, const struct experts_options *opt,
                  struct workers *workers, struct engine_err *err)
 {
-    const struct expert_reads_options reads = { .g = g,
-                                                .layers = opt->layers,
-                                                .n_layers = opt->n_layers,
-                                                .io = opt->io,
-                                                .faults = opt->faults };
     struct experts *x = calloc(1, sizeof(*x));
     *out = NULL;
     if (!x)
@@ -217,11 +203,19 @@ int experts_open(struct experts **out, const struct gguf *g, const struct expert
     x->no_foresight = opt->no_foresight;
     x->patience_ns = MS * (opt->patience_ms ? opt->patience_ms : PATIENCE_MS);
     x->timeout_ns = MS * (opt->timeout_ms ? opt->timeout_ms : TIMEOUT_MS);
+    const struct expert_reads_options reads = { .g = g,
+                                                .layers = opt->layers,
+                                                .n_layers = opt->n_layers,
+                                                .patience_ns = x->patience_ns,
+                                                .timeout_ns = x->timeout_ns,
+                                                .io = opt->io,
+                                                .faults = opt->faults };
     if (take_memory(x, opt, err) < 0 || expert_reads_open(&x->reads, &reads, err) < 0) {
         experts_close(x);
         return -1;
     }
-    place_parts(x, opt);
+    for (uint32_t l = 0; l < opt->n_layers; l++)
+        place_layer(x, l, &opt->layers[l]);
     *out = x;
     return 0;
 }
@@ -233,14 +227,24 @@ void experts_close(struct experts *x)
     expert_reads_close(x->reads);
     expert_cache_close(x->cache);
     expert_counts_close(x->counts);
+    expert_guesses_close(x->guesses);
     huge_free(x->slots, x->n_slots * x->slot_bytes);
     free(x->layers);
     free(x->wishes);
     free(x->failed);
     free(x->late);
-    free(x->guesses);
-    free(x->record);
+    free(x->absent);
     free(x);
+}
+
+const char *experts_io_name(const struct experts *x)
+{
+    return io_backend_name(expert_reads_io(x->reads));
+}
+
+const char *experts_io_fallback(const struct experts *x)
+{
+    return io_fallback_reason(expert_reads_io(x->reads));
 }
 
 /* ---- what came ---- */
@@ -250,12 +254,13 @@ static uint8_t *slot_of(const struct experts *x, uint32_t layer, uint32_t expert
     return x->slots + expert_cache_slot(x->cache, layer, expert) * x->slot_bytes;
 }
 
+/* From buffers to where they stay. */
 static void fill_slot(struct experts *x, const struct expert_read *read)
 {
     uint8_t *slot = slot_of(x, read->layer, read->expert);
     for (uint32_t i = 0; i < EXPERT_N_PARTS; i++) {
         const struct part *p = &x->layers[read->layer][i];
-        if (!p->tensor)
+        if (!p->tensor || p->goes_straight)
             continue;
         struct gguf_tensor one = *p->tensor;
         one.ne[2] = 1;
@@ -277,14 +282,6 @@ static struct wish *wish_for(struct experts *x, uint32_t layer, uint32_t expert)
     return NULL;
 }
 
-static struct guess *guess_of(struct experts *x, uint32_t layer, uint32_t expert)
-{
-    for (uint32_t i = 0; i < x->n_guesses && layer == x->guess_layer; i++)
-        if (x->guesses[i].expert == expert)
-            return &x->guesses[i];
-    return NULL;
-}
-
 static void fail_wish(struct experts *x, struct wish *w, const char *why)
 {
     snprintf(x->reason, sizeof(x->reason), "expert %u of layer %u could not be read: %s", w->expert,
@@ -302,7 +299,7 @@ static void let_go(struct experts *x, uint32_t layer, uint32_t expert)
 static void receive(struct experts *x, const struct expert_read *read)
 {
     struct wish *wish = wish_for(x, read->layer, read->expert);
-    struct guess *guess = guess_of(x, read->layer, read->expert);
+    struct guess *guess = expert_guesses_find(x->guesses, read->layer, read->expert);
     if (read->error) {
         expert_cache_failed(x->cache, read->layer, read->expert);
         if (wish)
@@ -325,13 +322,23 @@ static void receive(struct experts *x, const struct expert_read *read)
 
 /* ---- what is asked for ---- */
 
+static void read_to_slot(struct experts *x, uint32_t layer, uint32_t expert, bool is_urgent)
+{
+    uint8_t *slot = slot_of(x, layer, expert), *dst[EXPERT_N_PARTS];
+    for (uint32_t i = 0; i < EXPERT_N_PARTS; i++) {
+        const struct part *p = &x->layers[layer][i];
+        dst[i] = p->goes_straight ? slot + p->at : NULL;
+    }
+    expert_reads_begin(x->reads, layer, expert, dst, is_urgent);
+}
+
 /* Gives an expert a slot and a buffer; false: one of them is wanting. */
 static bool begin_read(struct experts *x, uint32_t layer, uint32_t expert, bool is_urgent)
 {
     if (!expert_reads_has_room(x->reads, is_urgent) ||
         expert_cache_place(x->cache, layer, expert) == EXPERT_NO_SLOT)
         return false;
-    expert_reads_begin(x->reads, layer, expert, is_urgent);
+    read_to_slot(x, layer, expert, is_urgent);
     return true;
 }
 
@@ -347,22 +354,13 @@ static void begin_wishes(struct experts *x)
     }
 }
 
-/* A wrong guess costs the disk as much time as a right one saves: at worst, for it may have been idle. */
-static bool guessing_pays(const struct guesses *record)
-{
-    return record->n_right >= record->n_wrong;
-}
-
 static void begin_guesses(struct experts *x)
 {
-    if (x->n_guesses == 0 || !guessing_pays(&x->record[x->guess_layer]))
-        return;
-    for (uint32_t i = 0; i < x->n_guesses && x->n_ahead < x->n_slots / AHEAD_SLOTS; i++) {
-        struct guess *guess = &x->guesses[i];
-        if (guess->state != GUESS_TO_READ)
-            continue;
-        if (!begin_read(x, x->guess_layer, guess->expert, false))
-            return;
+    struct guess *guess;
+    uint32_t layer;
+    uint32_t most = (x->n_slots + AHEAD_SLOTS / 2) / AHEAD_SLOTS;
+    while (x->n_ahead < most && (guess = expert_guesses_next(x->guesses, x->layer, &layer)) &&
+           begin_read(x, layer, guess->expert, false)) {
         guess->state = GUESS_READING;
         x->n_ahead++;
     }
@@ -384,26 +382,33 @@ static bool is_wanted(const struct experts *x, uint32_t expert)
     return false;
 }
 
-/* The layer of the guesses is at hand, or was left out: its wishes have taken what they want. */
+/* What nobody wants is let go of.  Counted is what the last guess at the layer was. */
+static void settle_guess(struct experts *x, uint32_t layer, const struct guess *guess)
+{
+    struct engine_expert_layer *count = &x->count[layer];
+    bool is_right = layer == x->layer && is_wanted(x, guess->expert);
+    expert_guesses_judge(x->guesses, layer, guess, is_right);
+    if (guess->state == GUESS_DROPPED)
+        return;
+    count->n_right += is_right;
+    count->n_wrong += !is_right;
+    if (is_right)
+        return;
+    count->n_unused += guess->state == GUESS_READING || guess->state == GUESS_READY;
+    if (guess->state == GUESS_READY)
+        let_go(x, layer, guess->expert);
+}
+
+/* Guesses at the layer at hand, whose wishes have taken what they want, or at one that was left out. */
 static void settle_guesses(struct experts *x)
 {
-    const double memory = 0.99; /* of the record, from guess to guess */
-    struct guesses *record = &x->record[x->guess_layer];
-    struct engine_expert_layer *count = &x->count[x->guess_layer];
-    for (uint32_t i = 0; i < x->n_guesses; i++) {
-        struct guess *guess = &x->guesses[i];
-        bool is_right = x->guess_layer == x->layer && is_wanted(x, guess->expert);
-        record->n_right = record->n_right * memory + is_right;
-        record->n_wrong = record->n_wrong * memory + !is_right;
-        count->n_right += is_right;
-        count->n_wrong += !is_right;
-        if (is_right)
-            continue;
-        count->n_unused += guess->state == GUESS_READING || guess->state == GUESS_READY;
-        if (guess->state == GUESS_READY)
-            let_go(x, x->guess_layer, guess->expert);
+    uint32_t layer, n;
+    while (expert_guesses_due(x->guesses, x->layer, &layer)) {
+        const struct guess *list = expert_guesses_of(x->guesses, layer, &n);
+        for (uint32_t i = 0; i < n; i++)
+            settle_guess(x, layer, &list[i]);
+        expert_guesses_forget(x->guesses, layer);
     }
-    x->n_guesses = 0;
 }
 
 /* More tokens first: more to compute while the others are read. */
@@ -414,14 +419,24 @@ static int by_tokens(const void *a, const void *b)
                                       : (x->expert > y->expert) - (x->expert < y->expert);
 }
 
-/* What it finds of the expert: in memory, on its way, or nothing.  On its way may also be what was late before:
- * that has been counted, and is as hot as it was. */
+/* For tokens that had not wished for it before. */
+static void count_wish(struct experts *x, const struct wish *w, bool was_guessed)
+{
+    struct engine_expert_layer *count = &x->count[x->layer];
+    if (w->n_new == 0)
+        return;
+    count->n_foreseen += was_guessed;
+    count->n_hits += w->state == WISH_READY && !was_guessed;
+    count->n_misses += w->state != WISH_READY && !was_guessed;
+    expert_cache_use(x->cache, x->layer, w->expert, w->n_new);
+}
+
+/* What it finds of the expert: in memory, on its way, or nothing. */
 static void make_wish(struct experts *x, struct wish *w)
 {
     enum expert_state state = expert_cache_state(x->cache, x->layer, w->expert);
-    const struct guess *guess = guess_of(x, x->layer, w->expert);
+    const struct guess *guess = expert_guesses_find(x->guesses, x->layer, w->expert);
     bool was_guessed = guess && (guess->state == GUESS_READY || guess->state == GUESS_READING);
-    struct engine_expert_layer *count = &x->count[x->layer];
     w->state = state == EXPERT_READY     ? WISH_READY
                : state == EXPERT_LOADING ? WISH_READING
                                          : WISH_TO_READ;
@@ -431,26 +446,33 @@ static void make_wish(struct experts *x, struct wish *w)
         expert_cache_pin(x->cache, x->layer, w->expert);
     if (was_guessed || state == EXPERT_LOADING)
         x->n_ahead--; /* its pin is the wish's now */
-    count->n_foreseen += was_guessed;
-    count->n_hits += state == EXPERT_READY && !was_guessed;
-    count->n_misses += state == EXPERT_ABSENT;
-    if (state != EXPERT_LOADING || was_guessed)
-        expert_cache_use(x->cache, x->layer, w->expert, w->n_tokens);
+    count_wish(x, w, was_guessed);
 }
 
-void experts_want(struct experts *x, uint32_t layer, const uint32_t *list, const uint32_t *n_tokens,
-                  uint32_t n)
+void experts_want(struct experts *x, uint32_t layer, const struct experts_choice *list, uint32_t n)
 {
     x->layer = layer;
     x->n_wishes = n;
     x->n_failed = x->n_late = 0;
-    for (uint32_t i = 0; i < n; i++)
-        x->wishes[i] = (struct wish){ .expert = list[i], .n_tokens = n_tokens[i] };
+    for (uint32_t i = 0; i < n; i++) {
+        const struct experts_choice *c = &list[i];
+        x->wishes[i] = (struct wish){ .expert = c->expert,
+                                      .n_tokens = c->n_tokens,
+                                      .n_new = c->n_tokens - c->n_again };
+        if (x->trace)
+            x->trace(x->trace_ctx, layer, c->expert);
+    }
     qsort(x->wishes, n, sizeof(*x->wishes), by_tokens);
     for (uint32_t i = 0; i < n; i++)
         make_wish(x, &x->wishes[i]);
     settle_guesses(x);
     begin_all(x);
+}
+
+void experts_trace(struct experts *x, engine_expert_trace_fn *fn, void *ctx)
+{
+    x->trace = fn;
+    x->trace_ctx = ctx;
 }
 
 bool experts_can_foresee(const struct experts *x, uint32_t layer)
@@ -460,11 +482,12 @@ bool experts_can_foresee(const struct experts *x, uint32_t layer)
 
 void experts_foresee(struct experts *x, uint32_t layer, const uint32_t *list, uint32_t n)
 {
-    settle_guesses(x);
-    x->guess_layer = layer;
+    uint32_t n_absent = 0;
+    assert(layer > x->layer && layer <= x->layer + EXPERT_GUESS_LAYERS);
     for (uint32_t i = 0; i < n; i++)
         if (expert_cache_state(x->cache, layer, list[i]) == EXPERT_ABSENT)
-            x->guesses[x->n_guesses++] = (struct guess){ list[i], GUESS_TO_READ };
+            x->absent[n_absent++] = list[i];
+    expert_guesses_make(x->guesses, layer, layer - x->layer, x->absent, n_absent);
     begin_all(x);
 }
 
@@ -668,7 +691,10 @@ uint32_t experts_failed(const struct experts *x, const uint32_t **list, const ch
 const void *experts_data(const struct experts *x, uint32_t layer, uint32_t expert,
                          enum expert_part part)
 {
-    return slot_of(x, layer, expert) + x->layers[layer][part].at;
+    const struct part *p = &x->layers[layer][part];
+    uint64_t skip = p->goes_straight ? expert_file_offset(p->tensor, expert) % EXPERT_BLOCK_BYTES
+                                     : 0;
+    return slot_of(x, layer, expert) + p->at + skip;
 }
 
 void experts_heats(const struct experts *x, float *heat)

@@ -5,7 +5,8 @@
  *
  * An expert is its gate, up and down matrix.  What is read goes past the page cache into a buffer
  * (expert_reads.h), from there in the layout of resident weights into a slot (expert_cache.h says which): the
- * same bits come out.  A step of a layer is
+ * same bits come out.  Of a file that `lacuna pack` wrote, which has that layout, it goes straight into the slot.
+ * A step of a layer is
  *
  *     experts_want(...)                      at once after the router: reads begin
  *     experts_foresee(...)                   what the next layer may want: so that the disk is never idle
@@ -21,6 +22,7 @@
 #ifndef LACUNA_ENGINE_EXPERTS_H
 #define LACUNA_ENGINE_EXPERTS_H
 
+#include "engine/storage/expert_guesses.h"
 #include "engine/storage/expert_tensors.h"
 #include "engine/storage/io.h"
 #include "engine/workers.h"
@@ -37,15 +39,20 @@ struct experts_options {
     struct io_faults faults;
 };
 
-/* Bytes of all experts without slots, of slots at least, and of buffers beside slots. */
-uint64_t experts_least_bytes(const struct gguf *g, const struct experts_options *opt);
+/* Bytes of all experts without slots, of slots for all and at least, and of buffers beside slots. */
 uint64_t experts_resident_bytes(const struct gguf *g, const struct experts_options *opt);
+uint64_t experts_slots_bytes(const struct gguf *g, const struct experts_options *opt);
+uint64_t experts_least_bytes(const struct gguf *g, const struct experts_options *opt);
 uint64_t experts_staging_bytes(const struct gguf *g, const struct experts_options *opt);
 
 /* g: the model's file, open; it and the workers must outlive *out. */
 int experts_open(struct experts **out, const struct gguf *g, const struct experts_options *opt,
                  struct workers *workers, struct engine_err *err);
 void experts_close(struct experts *x); /* NULL is fine */
+
+/* "io_uring" or "pread", and why not io_uring if that was not asked for: see io.h. */
+const char *experts_io_name(const struct experts *x);
+const char *experts_io_fallback(const struct experts *x);
 
 /* How hot each expert is [n_layers][n_experts]: see expert_cache.h. */
 void experts_heats(const struct experts *x, float *heat);
@@ -58,16 +65,23 @@ struct experts_warm_options {
  * be read is left out. */
 void experts_warm(struct experts *x, const float *heat, const struct experts_warm_options *opt);
 
-/* The n experts of `list`, expert i for n_tokens[i] tokens, will be computed in this layer.  All of the last
- * layer's must have been handed out, or be late or failed. */
-void experts_want(struct experts *x, uint32_t layer, const uint32_t *list, const uint32_t *n_tokens,
-                  uint32_t n);
+/* What a step's tokens chose. */
+struct experts_choice {
+    uint32_t expert, n_tokens;
+    uint32_t
+        n_again; /* of these, those of an earlier step in which an expert was late: they were counted then */
+};
+/* The n experts of `list` will be computed in this layer.  All of the last layer's must have been handed out, or
+ * be late or failed. */
+void experts_want(struct experts *x, uint32_t layer, const struct experts_choice *list, uint32_t n);
+/* fn sees every experts_want from now on; NULL: no longer. */
+void experts_trace(struct experts *x, engine_expert_trace_fn *fn, void *ctx);
 /* Lets go of the last set, and fills `set` with experts that are there; 0: all were handed out, are late or have
  * failed.  may_defer: else none is late, and the step waits until it fails. */
 uint32_t experts_next(struct experts *x, uint32_t *set, bool may_defer);
-/* The n experts of `list`, likeliest first, may be wanted in this layer, which comes next: they are read when
- * what is wanted leaves the disk time, if that has been worth it in this layer.  Its experts_want forgets
- * what is not wanted. */
+/* The n experts of `list`, likeliest first, may be wanted in this layer, one to EXPERT_GUESS_LAYERS after the one at
+ * hand: they are read when what is wanted leaves the disk time, nearer layers first, if that has been worth it in this layer.  Said again,
+ * from nearer, it counts instead of what was said before.  Its experts_want forgets what is not wanted. */
 void experts_foresee(struct experts *x, uint32_t layer, const uint32_t *list, uint32_t n);
 /* Whether anything could come of it: the layer has experts, and not all of all layers have a slot. */
 bool experts_can_foresee(const struct experts *x, uint32_t layer);

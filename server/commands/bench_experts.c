@@ -60,15 +60,16 @@ static double stall_rate(const struct bench_experts *x)
 
 void bench_print_experts_heading(void)
 {
-    printf(" %8s %6s %8s %7s %10s %6s %8s", "experts", "hits", "foreseen", "unused", "KiB/token",
-           "stall", "of bound");
+    printf(" %8s %6s %6s %6s %8s %7s %10s %6s %8s", "experts", "hits", "fixed", "best", "foreseen",
+           "unused", "KiB/token", "stall", "of bound");
 }
 
 void bench_print_experts(const struct bench_experts *x, double reached)
 {
     printf(" %7.1f%% %5.1f%%", x->share * 100, hit_rate(x) * 100);
     if (x->share < 1)
-        printf(" %7.1f%% %6.1f%% %10.1f %5.1f%%", foreseen_rate(x) * 100, unused_rate(x) * 100,
+        printf(" %5.1f%% %5.1f%% %7.1f%% %6.1f%% %10.1f %5.1f%%", x->best_fixed_rate * 100,
+               x->best_rate * 100, foreseen_rate(x) * 100, unused_rate(x) * 100,
                share_of(x->read_bytes, x->n_tokens) / 1024, stall_rate(x) * 100);
     if (x->share < 1 && reached > 0)
         printf(" %7.1f%%", reached * 100);
@@ -83,6 +84,9 @@ void bench_print_experts_json(const struct bench_experts *x, double reached)
         x->share, hit_rate(x), (unsigned long long)x->n_hits, (unsigned long long)x->n_foreseen,
         (unsigned long long)x->n_misses, (unsigned long long)x->n_unused,
         (unsigned long long)x->read_bytes, (unsigned long long)x->n_tokens, stall_rate(x));
+    if (x->best_rate >= 0)
+        printf(", \"best_fixed_hit_rate\": %.4f, \"best_hit_rate\": %.4f", x->best_fixed_rate,
+               x->best_rate);
     if (reached > 0)
         printf(", \"of_bound\": %.4f", reached);
     putchar('}');

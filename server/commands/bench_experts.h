@@ -15,6 +15,8 @@ struct bench_experts {
     uint64_t missed_bytes; /* of read_bytes, those that were wanted */
     uint64_t n_tokens;
     double seconds; /* that these took */
+    double best_fixed_rate,
+        best_rate; /* hits that there could have been (bench_trace.h); negative: unknown */
 };
 
 /* Adds what has happened since `before`, in which n_tokens tokens were computed, in so many

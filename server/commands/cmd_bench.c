@@ -10,6 +10,7 @@
  */
 #include "server/commands/bench_experts.h"
 #include "server/commands/bench_parts.h"
+#include "server/commands/bench_trace.h"
 #include "server/commands/commands.h"
 
 #include <errno.h>
@@ -61,6 +62,7 @@ struct bench {
     uint32_t n_results;
     struct bench_parts parts;     /* of the shape at hand */
     struct bench_experts experts; /* the same */
+    struct bench_trace trace;     /* the same */
     bool has_experts;
     struct engine_peak peaks[MAX_PEAKS]; /* the last one is of all threads */
     uint32_t n_peaks;
@@ -262,9 +264,11 @@ static int repeat_once(struct bench *b, const struct shape *s, double *seconds,
         engine_profile_start(b->e);
     struct engine_expert_stats before;
     engine_expert_stats(b->e, &before);
+    engine_trace_experts(b->e, bench_trace_add, &b->trace);
     double start = cmd_now();
     int rc = s->decode ? decode(b, s->n, err) : feed(b, 0, b->set.len, b->set.len + s->n, err);
     *seconds = cmd_now() - start;
+    engine_trace_experts(b->e, NULL, NULL);
     if (!rc && !s->decode)
         b->set.len += s->n;
     if (!rc)
@@ -354,12 +358,21 @@ static void print_row(const struct bench *b, const struct result *r)
     fflush(stdout);
 }
 
+static void judge_hits(struct bench *b)
+{
+    struct engine_expert_stats stats;
+    engine_expert_stats(b->e, &stats);
+    b->experts.best_fixed_rate = bench_trace_best_fixed(&b->trace, stats.n_slots);
+    b->experts.best_rate = bench_trace_best(&b->trace, stats.n_slots);
+}
+
 static void keep_result(struct bench *b, const struct shape *s, double seconds)
 {
     struct result *r = &b->results[b->n_results++];
     *r = (struct result){ .shape = *s, .tok_s = (double)s->batch * s->n / seconds };
     r->ms = seconds * 1e3 / (s->decode ? s->n : 1);
     r->parts = b->parts;
+    judge_hits(b);
     r->experts = b->experts;
     clear_progress(b);
     if (b->o->json)
@@ -386,6 +399,7 @@ static int measure(struct bench *b, const struct shape *s, struct engine_err *er
     }
     b->parts = (struct bench_parts){ 0 };
     b->experts = (struct bench_experts){ 0 };
+    b->trace.n = 0;
     for (uint32_t i = 0; i < b->o->repeat; i++) {
         show_progress(b, s, "repetition", i + 1, b->o->repeat);
         if (repeat(b, s, &b->times[i], err) == 0)
@@ -525,6 +539,7 @@ static void bench_close(struct bench *b)
     free(b->jobs);
     free(b->times);
     free(b->results);
+    bench_trace_fini(&b->trace);
 }
 
 /* Before the model takes its memory: nothing else reads then. */
@@ -569,6 +584,8 @@ static int open_model(struct bench *b, const struct engine_options *opt)
     engine_pin_self(b->e);
     b->info = engine_info(b->e);
     b->has_experts = b->info->n_experts > 0;
+    b->trace.n_layers = b->info->n_layers;
+    b->trace.n_experts = b->info->n_experts; /* of all layers: more than one has */
     b->rows = calloc(b->info->max_rows, sizeof(*b->rows));
     if (b->rows)
         return 0;

@@ -55,7 +55,8 @@ const struct cmd cmd_pack = {
         .about = "Loading lays quantised weights out anew, for the registers of the processor.  This "
                  "command does it once and writes the result: a file of the same size that is only "
                  "mapped when it is served, shared by all processes that serve it, and gives the "
-                 "same answers.  Only lacuna reads it: keep the original.",
+                 "same answers.  Experts that are on demand (--expert-cache) are read from it straight "
+                 "into their places.  Only lacuna reads it: keep the original.",
         .example = "  lacuna pack -m model.gguf -o model.packed.gguf\n"
                    "  lacuna serve -m model.packed.gguf\n",
     },

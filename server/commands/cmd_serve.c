@@ -157,10 +157,11 @@ static void tell_model(const struct serve *s, const struct engine_info *info)
 {
     log_event(LOG_INFO_LEVEL, "model_loaded", LOG_STR("file", info->file_name),
               LOG_STR("arch", info->arch), LOG_STR("name", info->name), LOG_STR("isa", info->isa),
-              LOG_STR("io", info->io), LOG_STR("kv_type", info->kv),
-              LOG_U64("params", info->n_params), LOG_U64("file_bytes", info->file_bytes),
-              LOG_U64("ctx", info->n_ctx), LOG_U64("threads", info->n_threads),
-              LOG_F64("seconds", cmd_now() - s->started), LOG_END);
+              LOG_STR("io", info->io), LOG_STR("expert_io", info->expert_io),
+              LOG_STR("kv_type", info->kv), LOG_U64("params", info->n_params),
+              LOG_U64("file_bytes", info->file_bytes), LOG_U64("ctx", info->n_ctx),
+              LOG_U64("threads", info->n_threads), LOG_F64("seconds", cmd_now() - s->started),
+              LOG_END);
     for (uint32_t i = 0; i < info->n_warnings; i++)
         log_event(LOG_WARN_LEVEL, "model_warning", LOG_STR("message", info->warnings[i]), LOG_END);
     tell_memory_plan(s, info);

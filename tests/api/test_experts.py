@@ -4,6 +4,7 @@ import concurrent.futures
 import pathlib
 import shutil
 import subprocess
+import sys
 import time
 
 import pytest
@@ -41,6 +42,17 @@ def test_answers_are_those_of_a_model_in_memory(start):
         assert client.metric("lacuna_expert_cache_slots") == 2
         assert client.metric("lacuna_expert_cache_misses_total") > 100
         assert client.metric("lacuna_expert_read_bytes_total") > 100 * int(LEAST) / 2
+
+
+def test_without_io_uring_they_are_read_with_pread(start):
+    """As in a container whose seccomp profile forbids it."""
+    expected = [token_ids(start(model=str(FIXTURE)), i) for i in range(2)]
+    client = start("--expert-cache", LEAST, "--expert-heat", "off", model=str(FIXTURE),
+                   launcher=(sys.executable, str(pathlib.Path(__file__).parent / "without_io_uring.py")))
+    assert [token_ids(client, i) for i in range(2)] == expected
+    log = client.server.log()
+    assert "io_uring is not available" in log and "Operation not permitted" in log
+    assert '"expert_io":"pread"' in log
 
 
 def test_a_file_that_became_shorter_fails_requests_until_it_is_whole_again(start, tmp_path):
@@ -108,7 +120,7 @@ def test_storage_that_hangs_fails_those_who_need_it_and_nobody_else(start, hangi
     environment, switch = hanging_storage
     client = start("--expert-cache", "90%", "--expert-heat", "off", "--io", "pread", model=str(FIXTURE),
                    environment=environment)
-    hot = {"prompt": [5], "max_tokens": 2, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
+    hot = {"prompt": [5], "max_tokens": 1, "temperature": 0, "ignore_eos": True, "return_token_ids": True}
     expected = [client.post("/v1/completions", hot).json() for _ in range(20)][-1]["choices"][0]["token_ids"]
     switch.touch()
     with concurrent.futures.ThreadPoolExecutor() as pool:

@@ -112,5 +112,7 @@ def test_several_sizes_of_the_expert_cache_are_measured_one_after_the_other():
         experts = row["experts"]
         assert (experts["read_bytes"] == 0) == (experts["share"] == 1)
         assert 0 <= experts["hit_rate"] <= 1 and experts["tokens"] > 0
+        if experts["share"] < 1:
+            assert 0 <= experts["best_fixed_hit_rate"] <= experts["best_hit_rate"] <= 1
     table = lacuna("bench", "-m", model, "-p", "0", "-n", "8", "-r", "1", "--expert-cache", "100%,50%", seconds=300)
     assert "hits" in table.stdout.decode().splitlines()[0] and " 50.0%" in table.stdout.decode()

@@ -25,6 +25,7 @@ from prompts import MOST_TOKENS, prompt  # noqa: E402
 from serving import free_port, serving  # noqa: E402
 
 REPORT_SECONDS = 60
+PATIENCE_SECONDS = 3 * 3600  # whoever needs the machine meanwhile may stop both processes for a while
 SAMPLING = {"temperature": 0.7, "top_p": 0.9, "repetition_penalty": 1.08, "max_tokens": MOST_TOKENS}
 
 
@@ -77,7 +78,7 @@ class Run:
         while self.raw.n_bytes < self.n_bytes:
             number = self.take()
             topic, opening, data = request(number)
-            answer = await http_load.ask(self.port, data)
+            answer = await http_load.ask(self.port, data, PATIENCE_SECONDS)
             if not answer.is_good:
                 raise SystemExit(f"prompt {number}: {answer.status} {answer.error} {answer.body[:200]}")
             body = json.loads(answer.body)

@@ -34,6 +34,8 @@ Test(expert_cache, the_coldest_makes_room)
     cr_assert_eq(load(c, 1, 3), slots[1]);
     cr_assert_eq(expert_cache_state(c, 0, 1), EXPERT_ABSENT);
     cr_assert_eq(expert_cache_state(c, 0, 2), EXPERT_READY);
+    cr_assert_eq(expert_cache_n_ready(c, 0), 2);
+    cr_assert_eq(expert_cache_n_ready(c, 1), 1);
     expert_cache_close(c);
 }
 

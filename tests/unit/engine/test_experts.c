@@ -14,14 +14,16 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { N_LAYERS = 3, DENSE_LAYER = 1, N_EXPERTS = 6, WIDTH = 256, N_FF = 96 };
+/* Matrices are large enough to be read straight to where they stay, and none is whole blocks. */
+enum { N_LAYERS = 3, DENSE_LAYER = 1, N_EXPERTS = 6, WIDTH = 512, N_FF = 800 };
 
 static const char *const part_names[EXPERT_N_PARTS] = { "gate", "up", "down" };
 
 struct model {
     char path[64];
     struct gguf *g;
-    uint8_t *raw[N_LAYERS][EXPERT_N_PARTS]; /* [N_EXPERTS] matrices in rows */
+    uint8_t *raw[N_LAYERS][EXPERT_N_PARTS];    /* [N_EXPERTS] matrices in rows */
+    uint8_t *panels[N_LAYERS][EXPERT_N_PARTS]; /* the same in panels; NULL: they have none */
     struct experts_layer layers[N_LAYERS];
     struct workers *workers;
 };
@@ -42,6 +44,27 @@ static struct kern_matrix rows_of(const struct model *m, uint32_t layer, uint32_
 static enum kern_type type_of(uint32_t layer, uint32_t part)
 {
     return part != EXPERT_DOWN ? KERN_TYPE_Q4_0 : layer == 0 ? KERN_TYPE_F16 : KERN_TYPE_Q8_0;
+}
+
+static size_t panels_bytes(const struct kern_matrix *rows)
+{
+    return kern_packed_bytes(rows->type, rows->n_rows, rows->n_cols);
+}
+
+/* As experts are computed with. */
+static void make_panels(struct model *m, uint32_t layer, uint32_t part)
+{
+    struct kern_matrix rows = rows_of(m, layer, part, 0);
+    size_t bytes = panels_bytes(&rows);
+    if (!kern_type_is_quantised(rows.type))
+        return;
+    cr_assert_eq(bytes % 64, 0);
+    m->panels[layer][part] = aligned_alloc(64, N_EXPERTS * bytes);
+    for (uint32_t e = 0; e < N_EXPERTS; e++) {
+        rows = rows_of(m, layer, part, e);
+        kern_pack(&rows, 0, (rows.n_rows + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS,
+                  m->panels[layer][part] + e * bytes);
+    }
 }
 
 static void add_tensor(struct model *m, struct gguf_build *b, uint32_t layer, uint32_t part)
@@ -71,7 +94,25 @@ static void model_open(struct model *m)
     for (uint32_t l = 0; l < N_LAYERS; l++)
         experts_find(m->g, l, &m->layers[l]);
     cr_assert_null(m->layers[DENSE_LAYER].part[EXPERT_UP]);
+    for (uint32_t l = 0; l < N_LAYERS; l++)
+        for (uint32_t p = 0; p < EXPERT_N_PARTS && l != DENSE_LAYER; p++)
+            make_panels(m, l, p);
     cr_assert_eq(workers_open(&m->workers, 2, false, &err), 0, "%s", err.text);
+}
+
+/* The same model as `lacuna pack` writes it. */
+static void model_pack(struct model *m)
+{
+    struct engine_err err = { 0 };
+    char packed[80];
+    snprintf(packed, sizeof(packed), "%s.packed", m->path);
+    struct engine_pack_options pack = { .in = m->path, .out = packed, .n_threads = 2 };
+    cr_assert_eq(engine_pack(&pack, &err), 0, "%s", err.text);
+    gguf_close(m->g);
+    cr_assert_eq(rename(packed, m->path), 0);
+    cr_assert_eq(gguf_open(&m->g, m->path, &err), 0, "%s", err.text);
+    for (uint32_t l = 0; l < N_LAYERS; l++)
+        experts_find(m->g, l, &m->layers[l]);
 }
 
 static void model_close(struct model *m)
@@ -80,8 +121,10 @@ static void model_close(struct model *m)
     gguf_close(m->g);
     unlink(m->path);
     for (uint32_t l = 0; l < N_LAYERS; l++)
-        for (uint32_t p = 0; p < EXPERT_N_PARTS; p++)
+        for (uint32_t p = 0; p < EXPERT_N_PARTS; p++) {
             free(m->raw[l][p]);
+            free(m->panels[l][p]);
+        }
 }
 
 static struct experts_options options_of(const struct model *m)
@@ -108,17 +151,11 @@ static void expect_expert(const struct model *m, const struct experts *x, uint32
     for (uint32_t p = 0; p < EXPERT_N_PARTS; p++) {
         struct kern_matrix rows = rows_of(m, layer, p, expert);
         const void *found = experts_data(x, layer, expert, (enum expert_part)p);
-        if (!kern_type_is_quantised(rows.type)) {
-            cr_assert_eq(memcmp(found, rows.data, rows.n_rows * rows.row_bytes), 0);
-            continue;
-        }
-        size_t bytes = kern_packed_bytes(rows.type, rows.n_rows, rows.n_cols);
-        void *expected = aligned_alloc(64, (bytes + 63) / 64 * 64);
-        memset(expected, 0, bytes);
-        kern_pack(&rows, 0, (rows.n_rows + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS, expected);
+        bool in_panels = m->panels[layer][p] != NULL;
+        size_t bytes = in_panels ? panels_bytes(&rows) : rows.n_rows * rows.row_bytes;
+        const void *expected = in_panels ? m->panels[layer][p] + expert * bytes : rows.data;
         cr_assert_eq(memcmp(found, expected, bytes), 0, "layer %u, expert %u, %s", layer, expert,
                      part_names[p]);
-        free(expected);
     }
 }
 
@@ -136,11 +173,13 @@ static uint32_t draw(uint64_t *random, uint32_t *list)
 static uint32_t go_through(const struct model *m, struct experts *x, uint32_t layer,
                            uint64_t *random)
 {
-    uint32_t list[N_EXPERTS], guesses[N_EXPERTS], n_tokens[N_EXPERTS], seen = 0;
+    uint32_t list[N_EXPERTS], guesses[N_EXPERTS], seen = 0;
+    struct experts_choice choices[N_EXPERTS];
     uint32_t set[N_EXPERTS], n_set, n = draw(random, list);
     for (uint32_t i = 0; i < n; i++)
-        n_tokens[i] = 1 + (uint32_t)(random_next(random) % 3);
-    experts_want(x, layer, list, n_tokens, n);
+        choices[i] = (struct experts_choice){ .expert = list[i],
+                                              .n_tokens = 1 + (uint32_t)(random_next(random) % 3) };
+    experts_want(x, layer, choices, n);
     if (layer + 2 < N_LAYERS && experts_can_foresee(x, layer + 2))
         experts_foresee(x, layer + 2, guesses, draw(random, guesses));
     while ((n_set = experts_next(x, set, false)) > 0)
@@ -176,18 +215,17 @@ static uint32_t many_steps(const struct model *m, struct experts *x, uint32_t n_
     return n_failed;
 }
 
-static void check_backend(enum engine_io io)
+/* With all numbers of slots. */
+static void check_model(const struct model *m, enum engine_io io)
 {
-    struct model m;
-    model_open(&m);
-    struct experts_options opt = options_of(&m);
+    struct experts_options opt = options_of(m);
     opt.io = io;
-    uint64_t least = experts_least_bytes(m.g, &opt), n_all = 2 * N_EXPERTS;
+    uint64_t least = experts_least_bytes(m->g, &opt), n_all = 2 * N_EXPERTS;
     for (uint64_t slots = 2; slots <= n_all; slots++) {
         struct engine_expert_stats stats;
         opt.slot_bytes = slots * least / 2;
-        struct experts *x = open_experts(&m, &opt);
-        cr_assert_eq(many_steps(&m, x, 20), 0);
+        struct experts *x = open_experts(m, &opt);
+        cr_assert_eq(many_steps(m, x, 20), 0);
         experts_publish(x);
         experts_stats(x, &stats, NULL);
         cr_expect_eq(stats.n_slots, slots);
@@ -198,6 +236,17 @@ static void check_backend(enum engine_io io)
         }
         experts_close(x);
     }
+}
+
+static void check_backend(enum engine_io io)
+{
+    struct model m;
+    model_open(&m);
+    check_model(&m, io);
+    model_pack(&m);
+    struct experts_options opt = options_of(&m);
+    cr_expect_eq(experts_staging_bytes(m.g, &opt), 0, "they are read to where they stay");
+    check_model(&m, io);
     model_close(&m);
 }
 
@@ -236,8 +285,9 @@ Test(experts, a_file_that_became_shorter_fails_what_is_missing)
     struct experts *x = open_experts(&m, &opt);
     const struct gguf_tensor *down = m.layers[2].part[EXPERT_DOWN];
     cr_assert_eq(truncate(m.path, (off_t)(down->offset + down->bytes / N_EXPERTS)), 0);
-    uint32_t list[] = { 0, 4 }, n_tokens[] = { 1, 1 }, set[N_EXPERTS], n_handed = 0, n;
-    experts_want(x, 2, list, n_tokens, 2);
+    uint32_t set[N_EXPERTS], n_handed = 0, n;
+    const struct experts_choice list[] = { { .expert = 0, .n_tokens = 1 }, { 4, 1, 0 } };
+    experts_want(x, 2, list, 2);
     while ((n = experts_next(x, set, false)) > 0) {
         cr_assert_eq(set[0], 0);
         expect_expert(&m, x, 2, 0);
@@ -252,16 +302,22 @@ Test(experts, a_file_that_became_shorter_fails_what_is_missing)
     model_close(&m);
 }
 
+static void want_one(struct experts *x, uint32_t layer, uint32_t expert)
+{
+    const struct experts_choice choice = { .expert = expert, .n_tokens = 1 };
+    experts_want(x, layer, &choice, 1);
+}
+
 /* Wants expert `expert` of layer 2, when the first one of layer 0 has been computed and `guess` was foreseen. */
 static void step_with_guess(const struct model *m, struct experts *x, uint32_t guess,
                             uint32_t expert)
 {
-    uint32_t zero = 0, one = 1, set[N_EXPERTS];
-    experts_want(x, 0, &zero, &one, 1);
+    uint32_t set[N_EXPERTS];
+    want_one(x, 0, 0);
     experts_foresee(x, 2, &guess, 1);
     while (experts_next(x, set, false) > 0)
         expect_expert(m, x, 0, 0);
-    experts_want(x, 2, &expert, &one, 1);
+    want_one(x, 2, expert);
     while (experts_next(x, set, false) > 0)
         expect_expert(m, x, 2, expert);
     experts_pass(x, 1);
@@ -311,15 +367,41 @@ Test(experts, foresight_stops_where_it_is_wrong_and_comes_back)
 static uint32_t n_hits_of(struct experts *x, uint32_t layer, uint32_t expert)
 {
     struct engine_expert_stats before, after;
-    uint32_t one = 1, set[N_EXPERTS];
+    uint32_t set[N_EXPERTS];
     experts_publish(x);
     experts_stats(x, &before, NULL);
-    experts_want(x, layer, &expert, &one, 1);
+    want_one(x, layer, expert);
     while (experts_next(x, set, false) > 0)
         continue;
     experts_publish(x);
     experts_stats(x, &after, NULL);
     return (uint32_t)(after.sum.n_hits - before.sum.n_hits);
+}
+
+Test(experts, tokens_that_come_again_are_counted_once)
+{
+    struct model m;
+    model_open(&m);
+    struct experts_options opt = options_of(&m);
+    opt.slot_bytes = experts_least_bytes(m.g, &opt);
+    struct experts *x = open_experts(&m, &opt);
+    struct experts_choice choice = { .expert = 1, .n_tokens = 3, .n_again = 1 };
+    struct engine_expert_stats stats;
+    float heat[N_LAYERS][N_EXPERTS];
+    uint32_t set[N_EXPERTS];
+    for (; choice.n_again <= 3; choice.n_again += 2) {
+        experts_want(x, 2, &choice, 1);
+        while (experts_next(x, set, false) > 0)
+            continue;
+    }
+    experts_heats(x, heat[0]);
+    cr_expect_float_eq(heat[2][1], 2, 1e-6);
+    experts_publish(x);
+    experts_stats(x, &stats, NULL);
+    cr_expect_eq(stats.sum.n_misses, 1);
+    cr_expect_eq(stats.sum.n_hits, 0);
+    experts_close(x);
+    model_close(&m);
 }
 
 Test(experts, a_warm_start_has_the_hottest_in_memory)
