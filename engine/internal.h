@@ -58,6 +58,8 @@ struct engine_seq {
     struct engine *e;
     struct kv_seq *kv;
     uint64_t late_since_ns; /* it waits for experts and has not come on since; 0: it does not */
+    uint32_t late_end;      /* then: the tokens before this one have been rows, */
+    uint32_t late_layers;   /* the first of which was late in the last of so many layers */
 };
 
 /* Adds a sentence to info.warnings. */

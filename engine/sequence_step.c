@@ -149,7 +149,9 @@ static void add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint3
         assert(rows[r].pos == rows[i].pos + (r - i));
         assert(rows[r].token >= 0 && (uint32_t)rows[r].token < f->shape->n_vocab);
         assert(!rows[r].is_draft || rows[r].pos / KV_PAGE_TOKENS == rows[i].pos / KV_PAGE_TOKENS);
-        f->row_again[f->n_rows] = seq->late_since_ns != 0;
+        f->row_counted[f->n_rows] = seq->late_since_ns && rows[r].pos < seq->late_end
+                                        ? seq->late_layers
+                                        : 0;
         add_row(f, &rows[r]);
     }
     f->n_runs++;
@@ -184,8 +186,12 @@ static uint32_t settle_run(struct forward *f, struct engine_row *rows, uint32_t 
         good++;
     bool is_late = good < end && f->row_late[good] && !f->row_failed[good] &&
                    may_be_late(f, rows[i].seq, good > i);
-    if (!is_late)
+    if (is_late) {
+        rows[i].seq->late_end = rows[end - 1].pos + 1;
+        rows[i].seq->late_layers = f->row_late[good];
+    } else {
         rows[i].seq->late_since_ns = 0;
+    }
     for (uint32_t r = good; r < end; r++) {
         rows[r].status = is_late ? ENGINE_ROW_DEFERRED : ENGINE_ROW_FAILED;
         rows[r].logits = NULL;

@@ -148,7 +148,7 @@ const struct options_row options_rows[] = {
               "memory either way, but for a file of lacuna pack", GROUP_MODEL,
       STEPPING },
     { "io", 0, "HOW", CHOICE(io, "auto uring pread"), .def = "auto",
-      .help = "how files are read: experts that are on demand, and whole models with --no-mmap; uring: "
+      .help = "how files are read: experts that are on demand, models with --no-mmap, by bench --disk; uring: "
               "io_uring; pread: a pool of threads; auto: io_uring where the kernel and the container allow it",
       GROUP_MODEL, STEPPING },
     { "expert-gating", 0, "HOW", CHOICE(expert_gating, "file softmax sigmoid"), .def = "file",

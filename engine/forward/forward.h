@@ -118,9 +118,11 @@ struct forward {
     int32_t *token;          /* [max_rows] */
     uint32_t *logit_row;     /* [max_logit_rows] */
     bool *row_failed;        /* [max_rows] an expert of it could not be read */
-    bool *row_late;          /* [max_rows] an expert of it has not come yet */
-    bool *row_again; /* [max_rows] it was, or one before it in its sequence, in an earlier step */
-    bool may_defer;  /* whether rows may be late */
+    /* [max_rows] Layers until an expert of it that has not come yet; 0: all came. */
+    uint32_t *row_late;
+    /* [max_rows] So many first layers have counted its experts in an earlier step. */
+    uint32_t *row_counted;
+    bool may_defer;      /* whether rows may be late */
     const char *failure; /* why; NULL: none has */
     struct attention_plan plan[KV_MAX_GROUPS];
 

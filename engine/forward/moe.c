@@ -136,7 +136,7 @@ static void want_experts(struct forward *f, uint32_t layer)
         uint32_t expert = r->active[i], first = r->offset[expert], end = r->offset[expert + 1];
         list[i] = (struct experts_choice){ .expert = expert, .n_tokens = end - first };
         for (uint32_t s = first; s < end; s++)
-            list[i].n_again += f->row_again[r->source[s]];
+            list[i].n_again += layer < f->row_counted[r->source[s]];
     }
     experts_want(f->experts, layer, list, r->n_active);
 }
@@ -188,7 +188,7 @@ static uint32_t list_foreseen(struct forward *f, uint32_t *list)
     return n;
 }
 
-/* The residual changes little from layer to layer: the next layer's router, applied to it now, foretells
+/* The residual changes little from layer to layer: a later layer's router, applied to it now, foretells
  * most of what it will choose. */
 static void foresee_experts(struct forward *f, uint32_t layer)
 {
@@ -341,24 +341,22 @@ static void run_experts(struct moe_job *job)
     profile_end(&f->profile, PROFILE_DOWN);
 }
 
-/* The rows that picked one of n experts. */
-static void mark_rows(struct forward *f, const uint32_t *experts, uint32_t n, bool *marks)
+/* The rows that picked an expert that has failed or is late. */
+static void lose_rows(struct forward *f, uint32_t layer)
 {
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t s = f->routing.offset[experts[i]]; s < f->routing.offset[experts[i] + 1]; s++)
-            marks[f->routing.source[s]] = true;
-}
-
-static void lose_rows(struct forward *f)
-{
+    const struct routing *r = &f->routing;
     const uint32_t *list;
     const char *reason;
     uint32_t n = experts_failed(f->experts, &list, &reason);
     if (n > 0)
         f->failure = reason;
-    mark_rows(f, list, n, f->row_failed);
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t s = r->offset[list[i]]; s < r->offset[list[i] + 1]; s++)
+            f->row_failed[r->source[s]] = true;
     n = experts_late(f->experts, &list);
-    mark_rows(f, list, n, f->row_late);
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t s = r->offset[list[i]]; s < r->offset[list[i] + 1]; s++)
+            f->row_late[r->source[s]] = layer + 1;
 }
 
 /* As they come from the disk: what is there is computed while the others are read. */
@@ -373,7 +371,7 @@ static void run_experts_on_demand(struct moe_job *job)
             break;
         run_experts(job);
     }
-    lose_rows(job->f);
+    lose_rows(job->f, job->layer);
 }
 
 static void combine_row(void *ctx, uint32_t row)

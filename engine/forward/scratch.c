@@ -54,7 +54,7 @@ static void take_step(struct arena *a, struct forward *f)
     f->logit_row = take(a, f->opt.max_logit_rows, sizeof(*f->logit_row));
     f->row_failed = take(a, f->opt.max_rows, sizeof(*f->row_failed));
     f->row_late = take(a, f->opt.max_rows, sizeof(*f->row_late));
-    f->row_again = take(a, f->opt.max_rows, sizeof(*f->row_again));
+    f->row_counted = take(a, f->opt.max_rows, sizeof(*f->row_counted));
     f->segment = take(a, rows, sizeof(*f->segment));
     f->sealing = take(a, rows, sizeof(*f->sealing));
     f->carried = take(a, rows, sizeof(*f->carried));

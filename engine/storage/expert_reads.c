@@ -69,8 +69,8 @@ struct expert_reads {
     struct load *taken; /* NULL: none */
     uint64_t n_begun;
     uint64_t patience_ns, timeout_ns;
-    uint64_t begun_ns,
-        sign_ns; /* a load was begun; a piece of one came, or the first one was asked for */
+    uint64_t begun_ns, sign_ns; /* a load was begun; a piece of one came */
+    uint64_t asked_ns;          /* the first piece since then was asked for; 0: none */
     uint64_t bytes, wait_ns, read_ns;
     uint64_t reads[ENGINE_READ_BOUNDS + 1]; /* see engine_expert_stats */
 };
@@ -225,8 +225,6 @@ static void begin_load(struct expert_reads *r, struct load *l, uint32_t layer, u
                         .alive_ns = now,
                         .buffer = l->buffer,
                         .read = { .layer = layer, .expert = expert } };
-    if (io_n_in_flight(r->io) == 0)
-        r->sign_ns = now;
     r->begun_ns = now;
     next_part(r, l, 0);
 }
@@ -240,9 +238,13 @@ static void release_taken(struct expert_reads *r)
 
 static bool is_silent(const struct expert_reads *r)
 {
-    uint64_t now = engine_clock_ns();
-    return io_n_in_flight(r->io) > 0 && now - r->sign_ns > r->patience_ns &&
-           now - r->begun_ns < r->timeout_ns;
+    return r->asked_ns && engine_clock_ns() - r->asked_ns > r->patience_ns;
+}
+
+/* Not for what is only foreseen: what is wanted would have to wait for the next one. */
+static bool may_try(const struct expert_reads *r, bool is_urgent)
+{
+    return !is_silent(r) || (is_urgent && engine_clock_ns() - r->begun_ns >= r->timeout_ns);
 }
 
 bool expert_reads_has_room(const struct expert_reads *r, bool is_urgent)
@@ -253,7 +255,7 @@ bool expert_reads_has_room(const struct expert_reads *r, bool is_urgent)
         n_free += !l->is_busy || l == r->taken;
         n_foreseen += l->is_busy && !l->is_urgent;
     }
-    return n_free > 0 && (is_urgent || n_foreseen < MOST_FORESEEN) && !is_silent(r);
+    return n_free > 0 && (is_urgent || n_foreseen < MOST_FORESEEN) && may_try(r, is_urgent);
 }
 
 void expert_reads_begin(struct expert_reads *r, uint32_t layer, uint32_t expert,
@@ -295,7 +297,7 @@ uint64_t expert_reads_alive_ns(const struct expert_reads *r, uint32_t layer, uin
 
 uint64_t expert_reads_any_alive_ns(const struct expert_reads *r)
 {
-    return r->sign_ns > r->begun_ns ? r->sign_ns : r->begun_ns;
+    return r->asked_ns ? r->asked_ns : r->sign_ns;
 }
 
 /* ---- pieces ---- */
@@ -306,6 +308,7 @@ static void submit(struct expert_reads *r, struct piece *piece)
     assert(rc == 0); /* MOST_PIECES is the depth */
     piece->load->n_in_flight++;
     piece->load->alive_ns = engine_clock_ns();
+    r->asked_ns = r->asked_ns ? r->asked_ns : piece->load->alive_ns;
 }
 
 /* Asks for the next piece of a load.  Its last block may reach beyond the file's end, where direct reads
@@ -386,6 +389,7 @@ static void end_piece(struct expert_reads *r, struct piece *piece)
     struct load *l = piece->load;
     l->n_in_flight--;
     l->alive_ns = r->sign_ns = engine_clock_ns();
+    r->asked_ns = 0;
     bool is_whole = read->result >= 0 && (uint64_t)read->result >= piece->needed;
     if (is_whole)
         r->bytes += (uint64_t)read->result;

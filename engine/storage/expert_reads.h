@@ -43,8 +43,9 @@ void expert_reads_close(struct expert_reads *r); /* waits for reads in flight; N
 /* What it reads with: to be asked for its name, not used. */
 const struct io *expert_reads_io(const struct expert_reads *r);
 
-/* Whether a buffer is free for one more.  Never while storage that has work to do has not shown a sign of life for
- * patience_ns, but for a try every timeout_ns: what cannot come shall not take the slots of what is there. */
+/* Whether a buffer is free for one more.  None is while storage that was asked for something has not shown a sign of
+ * life for patience_ns, but for an urgent try every timeout_ns: what cannot come shall not take the slots of what is
+ * there. */
 bool expert_reads_has_room(const struct expert_reads *r, bool is_urgent);
 /* Begins to read an expert that is not on its way; there is room for it.  dst: where the blocks of each part go, the
  * caller's and left alone until the expert is taken; NULL: into a buffer, of a part that does not go straight. */
@@ -58,7 +59,7 @@ void expert_reads_poll(struct expert_reads *r, uint64_t wait_ns);
 /* When (engine_clock_ns) the storage last showed that it works on an expert that is on its way: a piece of it came
  * or was asked for, or, while all of its pieces wait for others, one of those. */
 uint64_t expert_reads_alive_ns(const struct expert_reads *r, uint32_t layer, uint32_t expert);
-/* The same of any expert; 0: there never was one. */
+/* The same of any expert: when a piece last came, or the first one after it was asked for; 0: there never was one. */
 uint64_t expert_reads_any_alive_ns(const struct expert_reads *r);
 /* An expert that is complete or has failed, its buffers the caller's until the next call; NULL: none is. */
 const struct expert_read *expert_reads_take(struct expert_reads *r);

@@ -369,6 +369,7 @@ static void begin_guesses(struct experts *x)
 /* Reads for what waits: the wishes first. */
 static void begin_all(struct experts *x)
 {
+    expert_reads_poll(x->reads, 0); /* what has come while nobody looked is a sign of life */
     begin_wishes(x);
     begin_guesses(x);
     expert_reads_poll(x->reads, 0);

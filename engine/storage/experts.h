@@ -9,7 +9,7 @@
  * A step of a layer is
  *
  *     experts_want(...)                      at once after the router: reads begin
- *     experts_foresee(...)                   what the next layer may want: so that the disk is never idle
+ *     experts_foresee(...)                   what the next layers may want: so that the disk is never idle
  *     while ((n = experts_next(..., set)))   the set that is there; waits only if nothing is
  *         compute the experts of the set     while the next ones are read
  *
@@ -68,8 +68,8 @@ void experts_warm(struct experts *x, const float *heat, const struct experts_war
 /* What a step's tokens chose. */
 struct experts_choice {
     uint32_t expert, n_tokens;
-    uint32_t
-        n_again; /* of these, those of an earlier step in which an expert was late: they were counted then */
+    /* Of these, those that chose it in an earlier step, too, in which an expert was late. */
+    uint32_t n_again;
 };
 /* The n experts of `list` will be computed in this layer.  All of the last layer's must have been handed out, or
  * be late or failed. */

@@ -58,6 +58,15 @@ static double stall_rate(const struct bench_experts *x)
     return x->seconds > 0 ? (double)x->stall_ns * 1e-9 / x->seconds : 0;
 }
 
+/* Negative: unknown. */
+static void print_rate(double rate)
+{
+    if (rate < 0)
+        printf(" %6s", "-");
+    else
+        printf(" %5.1f%%", rate * 100);
+}
+
 void bench_print_experts_heading(void)
 {
     printf(" %8s %6s %6s %6s %8s %7s %10s %6s %8s", "experts", "hits", "fixed", "best", "foreseen",
@@ -66,12 +75,15 @@ void bench_print_experts_heading(void)
 
 void bench_print_experts(const struct bench_experts *x, double reached)
 {
-    printf(" %7.1f%% %5.1f%%", x->share * 100, hit_rate(x) * 100);
-    if (x->share < 1)
-        printf(" %5.1f%% %5.1f%% %7.1f%% %6.1f%% %10.1f %5.1f%%", x->best_fixed_rate * 100,
-               x->best_rate * 100, foreseen_rate(x) * 100, unused_rate(x) * 100,
-               share_of(x->read_bytes, x->n_tokens) / 1024, stall_rate(x) * 100);
-    if (x->share < 1 && reached > 0)
+    printf(" %7.1f%%", x->share * 100);
+    print_rate(hit_rate(x));
+    if (x->share == 1)
+        return;
+    print_rate(x->best_fixed_rate);
+    print_rate(x->best_rate);
+    printf(" %7.1f%% %6.1f%% %10.1f %5.1f%%", foreseen_rate(x) * 100, unused_rate(x) * 100,
+           share_of(x->read_bytes, x->n_tokens) / 1024, stall_rate(x) * 100);
+    if (reached > 0)
         printf(" %7.1f%%", reached * 100);
 }
 

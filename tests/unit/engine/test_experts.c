@@ -4,6 +4,8 @@
  * what the file holds, and each expert that was wanted is handed out once or failed.
  */
 #include "engine/storage/experts.h"
+
+#include "engine/clock.h"
 #include "tests/support/gguf_build.h"
 #include "tests/support/random_blocks.h"
 
@@ -15,7 +17,7 @@
 #include <unistd.h>
 
 /* Matrices are large enough to be read straight to where they stay, and none is whole blocks. */
-enum { N_LAYERS = 3, DENSE_LAYER = 1, N_EXPERTS = 6, WIDTH = 512, N_FF = 800 };
+enum { N_LAYERS = 5, DENSE_LAYER = 1, N_ALL = 4 * 6, N_EXPERTS = 6, WIDTH = 512, N_FF = 800 };
 
 static const char *const part_names[EXPERT_N_PARTS] = { "gate", "up", "down" };
 
@@ -180,8 +182,9 @@ static uint32_t go_through(const struct model *m, struct experts *x, uint32_t la
         choices[i] = (struct experts_choice){ .expert = list[i],
                                               .n_tokens = 1 + (uint32_t)(random_next(random) % 3) };
     experts_want(x, layer, choices, n);
-    if (layer + 2 < N_LAYERS && experts_can_foresee(x, layer + 2))
-        experts_foresee(x, layer + 2, guesses, draw(random, guesses));
+    for (uint32_t l = layer + 1; l <= layer + EXPERT_GUESS_LAYERS && l < N_LAYERS; l++)
+        if (experts_can_foresee(x, l))
+            experts_foresee(x, l, guesses, draw(random, guesses));
     while ((n_set = experts_next(x, set, false)) > 0)
         for (uint32_t i = 0; i < n_set; i++) {
             expect_expert(m, x, layer, set[i]);
@@ -215,23 +218,23 @@ static uint32_t many_steps(const struct model *m, struct experts *x, uint32_t n_
     return n_failed;
 }
 
-/* With all numbers of slots. */
 static void check_model(const struct model *m, enum engine_io io)
 {
     struct experts_options opt = options_of(m);
     opt.io = io;
-    uint64_t least = experts_least_bytes(m->g, &opt), n_all = 2 * N_EXPERTS;
-    for (uint64_t slots = 2; slots <= n_all; slots++) {
+    const uint32_t n_slots[] = { 2, 3, 4, 6, 9, 14, N_ALL };
+    uint64_t least = experts_least_bytes(m->g, &opt);
+    for (size_t i = 0; i < sizeof(n_slots) / sizeof(*n_slots); i++) {
         struct engine_expert_stats stats;
-        opt.slot_bytes = slots * least / 2;
+        opt.slot_bytes = n_slots[i] * least / 2;
         struct experts *x = open_experts(m, &opt);
         cr_assert_eq(many_steps(m, x, 20), 0);
         experts_publish(x);
         experts_stats(x, &stats, NULL);
-        cr_expect_eq(stats.n_slots, slots);
+        cr_expect_eq(stats.n_slots, n_slots[i]);
         cr_expect_gt(stats.read_bytes, 0);
-        if (slots == n_all) {
-            cr_expect_leq(stats.sum.n_misses, n_all, "each is read once");
+        if (n_slots[i] == N_ALL) {
+            cr_expect_leq(stats.sum.n_misses, N_ALL, "each is read once");
             cr_expect_eq(stats.n_evictions, 0);
         }
         experts_close(x);
@@ -378,6 +381,76 @@ static uint32_t n_hits_of(struct experts *x, uint32_t layer, uint32_t expert)
     return (uint32_t)(after.sum.n_hits - before.sum.n_hits);
 }
 
+/* Tries for the expert until it is there; the storage takes its time. */
+static void want_patiently(struct experts *x, uint32_t layer, uint32_t expert)
+{
+    uint32_t set[N_EXPERTS];
+    for (want_one(x, layer, expert); experts_next(x, set, true) == 0; want_one(x, layer, expert))
+        experts_await(x);
+    cr_assert_eq(experts_next(x, set, true), 0);
+}
+
+static uint64_t n_evictions(struct experts *x)
+{
+    struct engine_expert_stats stats;
+    experts_publish(x);
+    experts_stats(x, &stats, NULL);
+    return stats.n_evictions;
+}
+
+Test(experts, silent_storage_gets_no_slots_of_what_is_there)
+{
+    struct model m;
+    model_open(&m);
+    struct experts_options opt = options_of(&m);
+    opt.slot_bytes = 3 * experts_least_bytes(m.g, &opt) / 2;
+    opt.patience_ms = 20;
+    opt.faults.delay_us = 200000;
+    struct experts *x = open_experts(&m, &opt);
+    uint32_t set[N_EXPERTS];
+    const uint32_t *late;
+    want_patiently(x, 2, 0);
+    want_patiently(x, 2, 1);
+    for (uint32_t expert = 2; expert < 4; expert++) {
+        want_one(x, 2, expert);
+        cr_assert_eq(experts_next(x, set, true), 0);
+        cr_assert_eq(experts_late(x, &late), 1);
+    }
+    cr_expect_eq(n_evictions(x), 0, "the second one has to wait until the storage shows life");
+    cr_expect_eq(n_hits_of(x, 2, 0) + n_hits_of(x, 2, 1), 2);
+    want_patiently(x, 2, 2);
+    cr_expect_eq(n_evictions(x), 0);
+    want_patiently(x, 2, 3);
+    cr_expect_eq(n_evictions(x), 1);
+    experts_close(x);
+    model_close(&m);
+}
+
+Test(experts, a_step_that_may_not_defer_waits_once_for_silent_storage)
+{
+    struct model m;
+    model_open(&m);
+    struct experts_options opt = options_of(&m);
+    opt.slot_bytes = experts_least_bytes(m.g, &opt);
+    opt.patience_ms = 20;
+    opt.timeout_ms = 200;
+    opt.faults.delay_us = 3000000;
+    struct experts *x = open_experts(&m, &opt);
+    struct experts_choice list[N_EXPERTS];
+    uint32_t set[N_EXPERTS];
+    const uint32_t *failed;
+    const char *reason;
+    for (uint32_t e = 0; e < N_EXPERTS; e++)
+        list[e] = (struct experts_choice){ .expert = e, .n_tokens = 1 };
+    uint64_t begin = engine_clock_ns();
+    experts_want(x, 2, list, N_EXPERTS);
+    cr_assert_eq(experts_next(x, set, false), 0);
+    cr_expect_lt(engine_clock_ns() - begin, UINT64_C(2) * 200 * 1000000 + UINT64_C(50000000));
+    cr_expect_eq(experts_failed(x, &failed, &reason), N_EXPERTS);
+    experts_close(x);
+    model_close(&m);
+}
+
 Test(experts, tokens_that_come_again_are_counted_once)
 {
     struct model m;
@@ -436,7 +509,7 @@ Test(experts, none_is_foreseen_if_that_is_switched_off_or_all_are_in_memory)
     struct model m;
     model_open(&m);
     struct experts_options opt = options_of(&m);
-    opt.slot_bytes = N_EXPERTS * 2 * experts_least_bytes(m.g, &opt) / 2;
+    opt.slot_bytes = N_ALL * experts_least_bytes(m.g, &opt) / 2;
     struct experts *x = open_experts(&m, &opt);
     cr_expect_not(experts_can_foresee(x, 2));
     experts_close(x);
