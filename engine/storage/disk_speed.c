@@ -7,6 +7,7 @@
  * while: as soon as a piece has come, another is asked for.
  */
 #include "engine/clock.h"
+#include "engine/huge.h"
 #include "engine/storage/io.h"
 
 #include <assert.h>
@@ -21,6 +22,7 @@ enum {
     ALIGNMENT = 4096, /* of O_DIRECT: offsets, lengths, addresses; no disk in use wants more */
     MOST_IN_FLIGHT = 64,
     MOST_PIECE_BYTES = 1 << 20,
+    MEMORY_BYTES = MOST_IN_FLIGHT * MOST_PIECE_BYTES,
     LEAST_FILE_BYTES = 16 << 20, /* smaller ones may lie in the disk's own memory as a whole */
     MOST_TIMES = 1 << 16,
     MEASURE_NS = 1000000000,
@@ -42,7 +44,7 @@ struct probe {
     int fd;
     uint64_t file_bytes;
     struct io *io;
-    char *memory; /* [MOST_IN_FLIGHT][MOST_PIECE_BYTES] */
+    char *memory; /* [MOST_IN_FLIGHT][MOST_PIECE_BYTES], in large pages */
     struct io_read reads[MOST_IN_FLIGHT];
     uint64_t asked_ns[MOST_IN_FLIGHT];
     uint64_t *times; /* [MOST_TIMES] ns from asking to having */
@@ -152,10 +154,11 @@ static int probe_open(struct probe *p, const char *path, enum engine_io io, stru
     if (open_file(p, err) < 0 || io_open(&p->io, &opt, err) < 0)
         return -1;
     p->times = malloc(MOST_TIMES * sizeof(*p->times));
-    p->memory = aligned_alloc(ALIGNMENT, (size_t)MOST_IN_FLIGHT * MOST_PIECE_BYTES);
+    p->memory = huge_alloc(
+        MEMORY_BYTES); /* as slots of experts: many small pages slow a disk down */
     if (!p->times || !p->memory)
         return engine_fail(err, ENGINE_ERR_MEMORY, "no memory to read %d MiB at once",
-                           MOST_IN_FLIGHT * (MOST_PIECE_BYTES >> 20));
+                           MEMORY_BYTES >> 20);
     return 0;
 }
 
@@ -164,7 +167,7 @@ static void probe_close(struct probe *p)
     io_close(p->io);
     if (p->fd >= 0)
         close(p->fd);
-    free(p->memory);
+    huge_free(p->memory, MEMORY_BYTES);
     free(p->times);
 }
 
