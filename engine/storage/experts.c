@@ -351,6 +351,9 @@ static void begin_wishes(struct experts *x)
         if (!begin_read(x, x->layer, w->expert, true))
             return;
         w->state = WISH_READING;
+        /* It was driven out while its tokens waited for another, or the two would drive out each other for ever. */
+        if (w->n_new == 0)
+            expert_cache_use(x->cache, x->layer, w->expert, w->n_tokens);
     }
 }
 

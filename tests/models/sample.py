@@ -102,7 +102,8 @@ class Run:
 
 def server_command(lacuna, port):
     model = subprocess.check_output([ROOT / "deploy/fetch-model.sh"], text=True).strip()
-    return [lacuna, "serve", "-m", model, "--listen", f"127.0.0.1:{port}", "--parse-special", "--drain-delay", "0s"]
+    return [lacuna, "serve", "-m", model, "--listen", f"127.0.0.1:{port}", "--parse-special", "--drain-delay", "0s",
+            "--max-queue-wait", f"{PATIENCE_SECONDS}s"]
 
 
 def keep(directory):
