@@ -117,9 +117,8 @@ struct forward {
     struct row_place *place; /* [max_rows] */
     int32_t *token;          /* [max_rows] */
     uint32_t *logit_row;     /* [max_logit_rows] */
-    bool *row_failed;        /* [max_rows] an expert of it could not be read */
-    /* [max_rows] Layers until an expert of it that has not come yet; 0: all came. */
-    uint32_t *row_late;
+    /* [max_rows] Layers until an expert of it that could not be read, or has not come yet; 0: none. */
+    uint32_t *row_failed, *row_late;
     /* [max_rows] So many first layers have counted its experts in an earlier step. */
     uint32_t *row_counted;
     bool may_defer;      /* whether rows may be late */

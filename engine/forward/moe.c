@@ -341,22 +341,26 @@ static void run_experts(struct moe_job *job)
     profile_end(&f->profile, PROFILE_DOWN);
 }
 
-/* The rows that picked an expert that has failed or is late. */
-static void lose_rows(struct forward *f, uint32_t layer)
+/* The rows that picked one of n experts. */
+static void mark_rows(const struct forward *f, const uint32_t *experts, uint32_t n, uint32_t layer,
+                      uint32_t *marks)
 {
     const struct routing *r = &f->routing;
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t s = r->offset[experts[i]]; s < r->offset[experts[i] + 1]; s++)
+            marks[r->source[s]] = layer + 1;
+}
+
+static void lose_rows(struct forward *f, uint32_t layer)
+{
     const uint32_t *list;
     const char *reason;
     uint32_t n = experts_failed(f->experts, &list, &reason);
     if (n > 0)
         f->failure = reason;
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t s = r->offset[list[i]]; s < r->offset[list[i] + 1]; s++)
-            f->row_failed[r->source[s]] = true;
+    mark_rows(f, list, n, layer, f->row_failed);
     n = experts_late(f->experts, &list);
-    for (uint32_t i = 0; i < n; i++)
-        for (uint32_t s = r->offset[list[i]]; s < r->offset[list[i] + 1]; s++)
-            f->row_late[r->source[s]] = layer + 1;
+    mark_rows(f, list, n, layer, f->row_late);
 }
 
 /* As they come from the disk: what is there is computed while the others are read. */

@@ -318,7 +318,7 @@ static void ask_piece(struct expert_reads *r, struct load *l, struct piece *piec
     const struct gguf_tensor *t = tensor_of(r, l, l->part);
     const struct file *f = &r->files[t->part];
     uint64_t begin = expert_file_offset(t, l->read.expert), end = begin + expert_file_bytes(t);
-    uint64_t last = first_block(end + EXPERT_BLOCK_BYTES - 1);
+    uint64_t last = expert_whole_blocks(end);
     uint64_t bytes = last - l->offset < PIECE_BYTES ? last - l->offset : PIECE_BYTES;
     bool direct = f->direct >= 0 && l->offset + bytes <= r->g->parts[t->part].file_bytes;
     if (!direct && l->offset + bytes > end)

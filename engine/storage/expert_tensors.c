@@ -36,7 +36,7 @@ uint64_t expert_file_offset(const struct gguf_tensor *t, uint32_t expert)
     return t->offset + expert * expert_file_bytes(t);
 }
 
-static uint64_t whole_blocks(uint64_t bytes)
+uint64_t expert_whole_blocks(uint64_t bytes)
 {
     return (bytes + EXPERT_BLOCK_BYTES - 1) / EXPERT_BLOCK_BYTES * EXPERT_BLOCK_BYTES;
 }
@@ -45,7 +45,7 @@ uint64_t expert_blocks_bytes(const struct gguf_tensor *t)
 {
     uint64_t bytes = expert_file_bytes(t);
     bool is_aligned = bytes % EXPERT_BLOCK_BYTES == 0 && t->offset % EXPERT_BLOCK_BYTES == 0;
-    return whole_blocks(bytes) + (is_aligned ? 0 : EXPERT_BLOCK_BYTES);
+    return expert_whole_blocks(bytes) + (is_aligned ? 0 : EXPERT_BLOCK_BYTES);
 }
 
 bool expert_goes_straight(const struct gguf *g, const struct gguf_tensor *t)

@@ -23,6 +23,7 @@ uint32_t experts_n_layers(const struct experts_layer *layers, uint32_t n_layers)
 
 /* Direct reads come by blocks: offsets, sizes and addresses are multiples of this. */
 enum { EXPERT_BLOCK_BYTES = 4096 };
+uint64_t expert_whole_blocks(uint64_t bytes); /* rounds up */
 
 /* One expert's matrix in the file: its bytes, where it begins, and the most that the blocks take in which it lies. */
 uint64_t expert_file_bytes(const struct gguf_tensor *t);

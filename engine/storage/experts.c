@@ -98,8 +98,7 @@ struct experts {
 
 static uint64_t slot_bytes_of(const struct gguf *g, const struct experts_options *opt)
 {
-    uint64_t bytes = experts_largest(g, opt->layers, opt->n_layers, expert_memory_bytes);
-    return (bytes + EXPERT_BLOCK_BYTES - 1) / EXPERT_BLOCK_BYTES * EXPERT_BLOCK_BYTES;
+    return expert_whole_blocks(experts_largest(g, opt->layers, opt->n_layers, expert_memory_bytes));
 }
 
 static uint64_t n_all_experts(const struct experts_options *opt)
