@@ -140,6 +140,20 @@ static void fill_shape_info(struct engine *e, uint32_t n_ctx)
     e->info.n_ctx_train = e->shape.n_ctx_train;
     e->info.n_embd = e->shape.n_embd;
     e->info.n_layers = e->shape.n_layers;
+    e->info.n_experts_used = e->info.n_experts_kept = e->shape.n_experts_used;
+    e->info.n_experts_used_exact = e->shape.n_experts_used_exact;
+    if (e->opt.experts_kept)
+        e->info.n_experts_kept = e->opt.experts_kept;
+}
+
+static int check_kept(const struct engine *e, struct engine_err *err)
+{
+    if (e->opt.experts_kept <= e->shape.n_experts_used)
+        return 0;
+    return engine_fail(
+        err, ENGINE_ERR_OPTION,
+        "%u experts per token were to be kept; a token has %u (0: the model is no mixture)",
+        e->opt.experts_kept, e->shape.n_experts_used);
 }
 
 /* ---- the plan ---- */
@@ -394,9 +408,10 @@ static int open_model(struct engine *e, struct engine_err *err)
     struct memory_plan plan;
     struct config_options config = { .n_vocab = e->info.n_vocab,
                                      .gating = e->opt.gating,
+                                     .experts_used = e->opt.experts_used,
                                      .kv = e->opt.kv };
-    if (config_read(&e->shape, e->gguf, &config, err) != 0 || find_experts(e, err) != 0 ||
-        make_plan(e, &plan, err) != 0)
+    if (config_read(&e->shape, e->gguf, &config, err) != 0 || check_kept(e, err) != 0 ||
+        find_experts(e, err) != 0 || make_plan(e, &plan, err) != 0)
         return -1;
     warn_of_gating(e);
     warn_of_pre(e);

@@ -49,7 +49,7 @@ int engine_fail(struct engine_err *err, enum engine_err_code code, const char *f
 
 /* ---- open ---- */
 
-enum engine_io { ENGINE_IO_AUTO, ENGINE_IO_URING, ENGINE_IO_PREAD };
+enum engine_io { ENGINE_IO_AUTO, ENGINE_IO_URING, ENGINE_IO_PREAD, ENGINE_IO_MMAP };
 
 enum engine_gating { ENGINE_GATING_FILE, ENGINE_GATING_SOFTMAX, ENGINE_GATING_SIGMOID };
 
@@ -93,6 +93,10 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
     double expert_share; /* of all experts; 0: all if there is room, else what there is room for */
     const char *heat_path; /* where engine_keep_heat left which experts to start with; NULL: none */
     bool no_foresight;     /* experts are read only once tokens have chosen them */
+    /* Approximations, of models with experts: fewer of them per token than the model says; and of each token
+     * that is decoded all but the best so many give way to the next best where they are not in memory.
+     * 0: none, the model as it is. */
+    uint32_t experts_used, experts_kept;
     enum engine_kv kv;
     uint32_t max_rows;       /* rows per step; 0: 512 */
     uint32_t max_logit_rows; /* rows per step that may want logits; 0: 64 */
@@ -128,13 +132,14 @@ struct engine_info {
     int64_t file_mtime;    /* seconds since 1970 */
     const char *isa;       /* the kernel table in use */
     const char *io;        /* how it was loaded: "mmap", "io_uring" or "pread" */
-    const char
-        *expert_io;      /* how experts on demand are read: the latter two; "" if there are none */
-    uint64_t model_hash; /* of the tensor table: names, types, shapes, offsets */
+    const char *expert_io; /* how experts on demand are read: the same; "" if there are none */
+    uint64_t model_hash;   /* of the tensor table: names, types, shapes, offsets */
     uint64_t n_params, file_bytes;
     uint32_t n_threads;
     uint32_t n_vocab, n_ctx, n_ctx_train, n_embd, n_layers;
-    uint32_t n_experts; /* of all layers; 0: no mixture */
+    uint32_t n_experts;                            /* of all layers; 0: no mixture */
+    uint32_t n_experts_used, n_experts_used_exact; /* per token: now, and as the model says */
+    uint32_t n_experts_kept; /* of these, which never give way; n_experts_used: all */
     uint32_t max_rows, max_logit_rows;
     uint32_t page_tokens;                /* tokens per KV page */
     const char *kv;                      /* what it holds: "f16", "f32" or "q8" */
@@ -295,6 +300,7 @@ struct engine_row {
     bool is_draft; /* a guess, behind all other rows of its sequence: see engine_seq_keep */
     /* out */
     enum engine_row_status status;
+    uint32_t n_replaced; /* experts of all layers that gave way: see experts_kept */
     const float *logits; /* [n_vocab] until the next step, if wanted and done */
 };
 
@@ -376,6 +382,7 @@ struct engine_expert_layer {
     uint32_t n_resident; /* experts in memory now */
     /* Experts of a step: there; there or on their way, because they were foreseen; neither. */
     uint64_t n_hits, n_foreseen, n_misses;
+    uint64_t n_replaced;       /* of tokens, that gave way (engine_options.experts_kept) */
     uint64_t n_unused;         /* read because they were foreseen, and not wanted */
     uint64_t n_right, n_wrong; /* not there and foreseen, read or not: wanted, or not */
 };

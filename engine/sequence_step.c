@@ -122,8 +122,18 @@ static uint32_t run_end(const struct engine_row *rows, uint32_t n_rows, uint32_t
     return end;
 }
 
-static void add_row(struct forward *f, struct engine_row *row)
+static uint32_t count_drafts(const struct engine_row *rows, uint32_t n_rows)
 {
+    uint32_t n = 0;
+    while (n < n_rows && rows[n_rows - 1 - n].is_draft)
+        n++;
+    return n;
+}
+
+static void add_row(struct forward *f, struct engine_row *row, uint32_t n_kept)
+{
+    f->row_kept[f->n_rows] = n_kept;
+    f->row_replaced[f->n_rows] = 0;
     f->token[f->n_rows] = row->token;
     f->place[f->n_rows] = (struct row_place){ row->pos, f->n_runs };
     if (row->want_logits) {
@@ -142,6 +152,8 @@ static void add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint3
     assert(rows[i].pos == kv_seq_n_committed(seq->kv));
     int rc = kv_seq_reserve(seq->kv, rows[end - 1].pos + 1);
     assert(rc == 0); /* engine_seq_grow came before */
+    bool is_decoding = end - i == 1 + count_drafts(rows + i, end - i);
+    uint32_t n_kept = is_decoding ? e->info.n_experts_kept : e->shape.n_experts_used;
     f->run[f->n_runs] = (struct run){
         .seq = seq->kv, .row0 = f->n_rows, .n_rows = end - i, .pos0 = rows[i].pos
     };
@@ -152,7 +164,7 @@ static void add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint3
         f->row_counted[f->n_rows] = seq->late_since_ns && rows[r].pos < seq->late_end
                                         ? seq->late_layers
                                         : 0;
-        add_row(f, &rows[r]);
+        add_row(f, &rows[r], n_kept);
     }
     f->n_runs++;
 }
@@ -211,19 +223,13 @@ static void take_rows(struct engine *e, struct engine_row *rows, uint32_t n_rows
     }
 }
 
-static uint32_t count_drafts(const struct engine_row *rows, uint32_t n_rows)
-{
-    uint32_t n = 0;
-    while (n < n_rows && rows[n_rows - 1 - n].is_draft)
-        n++;
-    return n;
-}
-
 static void settle_rows(struct engine *e, struct engine_row *rows, uint32_t n_rows)
 {
     for (uint32_t i = 0, end; i < n_rows; i = end) {
         end = run_end(rows, n_rows, i);
         uint32_t good = settle_run(e->forward, rows, i, end);
+        for (uint32_t r = i; r < good; r++)
+            rows[r].n_replaced = e->forward->row_replaced[r];
         uint32_t n_sure = good - i - count_drafts(rows + i, good - i);
         /* All rows, or some have failed and the sequence ends here, or what is left out may be written again:
          * drafts, and late rows (may_defer). */

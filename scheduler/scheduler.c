@@ -198,6 +198,7 @@ static uint32_t take_rows(struct sched *s, struct choice *c, const struct engine
             n_drafts++;
         else
             count_row(c, facts);
+        c->req->usage.replaced_experts += rows[i].n_replaced;
         if (!choice_job(c, &rows[i], &s->jobs[n_jobs]))
             continue;
         s->job_choices[n_jobs++] = c;

@@ -428,6 +428,8 @@ static void add_experts(struct text *t, const struct engine *e)
         engine_expert_stats(e, &s);
     single(t, "lacuna_experts", "gauge", t->model, e ? engine_info(e)->n_experts : 0,
            "Experts of all layers; 0: the model is no mixture.");
+    single(t, "lacuna_experts_per_token", "gauge", t->model, e ? engine_info(e)->n_experts_used : 0,
+           "Experts that compute a token in a layer (--experts-used).");
     single(t, "lacuna_expert_cache_slots", "gauge", t->model, s.n_slots,
            "Experts that memory holds (--expert-cache); 0: all, or the model has none.");
     single(t, "lacuna_expert_cache_hits_total", "counter", t->model, (double)s.sum.n_hits,
@@ -437,6 +439,8 @@ static void add_experts(struct text *t, const struct engine *e)
     single(t, "lacuna_expert_cache_foreseen_total", "counter", t->model, (double)s.sum.n_foreseen,
            "Experts of a layer's step that were being read, or had been, because they were "
            "foreseen.");
+    single(t, "lacuna_expert_replaced_total", "counter", t->model, (double)s.sum.n_replaced,
+           "Experts of tokens that gave way to others in memory (--experts-kept).");
     single(t, "lacuna_expert_cache_unused_total", "counter", t->model, (double)s.sum.n_unused,
            "Experts that were foreseen and read, but not chosen.");
     single(t, "lacuna_expert_cache_evictions_total", "counter", t->model, (double)s.n_evictions,

@@ -64,9 +64,10 @@ struct options {
     bool pin_threads;
     const char *max_isa;
     bool no_mmap;
-    uint32_t io;            /* enum engine_io */
-    uint32_t foresight;     /* 0: auto */
-    uint32_t expert_gating; /* enum engine_gating */
+    uint32_t io;                         /* enum engine_io */
+    uint32_t foresight;                  /* 0: auto */
+    uint32_t expert_gating;              /* enum engine_gating */
+    uint32_t experts_used, experts_kept; /* 0: as the model says; all */
     uint32_t max_batch_rows;
     /* network and access */
     struct options_list listen, alias, allowed_host, cors_origin;

@@ -222,7 +222,7 @@ static void write_doc(char doc[DOC_MAX], const struct options_row *row)
     append(doc, n, ")");
 }
 
-/* "auto uring pread" as help shows it: auto|uring|pread. */
+/* "auto uring pread mmap" as help shows it: auto|uring|pread|mmap. */
 static const char *argument_name(struct reader *r, size_t i)
 {
     const struct options_row *row = &options_rows[i];

@@ -15,7 +15,7 @@ bool value_u64(const char *text, uint64_t *out);     /* decimal digits only */
 bool value_bytes(const char *text, uint64_t *out);   /* digits and K, M, G or T (times 1024) */
 bool value_seconds(const char *text, uint64_t *out); /* digits and s, m, h or ms, rounded up */
 bool value_real(const char *text, double *out);      /* a finite decimal number */
-/* Which of the words in `choices` ("auto uring pread") text is. */
+/* Which of the words in `choices` ("auto uring pread mmap") text is. */
 bool value_choice(const char *text, const char *choices, uint32_t *out);
 
 /* "16M", "300s": the text that value_bytes and value_seconds read back, for messages. */

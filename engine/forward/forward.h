@@ -93,6 +93,8 @@ struct routing {
     uint32_t *active; /* [n_experts] experts with at least one row */
     uint32_t n_active;
     uint32_t *foreseen; /* [rows][n_used] of the next layer */
+    uint32_t *missed;   /* [rows][n_used] the first n_missed[row]: what gave way to others */
+    uint32_t *n_missed; /* [rows] */
 };
 
 struct forward_options {
@@ -121,8 +123,11 @@ struct forward {
     uint32_t *row_failed, *row_late;
     /* [max_rows] So many first layers have counted its experts in an earlier step. */
     uint32_t *row_counted;
-    bool may_defer;      /* whether rows may be late */
-    const char *failure; /* why; NULL: none has */
+    /* [max_rows] So many of its experts, the best, are the true ones; the others may give way. */
+    uint32_t *row_kept;
+    uint32_t *row_replaced; /* [max_rows] so many did, in all layers */
+    bool may_defer;         /* whether rows may be late */
+    const char *failure;    /* why; NULL: none has */
     struct attention_plan plan[KV_MAX_GROUPS];
 
     struct segment *segment; /* [max_rows] */

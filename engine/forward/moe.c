@@ -20,6 +20,11 @@ struct moe_job {
     uint32_t n_experts;
 };
 
+static bool is_on_demand(const struct layer_weights *w)
+{
+    return w->down_experts.first.data == NULL;
+}
+
 /* ---- routing ---- */
 
 /* Index of the largest value not yet taken (taken ones are -INFINITY); ties: the lowest. */
@@ -54,22 +59,52 @@ static void weigh(const struct model_shape *s, const float *logit, const uint32_
         weight[i] *= scale;
 }
 
-/* The best n_experts_used of a row's logits, best first. */
-static void pick_experts(const struct forward *f, uint32_t row, uint32_t *expert)
+/* The best n of a row's logits, best first. */
+static void rank_experts(const struct forward *f, uint32_t row, uint32_t n, uint32_t *expert)
 {
-    const struct model_shape *s = f->shape;
+    uint32_t n_experts = f->shape->n_experts;
     float score[CONFIG_MAX_EXPERTS];
-    memcpy(score, f->router_logits + (size_t)row * s->n_experts, s->n_experts * sizeof(*score));
-    for (uint32_t i = 0; i < s->n_experts_used; i++)
-        expert[i] = take_best(score, s->n_experts);
+    memcpy(score, f->router_logits + (size_t)row * n_experts, n_experts * sizeof(*score));
+    for (uint32_t i = 0; i < n; i++)
+        expert[i] = take_best(score, n_experts);
+}
+
+/* Cache-aware routing: of the best, all but the first `kept` of a row give way where they are absent, to the
+ * next best that are in memory, as far as these are among the best twice as many. */
+static void pick_present(const struct moe_job *job, uint32_t row, uint32_t kept, uint32_t *expert)
+{
+    struct forward *f = job->f;
+    uint32_t k = f->shape->n_experts_used, ranked[2 * CONFIG_MAX_EXPERTS_USED], n = 0;
+    uint32_t n_ranked = 2 * k < f->shape->n_experts ? 2 * k : f->shape->n_experts;
+    bool taken[2 * CONFIG_MAX_EXPERTS_USED];
+    rank_experts(f, row, n_ranked, ranked);
+    for (uint32_t i = 0; i < n_ranked; i++) {
+        taken[i] = n < k && (i < kept || experts_has(f->experts, job->layer, ranked[i]));
+        n += taken[i];
+    }
+    for (uint32_t i = kept; n < k; i++) {
+        n += !taken[i];
+        taken[i] = true;
+    }
+    f->routing.n_missed[row] = 0;
+    for (uint32_t i = 0; i < n_ranked; i++)
+        if (taken[i])
+            *expert++ = ranked[i];
+        else if (i < k)
+            f->routing.missed[row * k + f->routing.n_missed[row]++] = ranked[i];
+    f->row_replaced[row] += f->routing.n_missed[row];
 }
 
 static void route_row(void *ctx, uint32_t row)
 {
     const struct moe_job *job = ctx;
     struct forward *f = job->f;
-    size_t first = (size_t)row * f->shape->n_experts_used;
-    pick_experts(f, row, f->routing.expert + first);
+    uint32_t k = f->shape->n_experts_used;
+    size_t first = (size_t)row * k;
+    if (f->row_kept[row] < k && is_on_demand(job->w))
+        pick_present(job, row, f->row_kept[row], f->routing.expert + first);
+    else
+        rank_experts(f, row, k, f->routing.expert + first);
     weigh(f->shape, f->router_logits + (size_t)row * f->shape->n_experts, f->routing.expert + first,
           f->routing.weight + first);
 }
@@ -122,9 +157,13 @@ static void assign_slots(struct forward *f)
     r->offset[0] = 0;
 }
 
-static bool is_on_demand(const struct layer_weights *w)
+/* What gave way is as hot as if it had not. */
+static void note_missed(struct forward *f, uint32_t layer)
 {
-    return w->down_experts.first.data == NULL;
+    uint32_t k = f->shape->n_experts_used;
+    for (uint32_t row = 0; row < f->n_rows; row++)
+        for (uint32_t i = 0; f->row_kept[row] < k && i < f->routing.n_missed[row]; i++)
+            experts_gave_way(f->experts, layer, f->routing.missed[row * k + i]);
 }
 
 /* Reads begin now: of an architecture whose router comes first they are under way during attention. */
@@ -158,7 +197,7 @@ static void foresee_row(void *ctx, uint32_t row)
 {
     const struct moe_job *job = ctx;
     uint32_t k = job->f->shape->n_experts_used;
-    pick_experts(job->f, row, job->f->routing.foreseen + (size_t)row * k);
+    rank_experts(job->f, row, k, job->f->routing.foreseen + (size_t)row * k);
 }
 
 /* The residual as the router of an architecture whose router comes late will see it, but for what this layer
@@ -172,13 +211,14 @@ static void norm_row(void *ctx, uint32_t row)
                       f->gathered.x + row * n);
 }
 
-/* What the rows will choose by the logits that there are, most wanted first.  Returns how many. */
+/* What the rows will choose by the logits that there are, and not give up, most wanted first.  Returns how
+ * many. */
 static uint32_t list_foreseen(struct forward *f, uint32_t *list)
 {
     struct expert_count count[CONFIG_MAX_EXPERTS] = { 0 };
     uint32_t k = f->shape->n_experts_used, n = 0;
     for (uint32_t i = 0; i < f->n_rows * k; i++)
-        count[f->routing.foreseen[i]].n += !is_lost(f, i / k);
+        count[f->routing.foreseen[i]].n += !is_lost(f, i / k) && i % k < f->row_kept[i / k];
     for (uint32_t e = 0; e < f->shape->n_experts; e++)
         if (count[e].n > 0)
             count[n++] = (struct expert_count){ e, count[e].n };
@@ -215,11 +255,12 @@ static uint32_t n_layers_ahead(const struct forward *f, uint32_t layer)
 void moe_route(struct forward *f, uint32_t layer, const float *x)
 {
     const struct layer_weights *w = &f->weights->layer[layer];
-    struct moe_job job = { .f = f, .w = w };
+    struct moe_job job = { .f = f, .w = w, .layer = layer };
     run_router(f, w, x);
     forward_rows(f, route_row, &job, f->n_rows);
     assign_slots(f);
     if (is_on_demand(w)) {
+        note_missed(f, layer);
         want_experts(f, layer);
         for (uint32_t l = layer + 1; l <= layer + n_layers_ahead(f, layer); l++)
             if (experts_can_foresee(f->experts, l))

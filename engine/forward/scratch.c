@@ -55,6 +55,8 @@ static void take_step(struct arena *a, struct forward *f)
     f->row_failed = take(a, f->opt.max_rows, sizeof(*f->row_failed));
     f->row_late = take(a, f->opt.max_rows, sizeof(*f->row_late));
     f->row_counted = take(a, f->opt.max_rows, sizeof(*f->row_counted));
+    f->row_kept = take(a, f->opt.max_rows, sizeof(*f->row_kept));
+    f->row_replaced = take(a, f->opt.max_rows, sizeof(*f->row_replaced));
     f->segment = take(a, rows, sizeof(*f->segment));
     f->sealing = take(a, rows, sizeof(*f->sealing));
     f->carried = take(a, rows, sizeof(*f->carried));
@@ -107,6 +109,8 @@ static void take_experts(struct arena *a, struct forward *f)
     f->routing.source = take(a, picks, sizeof(uint32_t));
     f->routing.offset = take(a, (uint64_t)s->n_experts + 1, sizeof(uint32_t));
     f->routing.foreseen = take(a, picks, sizeof(uint32_t));
+    f->routing.missed = take(a, picks, sizeof(uint32_t));
+    f->routing.n_missed = take(a, rows, sizeof(uint32_t));
     f->routing.active = take(a, s->n_experts, sizeof(uint32_t));
     f->router_logits = take(a, rows * s->n_experts, sizeof(float));
     take_act(a, &f->gathered, picks, s->n_embd);

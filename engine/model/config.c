@@ -121,6 +121,20 @@ static int read_gating(struct reader *r, struct model_shape *s, enum engine_gati
     return 0;
 }
 
+/* Fewer experts per token than the model says. */
+static int use_fewer(struct reader *r, struct model_shape *s, uint32_t n)
+{
+    s->n_experts_used_exact = s->n_experts_used;
+    if (n > s->n_experts_used)
+        return engine_fail(
+            r->err, ENGINE_ERR_OPTION,
+            "%u experts per token were asked for; the model has %u (0: it is no mixture)", n,
+            s->n_experts_used);
+    if (n > 0)
+        s->n_experts_used = n;
+    return 0;
+}
+
 static int read_experts(struct reader *r, struct model_shape *s, enum engine_gating asked)
 {
     s->expert_weights_scale = 1.0f;
@@ -318,8 +332,9 @@ int config_read(struct model_shape *shape, const struct gguf *g, const struct co
     shape->arch = r.arch;
     shape->kv = choose_kv(g, r.arch, opt->kv);
     if (read_sizes(&r, shape, opt->n_vocab) != 0 || read_attention(&r, shape) != 0 ||
-        read_experts(&r, shape, opt->gating) != 0 || read_scales(&r, shape) != 0 ||
-        read_activation(&r, &shape->activation) != 0 || plan_layers(&r, shape) != 0)
+        read_experts(&r, shape, opt->gating) != 0 || use_fewer(&r, shape, opt->experts_used) != 0 ||
+        read_scales(&r, shape) != 0 || read_activation(&r, &shape->activation) != 0 ||
+        plan_layers(&r, shape) != 0)
         return -1;
     if (shape->n_experts == 0 && shape->n_ff == 0)
         return engine_fail(err, ENGINE_ERR_FILE, "key \"%s\" is missing",

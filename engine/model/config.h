@@ -42,6 +42,7 @@ struct model_shape {
     uint32_t n_heads, n_kv_heads, head_dim;
     uint32_t n_ff; /* of dense layers; 0 if all layers have experts */
     uint32_t n_experts, n_experts_used, n_ff_expert, n_ff_shared; /* 0: none */
+    uint32_t n_experts_used_exact; /* as the model says; n_experts_used may be fewer */
     bool router_sigmoid;
     bool expert_weights_normed;
     float expert_weights_scale;
@@ -61,6 +62,7 @@ const char *config_key(char *buf, size_t cap, const struct arch *arch, const cha
 struct config_options {
     uint32_t n_vocab; /* the tokenizer's */
     enum engine_gating gating;
+    uint32_t experts_used; /* per token; 0: as the file says */
     enum engine_kv kv;
 };
 

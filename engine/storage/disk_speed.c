@@ -151,6 +151,11 @@ static int probe_open(struct probe *p, const char *path, enum engine_io io, stru
                                     .depth = MOST_IN_FLIGHT,
                                     .n_threads = MOST_IN_FLIGHT };
     *p = (struct probe){ .path = path, .fd = -1 };
+    if (io == ENGINE_IO_MMAP)
+        return engine_fail(
+            err, ENGINE_ERR_OPTION,
+            "io mmap reads through the page cache, so the disk's speed does not show: uring or "
+            "pread");
     if (open_file(p, err) < 0 || io_open(&p->io, &opt, err) < 0)
         return -1;
     p->times = malloc(MOST_TIMES * sizeof(*p->times));

@@ -68,6 +68,7 @@ static void sum_layers(struct expert_counts *c)
         all->sum.n_hits += layer->n_hits;
         all->sum.n_foreseen += layer->n_foreseen;
         all->sum.n_misses += layer->n_misses;
+        all->sum.n_replaced += layer->n_replaced;
         all->sum.n_unused += layer->n_unused;
         all->sum.n_right += layer->n_right;
         all->sum.n_wrong += layer->n_wrong;

@@ -472,6 +472,17 @@ void experts_want(struct experts *x, uint32_t layer, const struct experts_choice
     begin_all(x);
 }
 
+bool experts_has(const struct experts *x, uint32_t layer, uint32_t expert)
+{
+    return expert_cache_state(x->cache, layer, expert) != EXPERT_ABSENT;
+}
+
+void experts_gave_way(struct experts *x, uint32_t layer, uint32_t expert)
+{
+    expert_cache_use(x->cache, layer, expert, 1);
+    x->count[layer].n_replaced++;
+}
+
 void experts_trace(struct experts *x, engine_expert_trace_fn *fn, void *ctx)
 {
     x->trace = fn;

@@ -50,7 +50,7 @@ int experts_open(struct experts **out, const struct gguf *g, const struct expert
                  struct workers *workers, struct engine_err *err);
 void experts_close(struct experts *x); /* NULL is fine */
 
-/* "io_uring" or "pread", and why not io_uring if that was not asked for: see io.h. */
+/* "io_uring", "pread" or "mmap", and why not io_uring if that was not asked for: see io.h. */
 const char *experts_io_name(const struct experts *x);
 const char *experts_io_fallback(const struct experts *x);
 
@@ -85,6 +85,10 @@ uint32_t experts_next(struct experts *x, uint32_t *set, bool may_defer);
 void experts_foresee(struct experts *x, uint32_t layer, const uint32_t *list, uint32_t n);
 /* Whether anything could come of it: the layer has experts, and not all of all layers have a slot. */
 bool experts_can_foresee(const struct experts *x, uint32_t layer);
+/* Is it in memory, or on its way?  Any thread while the stepping one calls nothing else. */
+bool experts_has(const struct experts *x, uint32_t layer, uint32_t expert);
+/* A token would have chosen it, and took another one because it is absent. */
+void experts_gave_way(struct experts *x, uint32_t layer, uint32_t expert);
 /* Those of the last experts_want that could not be read, and why; until the next one. */
 uint32_t experts_failed(const struct experts *x, const uint32_t **list, const char **reason);
 uint32_t experts_late(const struct experts *x, const uint32_t **list);

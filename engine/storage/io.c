@@ -7,7 +7,7 @@
  *                     +------ continue or repeat -------+                v
  *                                                                  finished ring -> io_reap
  *
- * Thread: all of it runs on the thread that opened the struct io; the pread pool's threads see
+ * Thread: all of it runs on the thread that opened the struct io; a pool's threads see
  * nothing but single attempts.
  * Invariants: n_in_flight = attempts under way + entries of the finished ring <= depth, and a read
  * is in exactly one of the two.  The ring is in order of due_ns, as the delay is a constant.
@@ -56,8 +56,31 @@ const char *io_errno_text(int errno_value)
 
 /* ---- open and close ---- */
 
+static int open_pool(struct io *io, const struct io_options *opt, const struct io_backend *backend,
+                     io_pool_fn *attempt, struct engine_err *err)
+{
+    uint32_t n_threads = opt->n_threads ? opt->n_threads : IO_DEFAULT_THREADS;
+    int rc = io_pool_open(&io->state, n_threads, attempt);
+    if (rc < 0)
+        return engine_fail(err, ENGINE_ERR_IO, "cannot start %u threads for reading: %s", n_threads,
+                           io_errno_text(-rc));
+    io->backend = backend;
+    return 0;
+}
+
+static int open_mmap(struct io *io, const struct io_options *opt, struct engine_err *err)
+{
+    if (io_mmap_probe(io->reason) < 0)
+        return engine_fail(err, ENGINE_ERR_IO, "reading through mappings is not possible: %s",
+                           io->reason);
+    strcpy(io->reason, "mmap was asked for");
+    return open_pool(io, opt, &io_backend_mmap, io_mmap_attempt, err);
+}
+
 static int choose_backend(struct io *io, const struct io_options *opt, struct engine_err *err)
 {
+    if (opt->backend == ENGINE_IO_MMAP)
+        return open_mmap(io, opt, err);
     if (opt->backend == ENGINE_IO_PREAD) {
         strcpy(io->reason, "pread was asked for");
     } else if (opt->faults.deny_uring) {
@@ -68,14 +91,7 @@ static int choose_backend(struct io *io, const struct io_options *opt, struct en
     }
     if (opt->backend == ENGINE_IO_URING)
         return engine_fail(err, ENGINE_ERR_IO, "io_uring is not available: %s", io->reason);
-
-    uint32_t n_threads = opt->n_threads ? opt->n_threads : IO_DEFAULT_THREADS;
-    int rc = io_pread_backend_open(&io->state, n_threads);
-    if (rc < 0)
-        return engine_fail(err, ENGINE_ERR_IO, "cannot start %u threads for reading: %s", n_threads,
-                           io_errno_text(-rc));
-    io->backend = &io_backend_pread;
-    return 0;
+    return open_pool(io, opt, &io_backend_pread, io_pread_attempt, err);
 }
 
 static int check_options(const struct io_options *opt, struct engine_err *err)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * io.h - asynchronous reads from storage: io_uring, or a pool of pread threads where the kernel or
- * a container forbids it.  The one owner of liburing.
+ * io.h - asynchronous reads from storage: io_uring, a pool of pread threads where the kernel or
+ * a container forbids it, or copies through the page cache.  The one owner of liburing.
  *
  * A struct io belongs to the thread that opened it: it alone submits and reaps (the ring is
  * SINGLE_ISSUER with DEFER_TASKRUN where the kernel has it), unless it `moves`.  Short reads are continued, EINTR and
@@ -26,7 +26,7 @@ struct io_faults {
 struct io_options {
     enum engine_io backend; /* AUTO: io_uring, else pread, said in io_backend_name and reason */
     uint32_t depth;         /* reads in flight; 0: 64 */
-    uint32_t n_threads;     /* of the pread pool; 0: 4 */
+    uint32_t n_threads;     /* of the pool, for pread and mmap; 0: 4 */
     bool moves;             /* used by one thread at a time, but not always the same */
     struct io_faults faults;
 };
@@ -34,7 +34,7 @@ struct io_options {
 int io_open(struct io **out, const struct io_options *opt, struct engine_err *err);
 void io_close(struct io *io); /* waits for reads in flight; NULL is fine */
 
-const char *io_backend_name(const struct io *io);    /* "io_uring" or "pread" */
+const char *io_backend_name(const struct io *io);    /* "io_uring", "pread" or "mmap" */
 const char *io_fallback_reason(const struct io *io); /* why not io_uring; "" if it is */
 
 /* One read, the caller's memory until it is reaped. */

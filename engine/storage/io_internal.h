@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * io_internal.h - what io.c, io_uring.c and io_pread.c share.
+ * io_internal.h - what io.c and its backends share.
  *
  * A backend knows single attempts: one read(2)-like call each, which may come back short or fail.
  * io.c makes reads of them: it continues the short, repeats the interrupted and injects the faults,
- * the same for both backends.
+ * the same for all backends.
  */
 #ifndef LACUNA_ENGINE_IO_INTERNAL_H
 #define LACUNA_ENGINE_IO_INTERNAL_H
@@ -41,10 +41,25 @@ struct io_backend {
 
 extern const struct io_backend io_backend_uring;
 extern const struct io_backend io_backend_pread;
+extern const struct io_backend io_backend_mmap; /* through the page cache */
 
 /* 0, or -1 with the cause in reason: the kernel, or a sandbox around us, has no io_uring for us. */
 int io_uring_backend_open(void **state, uint32_t depth, bool moves, char reason[IO_REASON_BYTES]);
+/* 0, or -1 with the cause in reason: a sandbox around us does not let us copy as we must. */
+int io_mmap_probe(char reason[IO_REASON_BYTES]);
+
+/* ---- threads for backends that block: io_pool.c ---- */
+
+/* One attempt to read `bytes` more of r, on a thread of the pool.  Bytes, 0 at the end of the file, or -errno. */
+typedef int64_t io_pool_fn(const struct io_read *r, size_t bytes);
+int64_t io_pread_attempt(const struct io_read *r, size_t bytes);
+int64_t io_mmap_attempt(const struct io_read *r, size_t bytes);
+
 /* 0 or -errno.  At least one thread runs; as many as could be started. */
-int io_pread_backend_open(void **state, uint32_t n_threads);
+int io_pool_open(void **state, uint32_t n_threads, io_pool_fn *attempt);
+/* See struct io_backend. */
+void io_pool_start(void *state, struct io_read *r, uint64_t bytes);
+uint32_t io_pool_collect(void *state, struct io_attempt *done, uint32_t max, uint64_t wait_ns);
+void io_pool_close(void *state);
 
 #endif

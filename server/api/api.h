@@ -114,7 +114,8 @@ void api_render_choice_rest(struct buf *b, const struct api_choice *c);
 
 /* {"id":...,"choices":[ */
 void api_render_head(struct buf *b, const struct api_head *h);
-void api_render_usage(struct buf *b, const struct sched_usage *u);
+/* With what the engine approximates, if it does. */
+void api_render_usage(struct buf *b, const struct sched_usage *u, const struct engine_info *info);
 
 struct api_timings {             /* of the one choice of a request */
     uint32_t n_cached, n_prompt; /* found in the cache; computed */

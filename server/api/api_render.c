@@ -231,14 +231,28 @@ void api_render_head(struct buf *b, const struct api_head *h)
     buf_str(b, ",\"choices\":[");
 }
 
-void api_render_usage(struct buf *b, const struct sched_usage *u)
+/* What was not computed as the model says. */
+static void add_approximations(struct buf *b, const struct sched_usage *u,
+                               const struct engine_info *info)
+{
+    if (info->n_experts_used == info->n_experts_used_exact &&
+        info->n_experts_kept == info->n_experts_used)
+        return;
+    buf_printf(b, ",\"lacuna\":{\"experts\":{\"used\":%u,\"of\":%u,\"kept\":%u,\"replaced\":%llu}}",
+               info->n_experts_used, info->n_experts_used_exact, info->n_experts_kept,
+               (unsigned long long)u->replaced_experts);
+}
+
+void api_render_usage(struct buf *b, const struct sched_usage *u, const struct engine_info *info)
 {
     buf_printf(b,
                "{\"prompt_tokens\":%u,\"completion_tokens\":%u,\"total_tokens\":%llu,"
                "\"prompt_tokens_details\":{\"cached_tokens\":%u},"
-               "\"completion_tokens_details\":{\"reasoning_tokens\":0}}",
+               "\"completion_tokens_details\":{\"reasoning_tokens\":0}",
                u->prompt_tokens, u->completion_tokens,
                (unsigned long long)u->prompt_tokens + u->completion_tokens, u->cached_tokens);
+    add_approximations(b, u, info);
+    buf_char(b, '}');
 }
 
 static double ms_of(uint64_t ns)

@@ -76,7 +76,7 @@ static void end_chunk(struct completion *c, bool with_usage)
     if (with_usage || c->req.include_usage)
         buf_str(&c->chunk, ",\"usage\":");
     if (with_usage)
-        api_render_usage(&c->chunk, &c->usage);
+        api_render_usage(&c->chunk, &c->usage, engine_info(c->srv->engine));
     else if (c->req.include_usage)
         buf_str(&c->chunk, "null");
     buf_char(&c->chunk, '}');
@@ -178,7 +178,7 @@ void completion_render(struct http_exchange *x, void *app, struct buf *body)
             api_render_choice(body, &view);
     }
     buf_str(body, "],\"usage\":");
-    api_render_usage(body, &c->usage);
+    api_render_usage(body, &c->usage, engine_info(c->srv->engine));
     if (has_timings(c, true))
         add_timings(c, body);
     buf_char(body, '}');

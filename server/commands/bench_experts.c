@@ -23,6 +23,7 @@ void bench_experts_add(struct bench_experts *sum, const struct engine *e,
     sum->n_foreseen += now.sum.n_foreseen - before->sum.n_foreseen;
     sum->n_misses += now.sum.n_misses - before->sum.n_misses;
     sum->n_unused += now.sum.n_unused - before->sum.n_unused;
+    sum->n_replaced += now.sum.n_replaced - before->sum.n_replaced;
     sum->read_bytes += now.read_bytes - before->read_bytes;
     sum->stall_ns += now.stall_ns - before->stall_ns;
     sum->missed_bytes = missed_bytes(sum);
@@ -91,11 +92,13 @@ void bench_print_experts_json(const struct bench_experts *x, double reached)
 {
     printf(
         ", \"experts\": {\"share\": %.4f, \"hit_rate\": %.4f, \"hits\": %llu, \"foreseen\": %llu, "
-        "\"misses\": %llu, \"unused\": %llu, \"read_bytes\": %llu, \"tokens\": %llu, "
+        "\"misses\": %llu, \"unused\": %llu, \"replaced\": %llu, \"read_bytes\": %llu, \"tokens\": "
+        "%llu, "
         "\"stall\": %.4f",
         x->share, hit_rate(x), (unsigned long long)x->n_hits, (unsigned long long)x->n_foreseen,
         (unsigned long long)x->n_misses, (unsigned long long)x->n_unused,
-        (unsigned long long)x->read_bytes, (unsigned long long)x->n_tokens, stall_rate(x));
+        (unsigned long long)x->n_replaced, (unsigned long long)x->read_bytes,
+        (unsigned long long)x->n_tokens, stall_rate(x));
     if (x->best_rate >= 0)
         printf(", \"best_fixed_hit_rate\": %.4f, \"best_hit_rate\": %.4f", x->best_fixed_rate,
                x->best_rate);

@@ -10,7 +10,7 @@
 
 struct bench_experts {
     double share; /* of all experts that have a place in memory */
-    uint64_t n_hits, n_foreseen, n_misses, n_unused;
+    uint64_t n_hits, n_foreseen, n_misses, n_unused, n_replaced;
     uint64_t read_bytes, stall_ns;
     uint64_t missed_bytes; /* of read_bytes, those that were wanted */
     uint64_t n_tokens;

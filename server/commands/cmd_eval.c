@@ -114,11 +114,31 @@ static double perplexity(double nll, uint64_t n)
     return exp(nll / (double)n);
 }
 
+/* What the measured engine does not compute as the model says. */
+static void print_approximations(const struct eval *v, FILE *to)
+{
+    const struct engine_info *info = engine_info(v->e), *exact = engine_info(v->reference);
+    const char *comma = "";
+    if (info->kv != exact->kv) {
+        fprintf(to, "keys and values in %s", info->kv);
+        comma = ", ";
+    }
+    if (info->n_experts_used != exact->n_experts_used) {
+        fprintf(to, "%s%u of %u experts per token", comma, info->n_experts_used,
+                exact->n_experts_used);
+        comma = ", ";
+    }
+    if (info->n_experts_kept != info->n_experts_used)
+        fprintf(to,
+                "%s%u experts per token kept, the others replaced where they were not in memory",
+                comma, info->n_experts_kept);
+}
+
 static void print_comparison(const struct eval *v, const struct engine_eval_result *r, FILE *to)
 {
     double n = (double)r->n_compared;
-    fprintf(to, "keys and values in %s, against %s: ", engine_info(v->e)->kv,
-            engine_info(v->reference)->kv);
+    print_approximations(v, to);
+    fprintf(to, ", against exact (keys and values in %s): ", engine_info(v->reference)->kv);
     if (!r->n_compared) {
         fprintf(to, "no position differs\n");
         return;
@@ -156,17 +176,27 @@ static void print_likelihood(FILE *to, double nll, uint64_t n)
         fprintf(to, "\"nll\":null,\"perplexity\":null");
 }
 
+/* What of an engine may be an approximation. */
+static void print_kind(FILE *to, const struct engine_info *info)
+{
+    fprintf(to, "\"kv_type\":\"%s\",", info->kv);
+    if (info->n_experts)
+        fprintf(to, "\"experts_used\":%u,\"experts_kept\":%u,", info->n_experts_used,
+                info->n_experts_kept);
+}
+
 static void print_json(const struct eval *v, const struct engine_eval_result *r, uint32_t chunk,
                        double seconds, FILE *to)
 {
     const struct engine_info *info = engine_info(v->e);
     fprintf(to, "{\"tokens\":%zu,\"predicted\":%llu,\"window\":%u,\"chunk\":%u,\"threads\":%u,",
             v->tokens.n, (unsigned long long)r->n_tokens, info->n_ctx, chunk, info->n_threads);
-    fprintf(to, "\"kv_type\":\"%s\",", info->kv);
+    print_kind(to, info);
     print_likelihood(to, r->nll, r->n_tokens);
     if (v->reference) {
         double n = r->n_compared ? (double)r->n_compared : 1;
-        fprintf(to, ",\"reference\":{\"kv_type\":\"%s\",", engine_info(v->reference)->kv);
+        fputs(",\"reference\":{", to);
+        print_kind(to, engine_info(v->reference));
         print_likelihood(to, r->reference_nll, r->n_tokens);
         fprintf(to, ",\"differ\":%llu,\"kl\":%.6g,\"kl_most\":%.6g,\"top1\":%.6f}",
                 (unsigned long long)r->n_compared, r->kl / n, r->kl_most,
@@ -181,6 +211,8 @@ static int evaluate(const struct options *o, struct eval *v)
     struct engine_err err = { 0 };
     const struct engine_info *info = engine_info(v->e);
     uint32_t chunk = o->chunk ? o->chunk : info->max_logit_rows;
+    if (!o->chunk && o->experts_kept)
+        chunk = 1; /* as decoding does: whole prompts have their true experts */
     v->show = isatty(STDERR_FILENO);
     v->started = v->shown = cmd_now();
     struct engine_eval_options opt = { .tokens = v->tokens.ids,
@@ -225,9 +257,11 @@ static int open_reference(const struct engine_options *opt, struct eval *v)
     const struct engine_info *info = engine_info(v->e);
     struct engine_options exact = *opt;
     struct engine_err err = { 0 }, named = { 0 };
-    if (opt->kv == ENGINE_KV_F16 || v->logits)
+    bool is_exact = opt->kv == ENGINE_KV_F16 && !opt->experts_used && !opt->experts_kept;
+    if (is_exact || v->logits)
         return 0;
     exact.kv = ENGINE_KV_F16;
+    exact.experts_used = exact.experts_kept = 0;
     exact.kv_bytes = 0;
     exact.n_ctx = v->tokens.n < info->n_ctx ? (uint32_t)v->tokens.n : info->n_ctx;
     exact.http_bytes = own_bytes(info); /* pages that were not touched yet still look free */
@@ -291,9 +325,10 @@ const struct cmd cmd_eval = {
         .about = "Runs a text or given tokens through the model, each token predicted from "
                  "the true ones before it, in windows of --ctx tokens, and prints the "
                  "perplexity.  --logits-out writes what the model said at each position.  "
-                 "With --kv-type q8 it also says how far that is from exact keys and values: "
-                 "longer windows differ more.  "
-                 "Neither --chunk nor --threads changes a bit of the result.",
+                 "With --kv-type q8, --experts-used or --experts-kept it also says how far that is from the exact "
+                 "model; of keys and values longer windows differ more.  "
+                 "Neither --chunk nor --threads changes a bit of the result, but that --experts-kept needs "
+                 "--chunk 1, which is then its default.",
         .example = "  lacuna eval -m model.gguf -f book.txt --ctx 2048\n"
                    "  lacuna eval -m model.gguf -f book.txt --kv-type q8\n"
                    "  lacuna eval -m model.gguf --tokens 1,15043,3186 --logits-out logits.f32\n",

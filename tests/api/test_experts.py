@@ -35,7 +35,7 @@ def test_answers_are_those_of_a_model_in_memory(start):
     resident = start(model=str(FIXTURE))
     expected = [token_ids(resident, i) for i in range(8)]
     assert resident.metric("lacuna_expert_cache_slots") == resident.metric("lacuna_expert_read_bytes_total") == 0
-    for options in (("--io", "uring"), ("--io", "pread"), ("--no-mmap",)):
+    for options in (("--io", "uring"), ("--io", "pread"), ("--io", "mmap"), ("--no-mmap",)):
         client = start("--expert-cache", LEAST, "--expert-heat", "off", *options, model=str(FIXTURE))
         assert [token_ids(client, i) for i in range(8)] == expected
         assert together(client, 8) == expected
@@ -55,11 +55,12 @@ def test_without_io_uring_they_are_read_with_pread(start):
     assert '"expert_io":"pread"' in log
 
 
-def test_a_file_that_became_shorter_fails_requests_until_it_is_whole_again(start, tmp_path):
+@pytest.mark.parametrize("io", ["auto", "mmap"])
+def test_a_file_that_became_shorter_fails_requests_until_it_is_whole_again(start, tmp_path, io):
     """Nothing is mapped but what was read at the start; the server lives on."""
     model = tmp_path / "model.gguf"
     shutil.copy(FIXTURE, model)
-    client = start("--expert-cache", LEAST, "--no-mmap", model=str(model))
+    client = start("--expert-cache", LEAST, "--no-mmap", "--io", io, model=str(model))
     expected = token_ids(client, 1)
     whole = model.read_bytes()
     with open(model, "r+b") as file:
@@ -72,6 +73,34 @@ def test_a_file_that_became_shorter_fails_requests_until_it_is_whole_again(start
         file.write(whole)
     assert token_ids(client, 1) == expected
     until(lambda: client.metric("lacuna_requests_running") == 0, 5, "all ended")
+
+
+def usage(client, i):
+    answer = client.post("/v1/completions", body(i))
+    assert answer.status_code == 200, answer.text
+    return answer.json()["usage"]
+
+
+def test_experts_that_give_way_are_said_and_counted(start):
+    exact = start("--expert-cache", "50%", "--expert-heat", "off", model=str(FIXTURE))
+    assert "lacuna" not in usage(exact, 1)
+    client = start("--expert-cache", "50%", "--expert-heat", "off", "--experts-kept", "1", model=str(FIXTURE))
+    warm_up = client.metric("lacuna_expert_replaced_total")
+    said = [usage(client, i)["lacuna"]["experts"] for i in range(4)]
+    assert all((one["used"], one["of"], one["kept"]) == (2, 2, 1) for one in said)
+    assert sum(one["replaced"] for one in said) == client.metric("lacuna_expert_replaced_total") - warm_up > 0
+    whole = start("--experts-kept", "1", model=str(FIXTURE))
+    assert [token_ids(whole, i) for i in range(4)] == [token_ids(exact, i) for i in range(4)], "none is absent"
+    assert usage(whole, 1)["lacuna"]["experts"]["replaced"] == 0
+
+
+def test_fewer_experts_are_said_and_give_everybody_the_same_answer(start):
+    exact = start(model=str(FIXTURE))
+    client = start("--experts-used", "1", model=str(FIXTURE))
+    alone = [token_ids(client, i) for i in range(8)]
+    assert together(client, 8) == alone != [token_ids(exact, i) for i in range(8)]
+    assert usage(client, 1)["lacuna"] == {"experts": {"used": 1, "of": 2, "kept": 1, "replaced": 0}}
+    assert client.metric("lacuna_experts_per_token") == 1
 
 
 def misses(client):

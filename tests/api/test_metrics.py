@@ -15,7 +15,8 @@ GAUGES = ["lacuna_requests_running", "lacuna_requests_waiting", "lacuna_kv_cache
           "lacuna_http_connections", "lacuna_sse_streams", "lacuna_batch_size", "lacuna_waiting_prompt_tokens",
           "lacuna_ready", "lacuna_draining", "lacuna_model_load_seconds", "lacuna_build_info",
           "lacuna_last_reload_success_timestamp_seconds", "lacuna_kv_cache_pages",
-          "lacuna_cache_config_info", "lacuna_io_backend_info", "lacuna_experts", "process_resident_memory_bytes",
+          "lacuna_cache_config_info", "lacuna_io_backend_info", "lacuna_experts", "lacuna_experts_per_token",
+          "process_resident_memory_bytes",
           "process_start_time_seconds", "process_open_fds", "process_max_fds", "process_virtual_memory_bytes"]
 COUNTERS = ["lacuna_prompt_tokens_total", "lacuna_prefill_tokens_total", "lacuna_generation_tokens_total",
             "lacuna_request_success_total",
@@ -24,7 +25,7 @@ COUNTERS = ["lacuna_prompt_tokens_total", "lacuna_prefill_tokens_total", "lacuna
             "lacuna_prefix_cache_hits_total", "lacuna_num_preemptions_total", "lacuna_draft_tokens_total",
             "lacuna_accepted_draft_tokens_total", "lacuna_expert_cache_hits_total", "lacuna_expert_cache_misses_total",
             "lacuna_expert_cache_foreseen_total", "lacuna_expert_cache_unused_total",
-            "lacuna_expert_cache_evictions_total",
+            "lacuna_expert_cache_evictions_total", "lacuna_expert_replaced_total",
             "lacuna_expert_read_bytes_total", "lacuna_expert_stall_seconds_total"]
 HISTOGRAMS = ["lacuna_time_to_first_token_seconds", "lacuna_inter_token_latency_seconds",
               "lacuna_e2e_request_latency_seconds", "lacuna_request_queue_time_seconds",

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from commands import DATAERR, NOINPUT, USAGE, good, refused
-from harness import model_path
+from harness import ROOT, model_path
 
 TEXT = b"The lighthouse keeper wrote in his log every evening, whether or not anything had happened.\n" * 3
 TOKENS = [504, 3575, 282, 4649, 314, 7042, 30, 657, 314, 1343]
@@ -59,6 +59,38 @@ def test_keys_and_values_of_8_bits_are_measured_against_exact_ones(tmp_path):
     short = ["eval", "-m", model_path(), "--tokens", "504,3575", "--kv-type", "q8"]
     assert "no position differs" in good(*short).decode()
     assert "q8" not in good(*short, "--logits-out", tmp_path / "logits.f32").decode()
+
+
+MIXTURE = str(ROOT / "tests/golden/arch/smallthinker.gguf")  # 2 of 4 experts per token
+MIXTURE_TOKENS = "5,6,7,8,9,10,11,12,13,14,15,16"
+
+
+def mixture(*words):
+    return json.loads(good("eval", "-m", MIXTURE, "--json", "--tokens", MIXTURE_TOKENS, *words))
+
+
+def test_fewer_experts_are_measured_against_all():
+    exact, answer = mixture(), mixture("--experts-used", "1")
+    assert (answer["experts_used"], answer["reference"]["experts_used"]) == (1, 2)
+    assert answer["reference"]["nll"] == exact["nll"] != answer["nll"]
+    assert answer["reference"]["differ"] == 12 and answer["reference"]["kl"] > 0
+    text = good("eval", "-m", MIXTURE, "--tokens", MIXTURE_TOKENS, "--experts-used", "1").decode()
+    assert "1 of 2 experts per token, against exact" in text
+
+
+def test_experts_that_give_way_are_measured_against_the_true_ones():
+    answer = mixture("--experts-kept", "1", "--expert-cache", "50%")
+    assert answer["chunk"] == 1 and (answer["experts_used"], answer["experts_kept"]) == (2, 1)
+    assert 0 < answer["reference"]["differ"] <= 12 and answer["reference"]["kl"] > 0
+    same = mixture("--experts-kept", "2", "--expert-cache", "50%")
+    assert same["reference"]["differ"] == 0, "all are kept"
+
+
+def test_more_experts_than_a_token_has_are_refused_with_their_number():
+    assert "the model has 2" in refused(USAGE, "eval", "-m", MIXTURE, "--tokens", "1,2", "--experts-used", "3")
+    assert "a token has 1" in refused(USAGE, "eval", "-m", MIXTURE, "--tokens", "1,2", "--experts-used", "1",
+                                      "--experts-kept", "2")
+    assert "no mixture" in refused(USAGE, "eval", "-m", model_path(), "--tokens", "1,2", "--experts-used", "1")
 
 
 def test_logits_are_one_row_per_token(tmp_path):

@@ -75,7 +75,7 @@ def test_chunks_and_threads_do_not_matter(model, tmp_path):
         assert logits_of(model, tokens, tmp_path, *options).tobytes() == whole.tobytes(), options
 
 
-@pytest.mark.parametrize("io", ["uring", "pread"])
+@pytest.mark.parametrize("io", ["uring", "pread", "mmap"])
 @pytest.mark.parametrize("name", ["granitemoe", "granitemoe-shared", "mixtral", "olmoe", "qwen2moe", "qwen3moe",
                                   "smallthinker", "smallthinker-softmax"])
 def test_experts_read_on_demand_give_the_same_bits(name, io, tmp_path):

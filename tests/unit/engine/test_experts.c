@@ -258,6 +258,11 @@ Test(experts, are_what_the_file_holds_with_pread)
     check_backend(ENGINE_IO_PREAD);
 }
 
+Test(experts, are_what_the_file_holds_with_mmap)
+{
+    check_backend(ENGINE_IO_MMAP);
+}
+
 Test(experts, are_what_the_file_holds_with_io_uring)
 {
     check_backend(ENGINE_IO_URING);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * test_io.c - reads through both backends: same bytes, same faults, same results.
+ * test_io.c - reads through all backends: same bytes, same faults, same results.
  *
  * Where the machine forbids io_uring its half of each test is left out, which the test
  * default_backend_is_the_best_there_is reports by the reason it finds.
@@ -20,7 +20,8 @@
 
 enum { FILE_BYTES = 300007, N_READS = 50, PIECE = 6001 }; /* odd: the last piece is cut */
 
-static const enum engine_io backends[] = { ENGINE_IO_PREAD, ENGINE_IO_URING };
+static const enum engine_io backends[] = { ENGINE_IO_PREAD, ENGINE_IO_URING, ENGINE_IO_MMAP };
+static const char *const backend_names[] = { "pread", "io_uring", "mmap" };
 enum { N_BACKENDS = sizeof(backends) / sizeof(*backends) };
 
 /* A file in memory whose bytes tell their place. */
@@ -42,17 +43,16 @@ static int make_file(void)
 }
 
 /* NULL where this machine has no io_uring. */
-static struct io *open_backend(enum engine_io backend, uint32_t depth, struct io_faults faults)
+static struct io *open_backend(int b, uint32_t depth, struct io_faults faults)
 {
-    const struct io_options opt = { .backend = backend, .depth = depth, .faults = faults };
+    const struct io_options opt = { .backend = backends[b], .depth = depth, .faults = faults };
     struct io *io;
     struct engine_err err = { .code = ENGINE_ERR_NONE };
     if (io_open(&io, &opt, &err) < 0) {
-        cr_assert(backend == ENGINE_IO_URING && err.code == ENGINE_ERR_IO, "%s", err.text);
+        cr_assert(backends[b] == ENGINE_IO_URING && err.code == ENGINE_ERR_IO, "%s", err.text);
         return NULL;
     }
-    const char *name = backend == ENGINE_IO_URING ? "io_uring" : "pread";
-    cr_assert(strcmp(io_backend_name(io), name) == 0);
+    cr_assert(strcmp(io_backend_name(io), backend_names[b]) == 0);
     return io;
 }
 
@@ -119,7 +119,7 @@ static void read_whole_file(struct io_faults faults, uint32_t depth)
 {
     int fd = make_file();
     for (int b = 0; b < N_BACKENDS; b++) {
-        struct io *io = open_backend(backends[b], depth, faults);
+        struct io *io = open_backend(b, depth, faults);
         if (!io)
             continue;
         struct whole w;
@@ -145,7 +145,7 @@ Test(io, default_backend_is_the_best_there_is)
     io_close(io);
 }
 
-Test(io, both_backends_give_the_files_bytes)
+Test(io, all_backends_give_the_files_bytes)
 {
     read_whole_file((struct io_faults){ .seed = 0 }, 64);
 }
@@ -205,8 +205,7 @@ Test(io, injected_errors_hit_some_reads_and_spare_the_others)
 {
     int fd = make_file();
     for (int b = 0; b < N_BACKENDS; b++) {
-        struct io *io = open_backend(backends[b], 8,
-                                     (struct io_faults){ .seed = 3, .eio_permille = 300 });
+        struct io *io = open_backend(b, 8, (struct io_faults){ .seed = 3, .eio_permille = 300 });
         if (!io)
             continue;
         struct whole w;
@@ -228,7 +227,7 @@ Test(io, all_reads_fail_when_all_should)
 {
     int fd = make_file();
     for (int b = 0; b < N_BACKENDS; b++) {
-        struct io *io = open_backend(backends[b], 4, (struct io_faults){ .eio_permille = 1000 });
+        struct io *io = open_backend(b, 4, (struct io_faults){ .eio_permille = 1000 });
         if (!io)
             continue;
         struct whole w;
@@ -254,7 +253,7 @@ Test(io, delayed_reads_are_not_early)
     enum { DELAY_US = 30000 };
     int fd = make_file();
     for (int b = 0; b < N_BACKENDS; b++) {
-        struct io *io = open_backend(backends[b], 8, (struct io_faults){ .delay_us = DELAY_US });
+        struct io *io = open_backend(b, 8, (struct io_faults){ .delay_us = DELAY_US });
         if (!io)
             continue;
         unsigned char byte;
@@ -275,7 +274,7 @@ Test(io, delayed_reads_are_not_early)
 Test(io, real_errors_are_the_reads_result)
 {
     for (int b = 0; b < N_BACKENDS; b++) {
-        struct io *io = open_backend(backends[b], 8, (struct io_faults){ .seed = 0 });
+        struct io *io = open_backend(b, 8, (struct io_faults){ .seed = 0 });
         if (!io)
             continue;
         unsigned char byte;
@@ -292,7 +291,7 @@ Test(io, read_of_nothing_gives_nothing)
 {
     int fd = make_file();
     for (int b = 0; b < N_BACKENDS; b++) {
-        struct io *io = open_backend(backends[b], 8, (struct io_faults){ .short_permille = 1000 });
+        struct io *io = open_backend(b, 8, (struct io_faults){ .short_permille = 1000 });
         if (!io)
             continue;
         unsigned char byte;
@@ -309,10 +308,37 @@ Test(io, read_of_nothing_gives_nothing)
     close(fd);
 }
 
+/* A mapping's bytes behind the end of its file cannot be touched. */
+Test(io, file_that_becomes_shorter_ends_where_it_ends_now)
+{
+    enum { LEFT = 3 * PIECE + 17 };
+    for (int b = 0; b < N_BACKENDS; b++) {
+        struct io *io = open_backend(b, 8, (struct io_faults){ .seed = 0 });
+        if (!io)
+            continue;
+        int fd = make_file();
+        struct whole w;
+        whole_init(&w, fd);
+        whole_read(&w, io, 8);
+        whole_expect(&w);
+        cr_assert(ftruncate(fd, LEFT) == 0);
+        w.n_submitted = w.n_done = 0;
+        whole_read(&w, io, 8);
+        for (uint32_t i = 0; i < N_READS; i++)
+            cr_expect(w.reads[i].result == (i < 3    ? PIECE
+                                            : i == 3 ? 17
+                                                     : 0),
+                      "%s, read %u: %lld", backend_names[b], i, (long long)w.reads[i].result);
+        io_close(io);
+        free(w.bytes);
+        close(fd);
+    }
+}
+
 Test(io, reaping_without_waiting_returns_at_once)
 {
     for (int b = 0; b < N_BACKENDS; b++) {
-        struct io *io = open_backend(backends[b], 8, (struct io_faults){ .seed = 0 });
+        struct io *io = open_backend(b, 8, (struct io_faults){ .seed = 0 });
         if (!io)
             continue;
         struct io_read *done[1];
@@ -326,7 +352,7 @@ Test(io, closing_waits_for_reads_in_flight)
 {
     int fd = make_file();
     for (int b = 0; b < N_BACKENDS; b++) {
-        struct io *io = open_backend(backends[b], N_READS,
+        struct io *io = open_backend(b, N_READS,
                                      (struct io_faults){ .short_permille = 500, .delay_us = 1000 });
         if (!io)
             continue;

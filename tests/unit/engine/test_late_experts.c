@@ -133,6 +133,7 @@ Test(late_experts, deferred_rows_have_the_same_bits)
 {
     check_deferred(ENGINE_KV_F16, ENGINE_IO_AUTO, 1);
     check_deferred(ENGINE_KV_F16, ENGINE_IO_PREAD, 7);
+    check_deferred(ENGINE_KV_F16, ENGINE_IO_MMAP, 7);
 }
 
 Test(late_experts, deferred_rows_have_the_same_bits_where_pages_are_open_in_parts)

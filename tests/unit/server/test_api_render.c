@@ -106,11 +106,28 @@ Test(api_render, usage_adds_up)
     struct sched_usage u = { .prompt_tokens = UINT32_MAX,
                              .completion_tokens = 2,
                              .cached_tokens = 1 };
+    const struct engine_info exact = { .n_experts_used = 4,
+                                       .n_experts_used_exact = 4,
+                                       .n_experts_kept = 4 };
     struct buf b = { 0 };
-    api_render_usage(&b, &u);
+    api_render_usage(&b, &u, &exact);
     expect(&b, "{\"prompt_tokens\":4294967295,\"completion_tokens\":2,\"total_tokens\":4294967297,"
                "\"prompt_tokens_details\":{\"cached_tokens\":1},"
                "\"completion_tokens_details\":{\"reasoning_tokens\":0}}");
+}
+
+Test(api_render, usage_says_what_was_approximated)
+{
+    const struct engine_info info = { .n_experts_used = 3,
+                                      .n_experts_used_exact = 4,
+                                      .n_experts_kept = 2 };
+    struct sched_usage u = { .completion_tokens = 2, .replaced_experts = 7 };
+    struct buf b = { 0 };
+    api_render_usage(&b, &u, &info);
+    expect(&b, "{\"prompt_tokens\":0,\"completion_tokens\":2,\"total_tokens\":2,"
+               "\"prompt_tokens_details\":{\"cached_tokens\":0},"
+               "\"completion_tokens_details\":{\"reasoning_tokens\":0},"
+               "\"lacuna\":{\"experts\":{\"used\":3,\"of\":4,\"kept\":2,\"replaced\":7}}}");
 }
 
 Test(api_render, timings)
