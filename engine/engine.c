@@ -146,6 +146,22 @@ static void fill_shape_info(struct engine *e, uint32_t n_ctx)
         e->info.n_experts_kept = e->opt.experts_kept;
 }
 
+/* Said at every start: nobody shall take an approximation for the model. */
+static void warn_of_approximation(struct engine *e)
+{
+    const struct engine_info *i = &e->info;
+    if (i->n_experts_used < i->n_experts_used_exact)
+        engine_warn(
+            e, "approximate: %u of the model's %u experts per token are computed (--experts-used)",
+            i->n_experts_used, i->n_experts_used_exact);
+    if (i->n_experts_kept < i->n_experts_used)
+        engine_warn(e,
+                    "approximate: of a token's %u experts all but the best %u are replaced where "
+                    "they are not in "
+                    "memory (--experts-kept)",
+                    i->n_experts_used, i->n_experts_kept);
+}
+
 static int check_kept(const struct engine *e, struct engine_err *err)
 {
     if (e->opt.experts_kept <= e->shape.n_experts_used)
@@ -414,6 +430,7 @@ static int open_model(struct engine *e, struct engine_err *err)
         find_experts(e, err) != 0 || make_plan(e, &plan, err) != 0)
         return -1;
     warn_of_gating(e);
+    warn_of_approximation(e);
     warn_of_pre(e);
     if (load(e, &plan, err) != 0 || open_parts(e, &plan, err) != 0)
         return -1;

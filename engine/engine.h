@@ -94,8 +94,8 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
     const char *heat_path; /* where engine_keep_heat left which experts to start with; NULL: none */
     bool no_foresight;     /* experts are read only once tokens have chosen them */
     /* Approximations, of models with experts: fewer of them per token than the model says; and of each token
-     * that is decoded all but the best so many give way to the next best where they are not in memory.
-     * 0: none, the model as it is. */
+     * that is decoded all but the best so many give way to the next best where they are not in memory, so that it
+     * depends on what was computed before.  0: none, the model as it is. */
     uint32_t experts_used, experts_kept;
     enum engine_kv kv;
     uint32_t max_rows;       /* rows per step; 0: 512 */
@@ -297,7 +297,8 @@ struct engine_row {
     int32_t token;
     uint32_t pos;
     bool want_logits;
-    bool is_draft; /* a guess, behind all other rows of its sequence: see engine_seq_keep */
+    bool is_draft;   /* a guess, behind all other rows of its sequence: see engine_seq_keep */
+    bool is_decoded; /* not of a prompt: its experts may give way to others (experts_kept) */
     /* out */
     enum engine_row_status status;
     uint32_t n_replaced; /* experts of all layers that gave way: see experts_kept */

@@ -122,18 +122,21 @@ static uint32_t run_end(const struct engine_row *rows, uint32_t n_rows, uint32_t
     return end;
 }
 
-static uint32_t count_drafts(const struct engine_row *rows, uint32_t n_rows)
+static uint32_t n_kept_of(const struct engine *e, const struct engine_row *row)
 {
-    uint32_t n = 0;
-    while (n < n_rows && rows[n_rows - 1 - n].is_draft)
-        n++;
-    return n;
+    return row->is_decoded ? e->info.n_experts_kept : e->shape.n_experts_used;
 }
 
-static void add_row(struct forward *f, struct engine_row *row, uint32_t n_kept)
+/* Layers that counted the experts of a row that comes again; where some gave way, others may this time. */
+static uint32_t n_counted_of(const struct engine *e, const struct engine_row *row)
 {
-    f->row_kept[f->n_rows] = n_kept;
-    f->row_replaced[f->n_rows] = 0;
+    const struct engine_seq *seq = row->seq;
+    bool comes_again = seq->late_since_ns && row->pos < seq->late_end;
+    return comes_again && n_kept_of(e, row) == e->shape.n_experts_used ? seq->late_layers : 0;
+}
+
+static void add_row(struct forward *f, struct engine_row *row)
+{
     f->token[f->n_rows] = row->token;
     f->place[f->n_rows] = (struct row_place){ row->pos, f->n_runs };
     if (row->want_logits) {
@@ -152,8 +155,6 @@ static void add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint3
     assert(rows[i].pos == kv_seq_n_committed(seq->kv));
     int rc = kv_seq_reserve(seq->kv, rows[end - 1].pos + 1);
     assert(rc == 0); /* engine_seq_grow came before */
-    bool is_decoding = end - i == 1 + count_drafts(rows + i, end - i);
-    uint32_t n_kept = is_decoding ? e->info.n_experts_kept : e->shape.n_experts_used;
     f->run[f->n_runs] = (struct run){
         .seq = seq->kv, .row0 = f->n_rows, .n_rows = end - i, .pos0 = rows[i].pos
     };
@@ -161,10 +162,10 @@ static void add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint3
         assert(rows[r].pos == rows[i].pos + (r - i));
         assert(rows[r].token >= 0 && (uint32_t)rows[r].token < f->shape->n_vocab);
         assert(!rows[r].is_draft || rows[r].pos / KV_PAGE_TOKENS == rows[i].pos / KV_PAGE_TOKENS);
-        f->row_counted[f->n_rows] = seq->late_since_ns && rows[r].pos < seq->late_end
-                                        ? seq->late_layers
-                                        : 0;
-        add_row(f, &rows[r], n_kept);
+        f->row_kept[f->n_rows] = n_kept_of(e, &rows[r]);
+        f->row_replaced[f->n_rows] = 0;
+        f->row_counted[f->n_rows] = n_counted_of(e, &rows[r]);
+        add_row(f, &rows[r]);
     }
     f->n_runs++;
 }
@@ -221,6 +222,14 @@ static void take_rows(struct engine *e, struct engine_row *rows, uint32_t n_rows
         }
         add_run(e, rows, i, end);
     }
+}
+
+static uint32_t count_drafts(const struct engine_row *rows, uint32_t n_rows)
+{
+    uint32_t n = 0;
+    while (n < n_rows && rows[n_rows - 1 - n].is_draft)
+        n++;
+    return n;
 }
 
 static void settle_rows(struct engine *e, struct engine_row *rows, uint32_t n_rows)

@@ -243,6 +243,7 @@ void choice_rows(const struct choice *c, uint32_t n_rows, struct engine_row *row
             .pos = pos,
             .want_logits = wants_logits(c, pos),
             .is_draft = pos >= n_known,
+            .is_decoded = pos >= prompt->n_tokens,
         };
     }
 }

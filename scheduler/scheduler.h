@@ -88,8 +88,7 @@ struct sched_usage {
     uint32_t completion_tokens; /* sum over the choices; end and stop tokens count */
     uint32_t drafted_tokens;    /* guessed and computed (sched_options.speculate) */
     uint32_t accepted_tokens;   /* of these, which then were chosen */
-    uint64_t
-        replaced_experts; /* of decoded tokens, in all layers: see engine_options.experts_kept */
+    uint64_t replaced_experts;  /* of decoded tokens and drafts: engine_options.experts_kept */
 };
 
 /* Of a choice's prompt: the first event has n_done == n_cached, the last n_done == n_total, and

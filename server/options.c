@@ -149,16 +149,18 @@ const struct options_row options_rows[] = {
       STEPPING },
     { "io", 0, "HOW", CHOICE(io, "auto uring pread mmap"), .def = "auto",
       .help = "how files are read: experts that are on demand, models with --no-mmap, by bench --disk; uring: "
-              "io_uring; pread: a pool of threads; mmap: the same through the page cache, which others share and which a memory "
-              "limit counts; auto: io_uring where the kernel and the container allow it, else pread",
+              "io_uring; pread: a pool of threads; auto: io_uring where the kernel and the container allow "
+              "it, else pread; mmap, not for bench --disk: threads that go through the page cache, which "
+              "others share and which a memory limit counts",
       GROUP_MODEL, STEPPING },
     { "experts-used", 0, "N", U32(experts_used, 1, 64), AUTO,
-      .help = "fewer experts per token than the model says: approximate, and said in each answer's usage; lacuna "
-              "eval says how far off it is; auto: as many as the model says", GROUP_MODEL, STEPPING },
+      .help = "fewer experts per token than the model says: approximate, and said in usage; lacuna eval says "
+              "how far off it is; auto: as many as the model says", GROUP_MODEL, STEPPING },
     { "experts-kept", 0, "N", U32(experts_kept, 1, 64), AUTO,
-      .help = "of the experts of a token that is decoded only the best so many are sure to be computed; where one of "
-              "the others is not in memory (--expert-cache), the next best that is takes its place: approximate, so that an "
-              "answer depends on what was computed before, and said in each answer's usage; auto: all of them",
+      .help = "of the experts of a decoded token only the best so many are sure to be computed; where one of "
+              "the others is not in memory (--expert-cache), the next best that is takes its place: "
+              "approximate, an answer depends on what was computed before; said in usage, measured by lacuna "
+              "eval; auto: all of them",
       GROUP_MODEL, STEPPING },
     { "expert-gating", 0, "HOW", CHOICE(expert_gating, "file softmax sigmoid"), .def = "file",
       .help = "how experts are weighed; file: as the model says", GROUP_MODEL, STEPPING },

@@ -92,9 +92,9 @@ struct routing {
     uint32_t *source; /* [rows * n_used] the token's row of a gathered row */
     uint32_t *active; /* [n_experts] experts with at least one row */
     uint32_t n_active;
-    uint32_t *foreseen; /* [rows][n_used] of the next layer */
-    uint32_t *missed;   /* [rows][n_used] the first n_missed[row]: what gave way to others */
-    uint32_t *n_missed; /* [rows] */
+    uint32_t *foreseen;   /* [rows][n_used] of the next layer */
+    uint32_t *gave_way;   /* [rows][n_used] the first n_gave_way[row]; see expert_choice.h */
+    uint32_t *n_gave_way; /* [rows] of those that may have such */
 };
 
 struct forward_options {

@@ -4,12 +4,14 @@
  *
  * Every row picks its experts; rows are then gathered by expert, so that an expert's matrices are
  * read once for all its rows, and each row sums its experts' outputs best first: its bits do not
- * depend on who else picked them, nor on the order in which experts come from the disk.
+ * depend on who else picked them, nor on the order in which experts come from the disk.  (But for rows whose
+ * experts may give way, which is an approximation: they depend on what is in memory.)
  */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "engine/forward/expert_choice.h"
 #include "engine/forward/forward.h"
 
 struct moe_job {
@@ -69,30 +71,22 @@ static void rank_experts(const struct forward *f, uint32_t row, uint32_t n, uint
         expert[i] = take_best(score, n_experts);
 }
 
-/* Cache-aware routing: of the best, all but the first `kept` of a row give way where they are absent, to the
- * next best that are in memory, as far as these are among the best twice as many. */
-static void pick_present(const struct moe_job *job, uint32_t row, uint32_t kept, uint32_t *expert)
+/* Where some experts of the row may give way: see expert_choice.h. */
+static void choose_experts(const struct moe_job *job, uint32_t row, uint32_t *expert)
 {
     struct forward *f = job->f;
-    uint32_t k = f->shape->n_experts_used, ranked[2 * CONFIG_MAX_EXPERTS_USED], n = 0;
-    uint32_t n_ranked = 2 * k < f->shape->n_experts ? 2 * k : f->shape->n_experts;
-    bool taken[2 * CONFIG_MAX_EXPERTS_USED];
-    rank_experts(f, row, n_ranked, ranked);
-    for (uint32_t i = 0; i < n_ranked; i++) {
-        taken[i] = n < k && (i < kept || experts_has(f->experts, job->layer, ranked[i]));
-        n += taken[i];
-    }
-    for (uint32_t i = kept; n < k; i++) {
-        n += !taken[i];
-        taken[i] = true;
-    }
-    f->routing.n_missed[row] = 0;
-    for (uint32_t i = 0; i < n_ranked; i++)
-        if (taken[i])
-            *expert++ = ranked[i];
-        else if (i < k)
-            f->routing.missed[row * k + f->routing.n_missed[row]++] = ranked[i];
-    f->row_replaced[row] += f->routing.n_missed[row];
+    uint32_t k = f->shape->n_experts_used, ranked[EXPERT_CHOICE_RANKS * CONFIG_MAX_EXPERTS_USED];
+    bool present[EXPERT_CHOICE_RANKS * CONFIG_MAX_EXPERTS_USED];
+    struct expert_choice c = {
+        .ranked = ranked, .present = present, .k = k, .kept = f->row_kept[row]
+    };
+    c.n_ranked = EXPERT_CHOICE_RANKS * k;
+    if (c.n_ranked > f->shape->n_experts)
+        c.n_ranked = f->shape->n_experts;
+    rank_experts(f, row, c.n_ranked, ranked);
+    for (uint32_t i = 0; i < c.n_ranked; i++)
+        present[i] = experts_is_ready(f->experts, job->layer, ranked[i]);
+    f->routing.n_gave_way[row] = expert_choose(&c, expert, f->routing.gave_way + (size_t)row * k);
 }
 
 static void route_row(void *ctx, uint32_t row)
@@ -102,7 +96,7 @@ static void route_row(void *ctx, uint32_t row)
     uint32_t k = f->shape->n_experts_used;
     size_t first = (size_t)row * k;
     if (f->row_kept[row] < k && is_on_demand(job->w))
-        pick_present(job, row, f->row_kept[row], f->routing.expert + first);
+        choose_experts(job, row, f->routing.expert + first);
     else
         rank_experts(f, row, k, f->routing.expert + first);
     weigh(f->shape, f->router_logits + (size_t)row * f->shape->n_experts, f->routing.expert + first,
@@ -158,12 +152,16 @@ static void assign_slots(struct forward *f)
 }
 
 /* What gave way is as hot as if it had not. */
-static void note_missed(struct forward *f, uint32_t layer)
+static void note_gave_way(struct forward *f, uint32_t layer)
 {
     uint32_t k = f->shape->n_experts_used;
-    for (uint32_t row = 0; row < f->n_rows; row++)
-        for (uint32_t i = 0; f->row_kept[row] < k && i < f->routing.n_missed[row]; i++)
-            experts_gave_way(f->experts, layer, f->routing.missed[row * k + i]);
+    for (uint32_t row = 0; row < f->n_rows; row++) {
+        if (f->row_kept[row] == k || is_lost(f, row))
+            continue;
+        for (uint32_t i = 0; i < f->routing.n_gave_way[row]; i++)
+            experts_gave_way(f->experts, layer, f->routing.gave_way[row * k + i]);
+        f->row_replaced[row] += f->routing.n_gave_way[row];
+    }
 }
 
 /* Reads begin now: of an architecture whose router comes first they are under way during attention. */
@@ -211,14 +209,13 @@ static void norm_row(void *ctx, uint32_t row)
                       f->gathered.x + row * n);
 }
 
-/* What the rows will choose by the logits that there are, and not give up, most wanted first.  Returns how
- * many. */
+/* What the rows will choose by the logits that there are, most wanted first.  Returns how many. */
 static uint32_t list_foreseen(struct forward *f, uint32_t *list)
 {
     struct expert_count count[CONFIG_MAX_EXPERTS] = { 0 };
     uint32_t k = f->shape->n_experts_used, n = 0;
     for (uint32_t i = 0; i < f->n_rows * k; i++)
-        count[f->routing.foreseen[i]].n += !is_lost(f, i / k) && i % k < f->row_kept[i / k];
+        count[f->routing.foreseen[i]].n += !is_lost(f, i / k);
     for (uint32_t e = 0; e < f->shape->n_experts; e++)
         if (count[e].n > 0)
             count[n++] = (struct expert_count){ e, count[e].n };
@@ -260,7 +257,7 @@ void moe_route(struct forward *f, uint32_t layer, const float *x)
     forward_rows(f, route_row, &job, f->n_rows);
     assign_slots(f);
     if (is_on_demand(w)) {
-        note_missed(f, layer);
+        note_gave_way(f, layer);
         want_experts(f, layer);
         for (uint32_t l = layer + 1; l <= layer + n_layers_ahead(f, layer); l++)
             if (experts_can_foresee(f->experts, l))

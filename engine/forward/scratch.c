@@ -109,8 +109,8 @@ static void take_experts(struct arena *a, struct forward *f)
     f->routing.source = take(a, picks, sizeof(uint32_t));
     f->routing.offset = take(a, (uint64_t)s->n_experts + 1, sizeof(uint32_t));
     f->routing.foreseen = take(a, picks, sizeof(uint32_t));
-    f->routing.missed = take(a, picks, sizeof(uint32_t));
-    f->routing.n_missed = take(a, rows, sizeof(uint32_t));
+    f->routing.gave_way = take(a, picks, sizeof(uint32_t));
+    f->routing.n_gave_way = take(a, rows, sizeof(uint32_t));
     f->routing.active = take(a, s->n_experts, sizeof(uint32_t));
     f->router_logits = take(a, rows * s->n_experts, sizeof(float));
     take_act(a, &f->gathered, picks, s->n_embd);

@@ -112,7 +112,8 @@ static int step(const struct eval *v, const struct side *side, size_t begin, siz
         side->rows[i] = (struct engine_row){ .seq = side->seq,
                                              .token = v->opt->tokens[begin + i],
                                              .pos = pos + i,
-                                             .want_logits = true };
+                                             .want_logits = true,
+                                             .is_decoded = true };
     engine_step(side->e, side->rows, n);
     for (uint32_t i = 0; i < n; i++)
         if (side->rows[i].status != ENGINE_ROW_DONE)

@@ -80,7 +80,7 @@ void expert_guesses_make(struct expert_guesses *g, uint32_t layer, uint32_t dist
     struct list *list = list_of(g, layer);
     for (uint32_t i = 0; i < n; i++) {
         const struct guess *old = find_in(list->guesses, list->n, experts[i]);
-        g->merged[i] = old ? *old : (struct guess){ experts[i], distance, GUESS_TO_READ };
+        g->merged[i] = old ? *old : (struct guess){ .expert = experts[i], .distance = distance };
     }
     for (uint32_t i = 0; i < list->n; i++) {
         struct guess old = list->guesses[i];

@@ -30,6 +30,7 @@ struct guess {
     uint32_t expert;
     uint32_t distance; /* of the layer that guessed first, 1 to EXPERT_GUESS_LAYERS */
     enum guess_state state;
+    bool gave_way; /* the guess was right, and too late */
 };
 
 /* NULL: no memory. */

@@ -54,7 +54,8 @@ struct piece {
 };
 
 struct file {
-    int direct, buffered; /* direct: past the page cache; -1: the file system cannot */
+    int direct,
+        buffered; /* direct: past the page cache, unless the backend is mmap; -1: the file system cannot */
 };
 
 struct expert_reads {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * expert_reads.h - experts on their way from the model's file: in pieces, past the page cache, to where they stay
+ * expert_reads.h - experts on their way from the model's file: in pieces, past the page cache (but with --io mmap), to where they stay
  * or, those that are computed with in another layout, into buffers.
  *
  * Some are urgent, because a step waits for them; the others are foreseen: they get half of the buffers, and

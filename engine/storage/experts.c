@@ -389,7 +389,7 @@ static bool is_wanted(const struct experts *x, uint32_t expert)
 static void settle_guess(struct experts *x, uint32_t layer, const struct guess *guess)
 {
     struct engine_expert_layer *count = &x->count[layer];
-    bool is_right = layer == x->layer && is_wanted(x, guess->expert);
+    bool is_right = layer == x->layer && (guess->gave_way || is_wanted(x, guess->expert));
     expert_guesses_judge(x->guesses, layer, guess, is_right);
     if (guess->state == GUESS_DROPPED)
         return;
@@ -472,15 +472,18 @@ void experts_want(struct experts *x, uint32_t layer, const struct experts_choice
     begin_all(x);
 }
 
-bool experts_has(const struct experts *x, uint32_t layer, uint32_t expert)
+bool experts_is_ready(const struct experts *x, uint32_t layer, uint32_t expert)
 {
-    return expert_cache_state(x->cache, layer, expert) != EXPERT_ABSENT;
+    return expert_cache_state(x->cache, layer, expert) == EXPERT_READY;
 }
 
 void experts_gave_way(struct experts *x, uint32_t layer, uint32_t expert)
 {
+    struct guess *guess = expert_guesses_find(x->guesses, layer, expert);
     expert_cache_use(x->cache, layer, expert, 1);
     x->count[layer].n_replaced++;
+    if (guess)
+        guess->gave_way = true;
 }
 
 void experts_trace(struct experts *x, engine_expert_trace_fn *fn, void *ctx)

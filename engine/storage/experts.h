@@ -3,7 +3,7 @@
  * experts.h - the experts of a mixture that is larger than memory: slots for some, the others read from the
  * model's file when tokens choose them.
  *
- * An expert is its gate, up and down matrix.  What is read goes past the page cache into a buffer
+ * An expert is its gate, up and down matrix.  What is read goes past the page cache (but with --io mmap) into a buffer
  * (expert_reads.h), from there in the layout of resident weights into a slot (expert_cache.h says which): the
  * same bits come out.  Of a file that `lacuna pack` wrote, which has that layout, it goes straight into the slot.
  * A step of a layer is
@@ -85,9 +85,10 @@ uint32_t experts_next(struct experts *x, uint32_t *set, bool may_defer);
 void experts_foresee(struct experts *x, uint32_t layer, const uint32_t *list, uint32_t n);
 /* Whether anything could come of it: the layer has experts, and not all of all layers have a slot. */
 bool experts_can_foresee(const struct experts *x, uint32_t layer);
-/* Is it in memory, or on its way?  Any thread while the stepping one calls nothing else. */
-bool experts_has(const struct experts *x, uint32_t layer, uint32_t expert);
-/* A token would have chosen it, and took another one because it is absent. */
+/* Is it in memory?  Any thread while the stepping one calls nothing else. */
+bool experts_is_ready(const struct experts *x, uint32_t layer, uint32_t expert);
+/* Before experts_want of the layer: a token would have chosen it, and took another one because it is not in
+ * memory. */
 void experts_gave_way(struct experts *x, uint32_t layer, uint32_t expert);
 /* Those of the last experts_want that could not be read, and why; until the next one. */
 uint32_t experts_failed(const struct experts *x, const uint32_t **list, const char **reason);

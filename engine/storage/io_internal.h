@@ -45,6 +45,9 @@ extern const struct io_backend io_backend_mmap; /* through the page cache */
 
 /* 0, or -1 with the cause in reason: the kernel, or a sandbox around us, has no io_uring for us. */
 int io_uring_backend_open(void **state, uint32_t depth, bool moves, char reason[IO_REASON_BYTES]);
+/* Copies from a mapping.  Bytes, fewer than asked if a page behind them cannot be had, or -errno: -EIO if the first
+ * cannot, for the file is shorter or its storage fails. */
+int64_t io_mmap_copy(int fd, uint64_t offset, size_t bytes, void *dst);
 /* 0, or -1 with the cause in reason: a sandbox around us does not let us copy as we must. */
 int io_mmap_probe(char reason[IO_REASON_BYTES]);
 

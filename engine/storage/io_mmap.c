@@ -31,22 +31,30 @@ static int64_t bytes_behind(int fd, uint64_t offset)
     return (uint64_t)st.st_size > offset ? (int64_t)((uint64_t)st.st_size - offset) : 0;
 }
 
+int64_t io_mmap_copy(int fd, uint64_t offset, size_t bytes, void *dst)
+{
+    size_t skip = (size_t)(offset % (uint64_t)sysconf(_SC_PAGESIZE));
+    char *map = mmap(NULL, skip + bytes, PROT_READ, MAP_SHARED, fd, (off_t)(offset - skip));
+    if (map == MAP_FAILED)
+        return -(int64_t)errno;
+    /* All of it is read at once; by touching it, it would be little by little. */
+    madvise(map, skip + bytes, MADV_WILLNEED);
+    int64_t copied = copy_own(dst, map + skip, bytes);
+    munmap(map, skip + bytes);
+    return copied == -EFAULT ? -EIO : copied;
+}
+
 int64_t io_mmap_attempt(const struct io_read *r, size_t bytes)
 {
     uint64_t offset = r->offset + r->done_bytes;
     int64_t left = bytes_behind(r->fd, offset);
     if (left <= 0)
         return left;
-    size_t n = (uint64_t)left < bytes ? (size_t)left : bytes;
-    size_t skip = (size_t)(offset % (uint64_t)sysconf(_SC_PAGESIZE));
-    char *map = mmap(NULL, skip + n, PROT_READ, MAP_SHARED, r->fd, (off_t)(offset - skip));
-    if (map == MAP_FAILED)
-        return -(int64_t)errno;
-    /* All of it is read at once; by touching it, it would be little by little. */
-    madvise(map, skip + n, MADV_WILLNEED);
-    int64_t copied = copy_own((char *)r->dst + r->done_bytes, map + skip, n);
-    munmap(map, skip + n);
-    return copied == -EFAULT ? -EIO : copied;
+    int64_t n = io_mmap_copy(r->fd, offset, (uint64_t)left < bytes ? (size_t)left : bytes,
+                             (char *)r->dst + r->done_bytes);
+    /* What a file has lost meanwhile looks like zeros up to the end of its last page. */
+    left = bytes_behind(r->fd, offset);
+    return n < left || n < 0 ? n : left;
 }
 
 int io_mmap_probe(char reason[IO_REASON_BYTES])

@@ -7,7 +7,7 @@
  * a read is in the pool, its `result` holds first the bytes to ask for and then what the attempt
  * gave.
  *
- * The locks of this file, of workers.c and of expert_counts.c are the only ones of the engine; this one is held for
+ * The locks of this file and of expert_counts.c are the only ones of the engine; this one is held for
  * list operations only.
  */
 #include "engine/clock.h"

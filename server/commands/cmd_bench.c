@@ -154,7 +154,8 @@ static int decode_some(struct bench *b, uint32_t *n_waiting, struct engine_err *
         b->rows[i] = (struct engine_row){ .seq = b->set.seqs[seq],
                                           .token = b->set.next[seq],
                                           .pos = b->set.len,
-                                          .want_logits = true };
+                                          .want_logits = true,
+                                          .is_decoded = true };
     }
     engine_step(b->e, b->rows, n);
     *n_waiting = 0;

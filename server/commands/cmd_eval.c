@@ -129,9 +129,8 @@ static void print_approximations(const struct eval *v, FILE *to)
         comma = ", ";
     }
     if (info->n_experts_kept != info->n_experts_used)
-        fprintf(to,
-                "%s%u experts per token kept, the others replaced where they were not in memory",
-                comma, info->n_experts_kept);
+        fprintf(to, "%s%u of %u experts per token kept, the others replaced where not in memory",
+                comma, info->n_experts_kept, info->n_experts_used);
 }
 
 static void print_comparison(const struct eval *v, const struct engine_eval_result *r, FILE *to)
@@ -212,7 +211,7 @@ static int evaluate(const struct options *o, struct eval *v)
     const struct engine_info *info = engine_info(v->e);
     uint32_t chunk = o->chunk ? o->chunk : info->max_logit_rows;
     if (!o->chunk && o->experts_kept)
-        chunk = 1; /* as decoding does: whole prompts have their true experts */
+        chunk = 1; /* as decoding does */
     v->show = isatty(STDERR_FILENO);
     v->started = v->shown = cmd_now();
     struct engine_eval_options opt = { .tokens = v->tokens.ids,
@@ -257,7 +256,9 @@ static int open_reference(const struct engine_options *opt, struct eval *v)
     const struct engine_info *info = engine_info(v->e);
     struct engine_options exact = *opt;
     struct engine_err err = { 0 }, named = { 0 };
-    bool is_exact = opt->kv == ENGINE_KV_F16 && !opt->experts_used && !opt->experts_kept;
+    bool is_exact = opt->kv == ENGINE_KV_F16 &&
+                    info->n_experts_used == info->n_experts_used_exact &&
+                    info->n_experts_kept == info->n_experts_used;
     if (is_exact || v->logits)
         return 0;
     exact.kv = ENGINE_KV_F16;
@@ -327,8 +328,8 @@ const struct cmd cmd_eval = {
                  "perplexity.  --logits-out writes what the model said at each position.  "
                  "With --kv-type q8, --experts-used or --experts-kept it also says how far that is from the exact "
                  "model; of keys and values longer windows differ more.  "
-                 "Neither --chunk nor --threads changes a bit of the result, but that --experts-kept needs "
-                 "--chunk 1, which is then its default.",
+                 "Neither --chunk nor --threads changes a bit of the result, but with --experts-kept, "
+                 "which is measured a token at a time unless --chunk says otherwise.",
         .example = "  lacuna eval -m model.gguf -f book.txt --ctx 2048\n"
                    "  lacuna eval -m model.gguf -f book.txt --kv-type q8\n"
                    "  lacuna eval -m model.gguf --tokens 1,15043,3186 --logits-out logits.f32\n",

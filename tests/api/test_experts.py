@@ -57,7 +57,7 @@ def test_without_io_uring_they_are_read_with_pread(start):
 
 @pytest.mark.parametrize("io", ["auto", "mmap"])
 def test_a_file_that_became_shorter_fails_requests_until_it_is_whole_again(start, tmp_path, io):
-    """Nothing is mapped but what was read at the start; the server lives on."""
+    """Nothing stays mapped of it; the server lives on."""
     model = tmp_path / "model.gguf"
     shutil.copy(FIXTURE, model)
     client = start("--expert-cache", LEAST, "--no-mmap", "--io", io, model=str(model))
@@ -88,7 +88,7 @@ def test_experts_that_give_way_are_said_and_counted(start):
     warm_up = client.metric("lacuna_expert_replaced_total")
     said = [usage(client, i)["lacuna"]["experts"] for i in range(4)]
     assert all((one["used"], one["of"], one["kept"]) == (2, 2, 1) for one in said)
-    assert sum(one["replaced"] for one in said) == client.metric("lacuna_expert_replaced_total") - warm_up > 0
+    assert 0 < sum(one["replaced"] for one in said) <= client.metric("lacuna_expert_replaced_total") - warm_up
     whole = start("--experts-kept", "1", model=str(FIXTURE))
     assert [token_ids(whole, i) for i in range(4)] == [token_ids(exact, i) for i in range(4)], "none is absent"
     assert usage(whole, 1)["lacuna"]["experts"]["replaced"] == 0

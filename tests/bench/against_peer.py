@@ -8,13 +8,13 @@ PEER_FOLDER holds llama-bench, llama-batched-bench, llama-completion, llama-serv
 of the table, or a few:
   prefill:N         a prompt of N tokens
   decode:B          B sequences side by side, prompts of 128
-  decode:B:C        the same, C tokens in the cache (the peer reads one prompt and copies it into B caches: decoding costs
-                    the same as after B prompts, which take it minutes)
+  decode:B:C        the same, C tokens in the cache
   load              seconds until the first token, the file in the page cache
   memory:C          peak resident memory of a run with room for C tokens
   served:N          N clients of a server, each asking again once it is answered: prompts of 100 words, 64 tokens, the
                     same for both; neither guesses at tokens
-The peer's flash attention is on.  The machine may be shared: only the ratio of one run means much.
+The peer's flash attention is on.  Its batches read one prompt and copy it into a cache for each sequence (its default, not
+unified): decoding costs the same as after B prompts, which would take it minutes.  The machine may be shared: only the ratio of one run means much.
 """
 import argparse
 import asyncio
@@ -155,8 +155,8 @@ class Peer:
     def decode(self, model, batch, context=128):
         if batch == 1:
             return self.bench(model, "-p", 0, "-n", N_GENERATED, "-d", context)
-        out = run(self.command("llama-batched-bench", model, "-npp", context, "-ntg", N_GENERATED, "-npl", batch, "-pps", "-c",
-                               batch * (context + 2 * N_GENERATED), "--output-format", "jsonl"), self.environment)
+        out = run(self.command("llama-batched-bench", model, "-npp", context, "-ntg", N_GENERATED, "-npl", batch, "-pps",
+                               "-c", batch * (context + 2 * N_GENERATED), "--output-format", "jsonl"), self.environment)
         return speed(next(json.loads(line)["speed_tg"] for line in out.splitlines() if line.startswith("{")))
 
     def completion(self, model, n_ctx):

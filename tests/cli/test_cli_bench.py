@@ -86,6 +86,10 @@ def test_disk_speeds_come_before_the_shapes(how):
         assert row["in_flight"] / 4 < at_once < row["in_flight"] * 4, row
 
 
+def test_the_page_cache_is_no_disk():
+    assert "page cache" in refused(USAGE, "bench", "-m", model_path(), "--disk", "-p", "0", "-n", "0", "--io", "mmap")
+
+
 def test_the_disk_alone_is_enough():
     needs_direct_io(model_path())
     lines = bench("--disk", "-p", "0", "-n", "0").stdout.decode().splitlines()

@@ -82,8 +82,7 @@ def test_experts_that_give_way_are_measured_against_the_true_ones():
     answer = mixture("--experts-kept", "1", "--expert-cache", "50%")
     assert answer["chunk"] == 1 and (answer["experts_used"], answer["experts_kept"]) == (2, 1)
     assert 0 < answer["reference"]["differ"] <= 12 and answer["reference"]["kl"] > 0
-    same = mixture("--experts-kept", "2", "--expert-cache", "50%")
-    assert same["reference"]["differ"] == 0, "all are kept"
+    assert "reference" not in mixture("--experts-kept", "2", "--expert-cache", "50%"), "all are kept"
 
 
 def test_more_experts_than_a_token_has_are_refused_with_their_number():

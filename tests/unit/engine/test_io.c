@@ -2,10 +2,11 @@
  *
  * test_io.c - reads through all backends: same bytes, same faults, same results.
  *
- * Where the machine forbids io_uring its half of each test is left out, which the test
+ * Where the machine forbids io_uring its part of each test is left out, which the test
  * default_backend_is_the_best_there_is reports by the reason it finds.
  */
 #include "engine/storage/io.h"
+#include "engine/storage/io_internal.h"
 
 #include <criterion/criterion.h>
 
@@ -308,7 +309,6 @@ Test(io, read_of_nothing_gives_nothing)
     close(fd);
 }
 
-/* A mapping's bytes behind the end of its file cannot be touched. */
 Test(io, file_that_becomes_shorter_ends_where_it_ends_now)
 {
     enum { LEFT = 3 * PIECE + 17 };
@@ -333,6 +333,23 @@ Test(io, file_that_becomes_shorter_ends_where_it_ends_now)
         free(w.bytes);
         close(fd);
     }
+}
+
+/* Whoever touches such pages of a mapping is ended by SIGBUS. */
+Test(io, copies_from_a_mapping_end_where_its_file_does)
+{
+    enum { PAGE = 4096, PAGES = 4 };
+    static unsigned char bytes[PAGES * PAGE];
+    int fd = make_file();
+    cr_assert(sysconf(_SC_PAGESIZE) == PAGE);
+    cr_assert(ftruncate(fd, 2 * PAGE) == 0);
+    cr_expect(io_mmap_copy(fd, 0, sizeof(bytes), bytes) == 2 * PAGE);
+    cr_expect(bytes[PAGE] == byte_at(PAGE) && bytes[2 * PAGE - 1] == byte_at(2 * PAGE - 1));
+    cr_expect(io_mmap_copy(fd, PAGE + 5, sizeof(bytes), bytes) == PAGE - 5 &&
+              bytes[0] == byte_at(PAGE + 5));
+    cr_expect(io_mmap_copy(fd, 2 * PAGE, PAGE, bytes) == -EIO);
+    close(fd);
+    cr_expect(io_mmap_copy(fd, 0, PAGE, bytes) == -EBADF);
 }
 
 Test(io, reaping_without_waiting_returns_at_once)
