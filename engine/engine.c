@@ -221,6 +221,8 @@ static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_e
 {
     struct memory_plan_input in = { .shape = &e->shape,
                                     .weight_bytes = repack_weight_bytes(e->gguf),
+                                    .lookup_bytes = e->opt.read_file ? 0
+                                                                     : repack_lookup_bytes(e->gguf),
                                     .expert_bytes = e->opt.expert_bytes,
                                     .available = machine_memory_available(),
                                     .n_ctx = e->opt.n_ctx,

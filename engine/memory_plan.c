@@ -109,14 +109,15 @@ static bool wants_slots(const struct memory_plan *p, const struct memory_plan_in
     return p->total + pages > usable;
 }
 
-/* What was asked for, or most of what is left: pages take at most one part in KV_PART of it. */
+/* What was asked for, or most of what is left: pages take at most one part in KV_PART of it.  Slots are worth more
+ * than the page cache of rows that are seldom read. */
 static void plan_slots(struct memory_plan *p, const struct memory_plan_input *in, uint64_t usable)
 {
     struct kv_options kv;
     uint64_t pages = in->kv_bytes;
-    p->weights = in->weight_bytes;
+    p->weights = in->weight_bytes - in->lookup_bytes;
     p->expert_staging = in->experts.staging;
-    p->total += in->experts.staging - in->experts.all;
+    p->total += in->experts.staging - in->experts.all - in->lookup_bytes;
     uint64_t left = usable > p->total ? usable - p->total : 0;
     if (pages == 0) {
         size_pools(in, (uint64_t)sequences_of(in) * p->n_ctx, &kv, &pages);

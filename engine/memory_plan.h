@@ -12,6 +12,8 @@
 struct memory_plan_input {
     const struct model_shape *shape;
     uint64_t weight_bytes; /* all but experts on demand */
+    uint64_t
+        lookup_bytes; /* of these: mapped, and read by the row, so that the kernel may drop their pages */
     struct {
         uint64_t all;     /* in memory; 0: the model has none */
         uint64_t least;   /* of slots */

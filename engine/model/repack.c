@@ -62,6 +62,12 @@ uint64_t repack_weight_bytes(const struct gguf *g)
     return sum;
 }
 
+uint64_t repack_lookup_bytes(const struct gguf *g)
+{
+    const struct gguf_tensor *t = gguf_find_tensor(g, "token_embd.weight");
+    return t && is_only_looked_up(g, t) ? t->bytes : 0;
+}
+
 static uint64_t index_of(const struct repack *r, const struct gguf_tensor *t)
 {
     return (uint64_t)(t - gguf_tensor_at(r->g, 0));

@@ -18,6 +18,9 @@ struct repack;
 uint64_t repack_memory_bytes(const struct gguf *g, const struct gguf_tensor *t);
 uint64_t repack_weight_bytes(const struct gguf *g);
 
+/* Of the bytes of weights, those that are only looked up, a row at a time, where they lie in the file. */
+uint64_t repack_lookup_bytes(const struct gguf *g);
+
 /* Takes the memory of all panels.  g and workers must outlive the loading. */
 int repack_open(struct repack **out, const struct gguf *g, struct workers *workers,
                 struct engine_err *err);

@@ -155,6 +155,23 @@ Test(memory_plan, experts_have_most_of_what_is_left_if_they_do_not_fit)
     cr_assert_eq(p.n_ctx, 8192);
 }
 
+Test(memory_plan, slots_take_the_memory_of_rows_that_are_only_looked_up)
+{
+    struct model_shape s = shape();
+    struct memory_plan_input in = input_with_experts(&s);
+    struct memory_plan p, more;
+    in.kv_bytes = 256 << 20;
+    in.available = (uint64_t)1 << 30;
+    cr_assert_eq(memory_plan(&p, &in, NULL), 0);
+    in.lookup_bytes = 40 << 20;
+    cr_assert_eq(memory_plan(&more, &in, NULL), 0);
+    cr_assert_eq(more.weights, in.weight_bytes - in.lookup_bytes);
+    cr_assert_eq(more.expert_slots, p.expert_slots + in.lookup_bytes);
+    in.available = (uint64_t)8 << 30; /* they all fit: nothing has to go */
+    cr_assert_eq(memory_plan(&more, &in, NULL), 0);
+    cr_assert_eq(more.weights, in.weight_bytes + in.experts.all);
+}
+
 Test(memory_plan, experts_have_what_was_asked_for_or_it_is_refused)
 {
     struct model_shape s = shape();
