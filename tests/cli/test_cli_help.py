@@ -23,6 +23,7 @@ def test_help_of_each_command_has_usage_options_example_and_exit_codes(name):
     assert f"lacuna {name}" in text.split("\nEXAMPLE\n")[1].split("\nEXIT CODES\n")[0]
     assert re.search(r"^ +64  ", text.split("\nEXIT CODES\n")[1], re.MULTILINE)
     assert max(map(len, text.splitlines())) <= 120
+    assert text.count("(") == text.count(")"), "an option's text is cut off"
 
 
 def test_help_shows_defaults_and_ranges():
