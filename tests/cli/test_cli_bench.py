@@ -82,8 +82,9 @@ def test_disk_speeds_come_before_the_shapes(how):
     patterns = {(row["order"], row["piece_bytes"], row["in_flight"]) for row in disk}
     assert len(patterns) == len(disk) and ("in order", 1 << 20, 16) in patterns
     for row in disk:
-        at_once = row["bytes_s"] * row["ms"] / 1e3 / row["piece_bytes"]  # Little's law; the median is not the mean
-        assert row["in_flight"] / 4 < at_once < row["in_flight"] * 4, row
+        # Little's law.  The median is far from the mean where the disk stalls, but not as far as a wrong unit.
+        at_once = row["bytes_s"] * row["ms"] / 1e3 / row["piece_bytes"]
+        assert row["in_flight"] / 100 < at_once < row["in_flight"] * 100, row
 
 
 def test_the_page_cache_is_no_disk():
