@@ -157,8 +157,7 @@ static void warn_of_approximation(struct engine *e)
     if (i->n_experts_kept < i->n_experts_used)
         engine_warn(e,
                     "approximate: of a token's %u experts all but the best %u are replaced where "
-                    "they are not in "
-                    "memory (--experts-kept)",
+                    "they are not in memory (--experts-kept)",
                     i->n_experts_used, i->n_experts_kept);
 }
 

@@ -150,6 +150,11 @@ struct engine_info {
     const char *chat_template; /* NULL if the model has none */
 };
 const struct engine_info *engine_info(const struct engine *e);
+/* Are a token's experts those that the model says? */
+static inline bool engine_experts_are_exact(const struct engine_info *i)
+{
+    return i->n_experts_used == i->n_experts_used_exact && i->n_experts_kept == i->n_experts_used;
+}
 
 /* ---- text: any thread ---- */
 

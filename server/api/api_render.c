@@ -235,8 +235,7 @@ void api_render_head(struct buf *b, const struct api_head *h)
 static void add_approximations(struct buf *b, const struct sched_usage *u,
                                const struct engine_info *info)
 {
-    if (info->n_experts_used == info->n_experts_used_exact &&
-        info->n_experts_kept == info->n_experts_used)
+    if (engine_experts_are_exact(info))
         return;
     buf_printf(b, ",\"lacuna\":{\"experts\":{\"used\":%u,\"of\":%u,\"kept\":%u,\"replaced\":%llu}}",
                info->n_experts_used, info->n_experts_used_exact, info->n_experts_kept,

@@ -256,9 +256,7 @@ static int open_reference(const struct engine_options *opt, struct eval *v)
     const struct engine_info *info = engine_info(v->e);
     struct engine_options exact = *opt;
     struct engine_err err = { 0 }, named = { 0 };
-    bool is_exact = opt->kv == ENGINE_KV_F16 &&
-                    info->n_experts_used == info->n_experts_used_exact &&
-                    info->n_experts_kept == info->n_experts_used;
+    bool is_exact = opt->kv == ENGINE_KV_F16 && engine_experts_are_exact(info);
     if (is_exact || v->logits)
         return 0;
     exact.kv = ENGINE_KV_F16;

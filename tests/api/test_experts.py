@@ -20,10 +20,18 @@ def body(i):
             "return_token_ids": True, "cache_prompt": False}
 
 
-def token_ids(client, i):
+def complete(client, i):
     answer = client.post("/v1/completions", body(i))
     assert answer.status_code == 200, answer.text
-    return answer.json()["choices"][0]["token_ids"]
+    return answer.json()
+
+
+def token_ids(client, i):
+    return complete(client, i)["choices"][0]["token_ids"]
+
+
+def usage(client, i):
+    return complete(client, i)["usage"]
 
 
 def together(client, n):
@@ -73,12 +81,6 @@ def test_a_file_that_became_shorter_fails_requests_until_it_is_whole_again(start
         file.write(whole)
     assert token_ids(client, 1) == expected
     until(lambda: client.metric("lacuna_requests_running") == 0, 5, "all ended")
-
-
-def usage(client, i):
-    answer = client.post("/v1/completions", body(i))
-    assert answer.status_code == 200, answer.text
-    return answer.json()["usage"]
 
 
 def test_experts_that_give_way_are_said_and_counted(start):

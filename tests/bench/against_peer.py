@@ -28,7 +28,7 @@ import time
 from typing import NamedTuple
 
 import http_load
-from serving import free_port, serving
+from serving import free_port, serving, with_libraries
 
 ROOT = pathlib.Path(__file__).parents[2]
 N_GENERATED = 48
@@ -139,8 +139,7 @@ class Peer:
 
     def __init__(self, options):
         self.folder, self.threads = options.peer.resolve(), options.threads
-        paths = os.pathsep.join(filter(None, [str(self.folder), os.environ.get("LD_LIBRARY_PATH")]))
-        self.environment = dict(os.environ, LD_LIBRARY_PATH=paths)
+        self.environment = with_libraries(self.folder)
 
     def command(self, program, model, *more):
         return [self.folder / program, "-m", model, "-t", self.threads, "-fa", "on", *more]

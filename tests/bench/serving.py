@@ -2,6 +2,7 @@
 """A server process of any make, for as long as its clients need it."""
 import asyncio
 import contextlib
+import os
 import socket
 import subprocess
 import time
@@ -9,6 +10,12 @@ import time
 import http_load
 
 READY_SECONDS, STOP_SECONDS = 120, 30
+
+
+def with_libraries(folder):
+    """The environment of a program whose libraries lie beside it."""
+    paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")]))
+    return dict(os.environ, LD_LIBRARY_PATH=paths)
 
 
 def free_port():

@@ -20,6 +20,8 @@ import pathlib
 import statistics
 import subprocess
 
+from serving import with_libraries
+
 ROOT = pathlib.Path(__file__).parents[2]
 V1, V2 = pathlib.Path("/sys/fs/cgroup/memory"), pathlib.Path("/sys/fs/cgroup")
 NAMES = {V1: ("memory.limit_in_bytes", "memory.max_usage_in_bytes"), V2: ("memory.max", "memory.peak")}
@@ -96,8 +98,7 @@ class Peer:
     def __init__(self, options):
         folder = options.peer.resolve()
         self.options, self.program, self.model = options, folder / "llama-bench", options.peer_model or options.model
-        paths = os.pathsep.join(filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")]))
-        self.environment = dict(os.environ, LD_LIBRARY_PATH=paths)
+        self.environment = with_libraries(folder)
 
     def speed(self, group, n_prompt, n_tokens):
         o = self.options

@@ -2,6 +2,7 @@
 """lacuna bench: shapes of its output; the figures are the machine's business."""
 import json
 import os
+import statistics
 
 import pytest
 
@@ -81,10 +82,11 @@ def test_disk_speeds_come_before_the_shapes(how):
     assert last["phase"] == "prefill" and {row["phase"] for row in disk} == {"disk"}
     patterns = {(row["order"], row["piece_bytes"], row["in_flight"]) for row in disk}
     assert len(patterns) == len(disk) and ("in order", 1 << 20, 16) in patterns
-    for row in disk:
-        # Little's law.  The median is far from the mean where the disk stalls, but not as far as a wrong unit.
-        at_once = row["bytes_s"] * row["ms"] / 1e3 / row["piece_bytes"]
-        assert row["in_flight"] / 100 < at_once < row["in_flight"] * 100, row
+    # Little's law.  Where the disk stalls a row's median latency is far from its mean, but not of most rows, nor as far
+    # as with a wrong unit.
+    of_law = [row["bytes_s"] * row["ms"] / 1e3 / row["piece_bytes"] / row["in_flight"] for row in disk]
+    assert all(1 / 100 < share < 100 for share in of_law), disk
+    assert 1 / 4 < statistics.median(of_law) < 4, disk
 
 
 def test_the_page_cache_is_no_disk():
