@@ -36,10 +36,20 @@ static double share_of(uint64_t part, uint64_t all)
     return all ? (double)part / (double)all : 0;
 }
 
+static uint64_t n_picks(const struct bench_experts *x)
+{
+    return x->n_hits + x->n_foreseen + x->n_misses;
+}
+
 static double hit_rate(const struct bench_experts *x)
 {
-    uint64_t n = x->n_hits + x->n_foreseen + x->n_misses;
-    return n ? share_of(x->n_hits, n) : 1;
+    return n_picks(x) ? share_of(x->n_hits, n_picks(x)) : 1;
+}
+
+/* Of what was picked, in place of what was not there. */
+static double replaced_rate(const struct bench_experts *x)
+{
+    return share_of(x->n_replaced, n_picks(x));
 }
 
 /* Of what was missing. */
@@ -70,8 +80,8 @@ static void print_rate(double rate)
 
 void bench_print_experts_heading(void)
 {
-    printf(" %8s %6s %6s %6s %8s %7s %10s %6s %8s", "experts", "hits", "fixed", "best", "foreseen",
-           "unused", "KiB/token", "stall", "of bound");
+    printf(" %8s %6s %6s %6s %8s %7s %8s %10s %6s %8s", "experts", "hits", "fixed", "best",
+           "foreseen", "unused", "replaced", "KiB/token", "stall", "of bound");
 }
 
 void bench_print_experts(const struct bench_experts *x, double reached)
@@ -82,8 +92,9 @@ void bench_print_experts(const struct bench_experts *x, double reached)
         return;
     print_rate(x->best_fixed_rate);
     print_rate(x->best_rate);
-    printf(" %7.1f%% %6.1f%% %10.1f %5.1f%%", foreseen_rate(x) * 100, unused_rate(x) * 100,
-           share_of(x->read_bytes, x->n_tokens) / 1024, stall_rate(x) * 100);
+    printf(" %7.1f%% %6.1f%% %7.1f%% %10.1f %5.1f%%", foreseen_rate(x) * 100, unused_rate(x) * 100,
+           replaced_rate(x) * 100, share_of(x->read_bytes, x->n_tokens) / 1024,
+           stall_rate(x) * 100);
     if (reached > 0)
         printf(" %7.1f%%", reached * 100);
 }
