@@ -1,10 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A copy of a GGUF file with further keys: models that differ in what their file says."""
+"""Copies of a GGUF file that say something else: with further keys, or with F16 weights."""
 import struct
+from typing import NamedTuple
+
+import numpy as np
 
 SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 U32, STRING, ARRAY = 4, 8, 9
 ALIGNMENT = 32
+F16, Q8_0 = 1, 8
+Q8_0_BLOCK = np.dtype([("scale", "<f2"), ("weights", "i1", 32)])
+
+
+class Tensor(NamedTuple):
+    name: str
+    dimensions: tuple
+    kind: int
+    offset: int  # in the data section
+
+    def n_weights(self):
+        return int(np.prod(self.dimensions))
 
 
 class Reader:
@@ -34,42 +49,74 @@ class Reader:
         else:
             self.at += SIZES[kind]
 
+    def key(self):
+        """(name, its bytes in the file)"""
+        start, name = self.at, self.string()
+        self.skip(self.number("I"))
+        return name, bytes(self.data[start:self.at])
+
+    def tensor(self):
+        name, n_dimensions = self.string(), self.number("I")
+        return Tensor(name, tuple(self.number("Q") for _ in range(n_dimensions)), self.number("I"), self.number("Q"))
+
+
+class File:
+    """keys: {name: bytes}; tensors: [Tensor]; section: the data."""
+
+    def __init__(self, path):
+        data = memoryview(path.read_bytes())
+        reader = Reader(data, 4)
+        self.version, n_tensors, n_keys = reader.number("I"), reader.number("Q"), reader.number("Q")
+        self.keys = dict(reader.key() for _ in range(n_keys))
+        self.tensors = [reader.tensor() for _ in range(n_tensors)]
+        self.section = data[reader.at + -reader.at % ALIGNMENT:]
+
+    def write(self, path):
+        head = b"GGUF" + struct.pack("<IQQ", self.version, len(self.tensors), len(self.keys))
+        head += b"".join(self.keys.values()) + b"".join(map(packed_tensor, self.tensors))
+        with open(path, "wb") as out:
+            out.write(padded(head))
+            out.write(self.section)
+        return path
+
 
 def padded(data):
     return data + b"\0" * (-len(data) % ALIGNMENT)
 
 
-def value(v):
-    if isinstance(v, int):
-        return struct.pack("<II", U32, v)
-    text = v.encode()
-    return struct.pack("<IQ", STRING, len(text)) + text
+def packed_string(text):
+    return struct.pack("<Q", len(text.encode())) + text.encode()
+
+
+def packed_tensor(t):
+    n = len(t.dimensions)
+    return packed_string(t.name) + struct.pack(f"<I{n}QIQ", n, *t.dimensions, t.kind, t.offset)
+
+
+def packed_key(name, v):
+    return packed_string(name) + (struct.pack("<II", U32, v) if isinstance(v, int) else
+                                  struct.pack("<I", STRING) + packed_string(v))
 
 
 def with_keys(source, target, keys):
     """Writes source to target; each of keys (str: int or str) is added, or takes the place of the one
     that is there."""
-    data = memoryview(source.read_bytes())
-    reader = Reader(data, 4)
-    version, n_tensors, n_keys = reader.number("I"), reader.number("Q"), reader.number("Q")
-    kept = []
-    for _ in range(n_keys):
-        start = reader.at
-        name = reader.string()
-        reader.skip(reader.number("I"))
-        if name not in keys:
-            kept.append(bytes(data[start:reader.at]))
-    start = reader.at
-    for _ in range(n_tensors):
-        reader.string()
-        n_dimensions = reader.number("I")
-        reader.at += 8 * n_dimensions + 4 + 8  # and type, offset
-    tensors = bytes(data[start:reader.at])
-    for name, v in keys.items():
-        kept.append(struct.pack("<Q", len(name)) + name.encode() + value(v))
-    head = b"GGUF" + struct.pack("<IQQ", version, n_tensors, len(kept)) + b"".join(kept) + tensors
-    section = reader.at + -reader.at % ALIGNMENT
-    with open(target, "wb") as out:
-        out.write(padded(head))
-        out.write(data[section:])
-    return target
+    file = File(source)
+    file.keys |= {name: packed_key(name, v) for name, v in keys.items()}
+    return file.write(target)
+
+
+def with_f16(source, target):
+    """Writes source to target, its Q8_0 tensors rounded to F16."""
+    file, pieces, at = File(source), [], 0
+    starts = [t.offset for t in file.tensors] + [len(file.section)]
+    for i, t in enumerate(file.tensors):
+        data = file.section[starts[i]:min(s for s in starts if s > starts[i])]
+        if t.kind == Q8_0:
+            blocks = np.frombuffer(data, Q8_0_BLOCK, t.n_weights() // 32)
+            data = (blocks["weights"] * blocks["scale"][:, None].astype(np.float32)).astype(np.float16).tobytes()
+        pieces.append(padded(bytes(data)))
+        file.tensors[i] = t._replace(kind=F16 if t.kind == Q8_0 else t.kind, offset=at)
+        at += len(pieces[-1])
+    file.section = b"".join(pieces)
+    return file.write(target)

@@ -3,16 +3,14 @@
 
 The bars are issue A's: the reference is exact, F16 K and V and int8 activations are what they allow.
 """
-import json
 import os
 import pathlib
 import re
-import subprocess
 
 import numpy as np
 import pytest
 
-from harness import SLOWNESS, binary, clean_environment
+from logits import greatest_error, load, log_softmax, logits_of, mean_divergence, run
 
 HERE = pathlib.Path(__file__).parent
 FOLDERS = [HERE] + ([pathlib.Path(os.environ["LACUNA_GOLDEN"])] if "LACUNA_GOLDEN" in os.environ else [])
@@ -27,30 +25,10 @@ def fixtures(kind):
     return pytest.mark.parametrize("model", found, ids=[f"{path.parts[-3]}-{path.stem}" for path in found])
 
 
-def logits_of(model, tokens, tmp_path, *options):
-    out = tmp_path / "logits.f32"
-    done = subprocess.run([binary(), "eval", "-m", model, "--tokens", ",".join(map(str, tokens)), "--logits-out", out,
-                           *options], capture_output=True, text=True, timeout=120 * SLOWNESS, env=clean_environment())
-    assert done.returncode == 0, done.stderr
-    assert "Sanitizer" not in done.stderr and "runtime error" not in done.stderr, done.stderr
-    return np.fromfile(out, np.float32).reshape(len(tokens), -1)
-
-
-def load(model):
-    tokens = json.loads(model.with_suffix(".json").read_text())["tokens"]
-    return tokens, np.fromfile(model.with_suffix(".logits.f32"), np.float32).reshape(len(tokens), -1)
-
-
-def log_softmax(logits):
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-
-
 @fixtures("arch")
 def test_architecture(model, tmp_path):
     tokens, expected = load(model)
-    found = logits_of(model, tokens, tmp_path)
-    error = np.abs(found - expected).max() / expected.std()
+    error = greatest_error(expected, logits_of(model, tokens, tmp_path))
     assert error <= ARCH_MAX_ERROR, f"{error:.2%} of the standard deviation"
 
 
@@ -59,7 +37,7 @@ def test_tensor_type(model, tmp_path):
     tokens, expected = load(model)
     found = log_softmax(logits_of(model, tokens, tmp_path))
     expected = log_softmax(expected)
-    kl = (np.exp(expected) * (expected - found)).sum(axis=1).mean()
+    kl = mean_divergence(expected, found)
     assert kl <= QUANT_MAX_KL, f"KL {kl:.1e}"
     ordered = np.sort(expected, axis=1)
     safe = ordered[:, -1] - ordered[:, -2] > QUANT_SAFE_MARGIN
@@ -83,8 +61,7 @@ def test_experts_read_on_demand_give_the_same_bits(name, io, tmp_path):
     model = HERE / f"arch/{name}.gguf"
     tokens, _ = load(model)
     expected = logits_of(model, tokens, tmp_path)
-    done = subprocess.run([binary(), "eval", "-m", model, "--tokens", "1", "--expert-cache", "4096"],
-                          capture_output=True, text=True, timeout=120 * SLOWNESS, env=clean_environment())
+    done = run("eval", "-m", model, "--tokens", "1", "--expert-cache", "4096")
     least = re.search(r"at least 2 of them, (\d+) bytes", done.stderr)
     assert done.returncode != 0 and least, done.stderr
     for size in (int(least[1]), int(least[1]) * 3 // 2, int(least[1]) * 3):

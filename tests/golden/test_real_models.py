@@ -9,12 +9,12 @@ import json
 import math
 import os
 import pathlib
-import subprocess
 
 import numpy as np
 import pytest
 
-from harness import SLOWNESS, binary, clean_environment, gemma_path, model_path
+from harness import gemma_path, model_path
+from logits import agree_until_doubt, log_softmax, logits_of
 
 HERE = pathlib.Path(__file__).parent / "real"
 # What llama.cpp itself reaches on each passage: it quantises activations, too.
@@ -33,13 +33,7 @@ def reference(name):
 
 def log_probabilities(name, tokens, tmp_path):
     model = model_path() if name.startswith("smollm2") else gemma_path()
-    out = tmp_path / "logits.f32"
-    done = subprocess.run([binary(), "eval", "-m", model, "--tokens", ",".join(map(str, tokens)), "--logits-out", out],
-                          capture_output=True, text=True, timeout=300 * SLOWNESS, env=clean_environment())
-    assert done.returncode == 0, done.stderr
-    logits = np.fromfile(out, np.float32).reshape(len(tokens), -1).astype(np.float64)
-    logits -= logits.max(axis=1, keepdims=True)
-    return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return log_softmax(logits_of(model, tokens, tmp_path, seconds=300))
 
 
 def divergence(likeliest, found):
@@ -69,7 +63,5 @@ def test_greedy_continuations(name, tmp_path):
     for case in reference(name)["greedy"]:
         tokens = case["prompt"] + case["completion"]
         chosen = log_probabilities(name, tokens[:-1], tmp_path).argmax(axis=1)[len(case["prompt"]) - 1:]
-        for step, (token, margin) in enumerate(zip(case["completion"], case["margin"])):
-            if margin < SAFE_MARGIN:
-                break
-            assert chosen[step] == token, f"{case['text'][:40]!r}: step {step}, margin {margin}"
+        wrong = agree_until_doubt(case["completion"], case["margin"], chosen, SAFE_MARGIN)
+        assert wrong is None, f"{case['text'][:40]!r}: step {wrong}, margin {case['margin'][wrong]}"

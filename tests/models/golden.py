@@ -4,8 +4,9 @@
 
 usage: golden.py FILE.gguf... [--dir DIR] [--out DIR]
 
-The weights are those of the files, dequantised.  Writes OUT/NAME.json, {"prompt", "tokens", "continuation", "margins"},
-and OUT/NAME.logits.f32, a row per token: the one after it.  OUT is the folder of the first file unless said.
+The weights are those of the files, dequantised.  Writes OUT/NAME.json: "text", its "tokens" after the separator,
+how many of these are the prompt ("n_prompt"), and the tokens of its "continuation" with their "margins", in logits; and
+OUT/NAME.logits.f32, a row of logits per token of the text: those of the one after it.  OUT is the folder of the first file unless said.
 """
 import json
 import pathlib
@@ -46,7 +47,7 @@ def load(path):
 
 @torch.no_grad()
 def continuation(model, tokens):
-    """Greedy; of each token, how much more probable it is than the second, in logits."""
+    """Greedy; of each token, by how much its logit is above the second best."""
     tokens, margins = list(tokens), []
     for _ in range(N_NEW):
         best = model(torch.tensor([tokens]))[0, -1].topk(2)
@@ -57,14 +58,14 @@ def continuation(model, tokens):
 
 @torch.no_grad()
 def write(path, text, tokenizer, out):
-    model, tokens = load(path), [0] + tokenizer.encode(text).ids
-    tokens = tokens[:N_TOKENS]
+    model = load(path)
+    text = tokenizer.decode(tokenizer.encode(text).ids[:N_TOKENS])
+    tokens = [0] + tokenizer.encode(text).ids
     model(torch.tensor([tokens]))[0].numpy().astype(numpy.float32).tofile(out / f"{path.stem}.logits.f32")
     new, margins = continuation(model, tokens[:N_PROMPT])
-    golden = {"prompt": tokenizer.decode(tokens[1:N_PROMPT]), "tokens": tokens, "continuation": tokenizer.decode(new),
-              "margins": margins}
+    golden = {"text": text, "tokens": tokens, "n_prompt": N_PROMPT, "continuation": new, "margins": margins}
     (out / f"{path.stem}.json").write_text(json.dumps(golden) + "\n", encoding="utf-8")
-    print(f"{path.stem}: {golden['prompt']!r} goes on {golden['continuation']!r}; least margin {min(margins)}")
+    print(f"{path.stem}: {tokenizer.decode(tokens[1:N_PROMPT])!r} goes on {tokenizer.decode(new)!r}; least margin {min(margins)}")
 
 
 def main():
