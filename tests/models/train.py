@@ -8,8 +8,9 @@ Reads DIR/{train,held_out}.bin (tokenizer.py); writes DIR/NAME.pt every few minu
 again, it goes on from there with the same batches.  Progress is also kept in DIR/NAME.log, a JSON object a line.
 A GPU is used when there is one.
 
-stories-relu: the L1 norm of the gated activations is part of the loss, along half a sine from PRESSURE_FROM to
-PRESSURE_TO of the steps, after which the model settles at full pressure (ProSparse, arXiv 2402.13516).
+stories-relu: the L1 norm of the gated activations is part of the loss (ProSparse, arXiv 2402.13516).  How much is
+wanted is known, not the weight that gives it: the share of activations that are zero shall rise from ZEROS_FIRST to
+ZEROS_LAST, along half a sine from RISE_FROM to RISE_TO of the steps, and the weight follows from what it is.
 stories-moe: so is an even load of the experts (Switch Transformer, arXiv 2101.03961), with a weight small enough that
 experts still differ.
 """
@@ -28,7 +29,8 @@ BATCH, SEED = 16, 1
 ROWS = 4  # of a batch at a time: what they need then lies in a processor's caches
 PEAK_RATE, END_RATE, WARM_UP = 3e-3, 3e-4, 100  # of learning; steps
 DECAY, CLIP = 0.1, 1.0
-PRESSURE, PRESSURE_FROM, PRESSURE_TO = 0.3, 0.2, 0.8
+ZEROS_FIRST, ZEROS_LAST, RISE_FROM, RISE_TO = 0.5, 0.89, 0.1, 0.7
+PRESSURE_FIRST, PRESSURE_GAIN = 0.01, 0.2
 BALANCE = 0.003
 SAVE_SECONDS, REPORT_STEPS, N_HELD_OUT = 240, 50, 128
 
@@ -78,11 +80,9 @@ def rate(step, n_steps):
     return END_RATE + (PEAK_RATE - END_RATE) * (1 + math.cos(math.pi * (step - WARM_UP) / max(1, n_steps - WARM_UP))) / 2
 
 
-def pressure(name, step, n_steps):
-    if name != "stories-relu":
-        return None
-    part = (step / n_steps - PRESSURE_FROM) / (PRESSURE_TO - PRESSURE_FROM)
-    return torch.tensor(PRESSURE * math.sin(min(max(part, 0.0), 1.0) * math.pi / 2))
+def wanted_zeros(step, n_steps):
+    part = min(max((step / n_steps - RISE_FROM) / (RISE_TO - RISE_FROM), 0.0), 1.0)
+    return ZEROS_FIRST + (ZEROS_LAST - ZEROS_FIRST) * math.sin(part * math.pi / 2)
 
 
 def multiplies_bfloat16(device):
@@ -110,6 +110,7 @@ class Run:
         self.optimizer = torch.optim.AdamW([{"params": parts[0], "weight_decay": DECAY},
                                             {"params": parts[1], "weight_decay": 0.0}], lr=PEAK_RATE, betas=(0.9, 0.95))
         self.step, self.seconds, self.last_held_out = 0, 0.0, math.nan
+        self.pressure = PRESSURE_FIRST
         if self.file.exists():
             self.load()
 
@@ -124,10 +125,12 @@ class Run:
         self.model.load_state_dict(kept["model"])
         self.optimizer.load_state_dict(kept["optimizer"])
         self.step, self.seconds, self.last_held_out = kept["step"], kept["seconds"], kept["held_out"]
+        self.pressure = kept["pressure"]
 
     def save(self):
         kept = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step,
-                "seconds": self.seconds, "n_steps": self.n_steps, "batch": BATCH, "held_out": self.last_held_out}
+                "seconds": self.seconds, "n_steps": self.n_steps, "batch": BATCH, "held_out": self.last_held_out,
+                "pressure": self.pressure}
         torch.save(kept, self.file.with_suffix(".new"))
         self.file.with_suffix(".new").replace(self.file)
 
@@ -136,15 +139,17 @@ class Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate(self.step, self.n_steps)
         self.optimizer.zero_grad(set_to_none=True)
-        mean, zero, share = 0.0, 0.0, ROWS / BATCH
+        mean, zero, share, is_pressed = 0.0, 0.0, ROWS / BATCH, self.name == "stories-relu"
         for rows in zip(*(part.split(ROWS) for part in self.data.batch(self.step, self.device))):
-            notes = Losses(pressure(self.name, self.step, self.n_steps))
+            notes = Losses(torch.tensor(self.pressure) if is_pressed else None)
             loss = loss_of(self.model, *rows, notes)
             ((loss + notes.more) * share).backward()
             mean += loss.item() * share
             zero += float(notes.n_zero) / notes.n_all * share
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.optimizer.step()
+        if is_pressed:
+            self.pressure *= math.exp(PRESSURE_GAIN * (wanted_zeros(self.step, self.n_steps) - zero))
         self.step += 1
         return mean, zero
 
@@ -156,7 +161,7 @@ class Run:
     def report(self, loss, zero):
         tokens = self.step * BATCH * self.model.shape.n_ctx
         line = {"step": self.step, "of": self.n_steps, "tokens": tokens, "loss": round(loss, 4), "zero": round(zero, 4),
-                "seconds": round(self.seconds), "tok/s": round(tokens / self.seconds)}
+                "pressure": round(self.pressure, 4), "seconds": round(self.seconds), "tok/s": round(tokens / self.seconds)}
         if self.step % (10 * REPORT_STEPS) == 0 or self.step == self.n_steps:
             self.last_held_out = self.held_out_loss()
             line["held_out"] = round(self.last_held_out, 4)
