@@ -6,7 +6,8 @@ usage: golden.py FILE.gguf... [--dir DIR] [--out DIR]
 
 The weights are those of the files, dequantised.  Writes OUT/NAME.json: "text", its "tokens" after the separator,
 how many of these are the prompt ("n_prompt"), and the tokens of its "continuation" with their "margins", in logits; and
-OUT/NAME.logits.f32, a row of logits per token of the text: those of the one after it.  OUT is the folder of the first file unless said.
+OUT/NAME.logits.f32, a row of logits per token of the text: those of the one after it.  OUT is the folder of the first
+file unless said.
 """
 import json
 import pathlib
@@ -65,7 +66,8 @@ def write(path, text, tokenizer, out):
     new, margins = continuation(model, tokens[:N_PROMPT])
     golden = {"text": text, "tokens": tokens, "n_prompt": N_PROMPT, "continuation": new, "margins": margins}
     (out / f"{path.stem}.json").write_text(json.dumps(golden) + "\n", encoding="utf-8")
-    print(f"{path.stem}: {tokenizer.decode(tokens[1:N_PROMPT])!r} goes on {tokenizer.decode(new)!r}; least margin {min(margins)}")
+    prompt = tokenizer.decode(tokens[1:N_PROMPT])
+    print(f"{path.stem}: {prompt!r} goes on {tokenizer.decode(new)!r}; least margin {min(margins)}")
 
 
 def main():
