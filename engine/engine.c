@@ -208,12 +208,12 @@ static uint64_t share_of(uint64_t all, double share)
 static void measure_experts(const struct engine *e, struct memory_plan_input *in)
 {
     struct experts_options opt = experts_options(e);
-    in->experts.all = experts_resident_bytes(e->gguf, &opt);
-    in->experts.least = experts_least_bytes(e->gguf, &opt);
-    in->experts.staging = experts_staging_bytes(e->gguf, &opt);
+    in->experts.all = experts_resident_bytes(&opt);
+    in->experts.least = experts_least_bytes(&opt);
+    in->experts.staging = experts_staging_bytes(&opt);
     in->weight_bytes -= in->experts.all;
     if (in->expert_bytes == 0)
-        in->expert_bytes = share_of(experts_slots_bytes(e->gguf, &opt), e->opt.expert_share);
+        in->expert_bytes = share_of(experts_slots_bytes(&opt), e->opt.expert_share);
 }
 
 static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_err *err)
@@ -315,12 +315,20 @@ static int load(struct engine *e, const struct memory_plan *plan, struct engine_
     return 0;
 }
 
+/* Does ReLU make neurons zero, which then need not be multiplied? */
+static bool may_skip_zeros(const struct engine *e)
+{
+    enum kern_activation kind = e->shape.activation;
+    return e->opt.skip_zeros && (kind == KERN_ACTIVATION_RELU || kind == KERN_ACTIVATION_RELU2);
+}
+
 static int open_parts(struct engine *e, const struct memory_plan *plan, struct engine_err *err)
 {
     struct forward_options f = { .max_rows = e->opt.max_rows,
                                  .max_logit_rows = e->opt.max_logit_rows,
                                  .n_ctx = plan->n_ctx,
-                                 .n_threads = e->opt.n_threads };
+                                 .n_threads = e->opt.n_threads,
+                                 .skips_zeros = may_skip_zeros(e) };
     struct kv_options kv = plan->kv;
     kv.hash = hash_bytes_128;
     if (getrandom(&kv.hash_seed, sizeof(kv.hash_seed), 0) < 0)
@@ -420,6 +428,20 @@ static int find_experts(struct engine *e, struct engine_err *err)
     return 0;
 }
 
+static void choose_layouts(struct engine *e)
+{
+    struct repack_rules rules = { .skips_zeros = may_skip_zeros(e),
+                                  .is_gated = !e->shape.arch->ungated };
+    uint64_t n = repack_choose(e->gguf, &rules);
+    if (e->opt.skip_zeros && !rules.skips_zeros)
+        engine_warn(e, "--skip-zeros: the neurons of this model are never zero (no ReLU): all are "
+                       "multiplied");
+    else if (e->opt.skip_zeros && n == 0)
+        engine_warn(e,
+                    "--skip-zeros: no feed-forward of this file can be laid out for it (quantised "
+                    "ones can, but not those of lacuna pack): all neurons are multiplied");
+}
+
 static int open_model(struct engine *e, struct engine_err *err)
 {
     struct memory_plan plan;
@@ -427,8 +449,10 @@ static int open_model(struct engine *e, struct engine_err *err)
                                      .gating = e->opt.gating,
                                      .experts_used = e->opt.experts_used,
                                      .kv = e->opt.kv };
-    if (config_read(&e->shape, e->gguf, &config, err) != 0 || check_kept(e, err) != 0 ||
-        find_experts(e, err) != 0 || make_plan(e, &plan, err) != 0)
+    if (config_read(&e->shape, e->gguf, &config, err) != 0 || check_kept(e, err) != 0)
+        return -1;
+    choose_layouts(e);
+    if (find_experts(e, err) != 0 || make_plan(e, &plan, err) != 0)
         return -1;
     warn_of_gating(e);
     warn_of_approximation(e);

@@ -101,7 +101,10 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
     uint32_t max_rows;       /* rows per step; 0: 512 */
     uint32_t max_logit_rows; /* rows per step that may want logits; 0: 64 */
     enum engine_io io;
-    bool read_file;            /* read into huge pages instead of mapping (--no-mmap) */
+    bool read_file; /* read into huge pages instead of mapping (--no-mmap) */
+    /* Neurons that ReLU makes zero are not multiplied: the same bits, in another layout of the feed-forward, which is
+     * faster for few rows with few active neurons, and slower for many. */
+    bool skip_zeros;
     bool vocab_only;           /* tokenizer only: no weights, no steps */
     enum engine_gating gating; /* overrides expert_gating_func */
     bool never_defers;        /* steps wait for experts until these fail: see ENGINE_ROW_DEFERRED */
@@ -380,6 +383,8 @@ struct engine_stats {
      * prefix that a request may share. */
     uint32_t kv_pages, kv_pages_free, kv_pages_cached;
     uint64_t heartbeat; /* moves with every layer computed */
+    /* Of feed-forwards whose zeros are skipped (engine_options.skip_zeros), for all rows that were computed. */
+    uint64_t n_neurons, n_neurons_active;
 };
 void engine_stats(const struct engine *e, struct engine_stats *out);
 

@@ -52,6 +52,7 @@ struct engine {
 
     _Atomic uint64_t stats_heartbeat;
     _Atomic uint32_t stats_pages, stats_pages_free, stats_pages_cached;
+    _Atomic uint64_t stats_neurons, stats_neurons_active;
 };
 
 struct engine_seq {

@@ -363,6 +363,17 @@ void engine_sample(struct engine *e, struct engine_sample *jobs, uint32_t n_jobs
 
 /* ---- statistics ---- */
 
+static void update_neurons(struct engine *e)
+{
+    uint64_t n_all = 0, n_active = 0;
+    for (uint32_t i = 0; i < e->opt.n_threads; i++) {
+        n_all += e->forward->neurons[i].n_all;
+        n_active += e->forward->neurons[i].n_active;
+    }
+    atomic_store_explicit(&e->stats_neurons, n_all, memory_order_relaxed);
+    atomic_store_explicit(&e->stats_neurons_active, n_active, memory_order_relaxed);
+}
+
 void engine_stats_update(struct engine *e)
 {
     struct kv_group_stats least = { 0 }, s;
@@ -375,6 +386,8 @@ void engine_stats_update(struct engine *e)
     atomic_store_explicit(&e->stats_pages, least.n_pages, memory_order_relaxed);
     atomic_store_explicit(&e->stats_pages_free, least.n_free, memory_order_relaxed);
     atomic_store_explicit(&e->stats_pages_cached, least.n_cached, memory_order_relaxed);
+    if (e->forward)
+        update_neurons(e);
     if (e->experts)
         experts_publish(e->experts);
 }
@@ -385,6 +398,8 @@ void engine_stats(const struct engine *e, struct engine_stats *out)
     out->kv_pages_free = atomic_load_explicit(&e->stats_pages_free, memory_order_relaxed);
     out->kv_pages_cached = atomic_load_explicit(&e->stats_pages_cached, memory_order_relaxed);
     out->heartbeat = atomic_load_explicit(&e->stats_heartbeat, memory_order_relaxed);
+    out->n_neurons = atomic_load_explicit(&e->stats_neurons, memory_order_relaxed);
+    out->n_neurons_active = atomic_load_explicit(&e->stats_neurons_active, memory_order_relaxed);
 }
 
 void engine_expert_stats(const struct engine *e, struct engine_expert_stats *out)

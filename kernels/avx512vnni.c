@@ -33,7 +33,14 @@ KERN_INLINE w16 w16_dot_step(w16 part, w16 u, const int8_t *q, int max)
     return _mm512_dpbusd_epi32(part, u, _mm512_set1_epi32(word));
 }
 
-#include "kernels/panel.h"
+/* The products of bytes, four of them added up in each dword. */
+KERN_INLINE w16 w16_dot_bytes(w16 u, const int8_t *q, int max)
+{
+    (void)max;
+    return _mm512_dpbusd_epi32(_mm512_setzero_si512(), u, _mm512_loadu_si512(q));
+}
+
+#include "kernels/products.h"
 #include "kernels/vector_body.h"
 
 const struct kern_table kern_avx512vnni = VEC_TABLE("avx512vnni");

@@ -24,7 +24,9 @@
  *     acc   = fma(m_g, xs_g, acc)                               only for types that have a minimum
  * One accumulator per output.  Integer sums are exact, so a kernel may order them at will: rows can
  * be interleaved by 8 or 16, matrices transposed block by block, and neurons whose activation is
- * zero skipped, without changing a bit (for one block whose d_b the skipping left as it was).
+ * zero skipped, without changing a bit (for one block whose d_b the skipping left as it was): what a
+ * group of zeros adds is 0, unless d_b is NaN, and so it is skipped only where d_b is none.  (A scale
+ * of the weights that is no number is seen only where it is multiplied.)
  *
  * F32, F16 and BF16 weights (activations stay binary32; weights are widened exactly):
  *     lane[i % 16] = fma(w_i, x_i, lane[i % 16])                i ascending, lanes start at +0
@@ -110,13 +112,15 @@ uint32_t kern_block_tokens(uint32_t type, uint32_t n_cols, uint32_t n_tokens);
 
 /* How a matrix lies in memory. */
 enum kern_layout {
-    KERN_LAYOUT_ROWS,   /* row after row of the type's blocks, as files have it */
-    KERN_LAYOUT_PANELS, /* quantised types: 16 rows side by side, as kern_pack makes it */
+    KERN_LAYOUT_ROWS, /* row after row of the type's blocks, as files have it */
+    /* Quantised types, as kern_pack makes them: */
+    KERN_LAYOUT_PANELS, /* 16 rows side by side: fastest where all columns are wanted */
+    KERN_LAYOUT_COLUMNS, /* by column: those of inputs that are 0 are not read, where tokens are few */
 };
 
 /* A matrix: n_rows outputs of n_cols inputs. */
 struct kern_matrix {
-    const void *data; /* panels: aligned to 64 bytes */
+    const void *data; /* panels and columns: aligned to 64 bytes */
     enum kern_type type;
     enum kern_layout layout;
     uint32_t n_rows;
@@ -127,26 +131,32 @@ struct kern_matrix {
 /* Moves whenever panels are laid out otherwise than before: they are also written to files. */
 enum { KERN_PANELS_VERSION = 1 };
 
-/* Bytes of a quantised matrix in panels: those of its rows, but for padding to whole panels and lines
- * of 64 bytes. */
-size_t kern_packed_bytes(enum kern_type type, uint32_t n_rows, uint32_t n_cols);
+/* Rows that lie together, and are packed together: 1, KERN_PANEL_ROWS, KERN_COLUMN_ROWS. */
+uint32_t kern_layout_rows(enum kern_layout layout);
+
+/* Bytes of a quantised matrix in panels or columns: those of its rows, but for padding to whole panels (of
+ * columns: to KERN_COLUMN_ROWS) and lines of 64 bytes. */
+size_t kern_packed_bytes(enum kern_layout layout, enum kern_type type, uint32_t n_rows,
+                         uint32_t n_cols);
 
 /* Bytes of a matrix in its layout; of its first n rows, if n_rows is set to n. */
 size_t kern_matrix_bytes(const struct kern_matrix *w);
 
-/* Writes the panels [panel0, panel1) (of KERN_PANEL_ROWS rows) of a matrix in rows into the packed
- * matrix that begins at dst. */
-void kern_pack(const struct kern_matrix *rows, uint32_t panel0, uint32_t panel1, void *dst);
+/* Writes pieces [piece0, piece1) (of kern_layout_rows rows) of a matrix in rows into the packed matrix that
+ * begins at dst. */
+void kern_pack(const struct kern_matrix *rows, enum kern_layout layout, uint32_t piece0,
+               uint32_t piece1, void *dst);
 
 /* dst[0 .. n_cols) = the values of a row, of any supported type and layout. */
 void kern_row(const struct kern_matrix *w, uint32_t row, float *dst);
 
 enum {
-    KERN_BLOCK = 32,       /* activations that share one scale */
-    KERN_PANEL_ROWS = 16,  /* outputs computed together; row ranges start at a multiple of it */
-    KERN_TILE_ROWS = 32,   /* row ranges of a multiple of it are fastest */
-    KERN_ATTN_ITEM = 1024, /* tokens per attention item */
-    KERN_ATTN_TILE = 32,   /* tokens per tile of the K layout */
+    KERN_BLOCK = 32,        /* activations that share one scale */
+    KERN_PANEL_ROWS = 16,   /* outputs computed together; row ranges start at a multiple of it */
+    KERN_COLUMN_ROWS = 128, /* in columns: row ranges that start at a multiple of it are fastest */
+    KERN_TILE_ROWS = 32,    /* row ranges of a multiple of it are fastest */
+    KERN_ATTN_ITEM = 1024,  /* tokens per attention item */
+    KERN_ATTN_TILE = 32,    /* tokens per tile of the K layout */
     KERN_ATTN_MAX_QUERIES = 48, /* queries per call of attend: the more, the better */
     KERN_MAX_HEAD_DIM = 512,
 };
@@ -239,6 +249,11 @@ struct kern_table {
      * y is the element (t0, row0); a token's outputs begin ldy values behind its predecessor's. */
     void (*mul_mat)(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
                     const struct kern_input *x, uint32_t t0, uint32_t t1, float *y, size_t ldy);
+
+    /* y[i] = sum over c of w[rows[i]][c] * x[t][c]: some rows of a matrix in rows, of any type, for one token.
+     * Only these rows are read. */
+    void (*mul_rows)(const struct kern_matrix *w, const uint32_t *rows, uint32_t n_rows,
+                     const struct kern_input *x, uint32_t t, float *y);
 
     /* y[i] = x[i] / sqrt(mean(x^2) + eps) * weight[i]; y may be x. */
     void (*rms_norm)(const float *x, const float *weight, float eps, uint32_t n, float *y);

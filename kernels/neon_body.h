@@ -23,7 +23,7 @@ enum {
     VEC_ATTN_HALVES = 1,
 };
 
-#include "kernels/panel.h"
+#include "kernels/products.h"
 #include "kernels/vector_body.h"
 
 #endif

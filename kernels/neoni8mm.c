@@ -16,6 +16,14 @@ KERN_INLINE w16 w16_dot_step(w16 part, w16 u, const int8_t *q, int max)
                                                             vreinterpretq_u8_u32(u.q[i]), four)));
 }
 
+/* The products of bytes, four of them added up in each dword. */
+KERN_INLINE w16 w16_dot_bytes(w16 u, const int8_t *q, int max)
+{
+    (void)max;
+    return NEON_EACH(w16, vreinterpretq_u32_s32(vusdotq_s32(
+                              vdupq_n_s32(0), vreinterpretq_u8_u32(u.q[i]), vld1q_s8(q + 16 * i))));
+}
+
 #include "kernels/neon_body.h"
 
 const struct kern_table kern_neoni8mm = VEC_TABLE("neoni8mm");

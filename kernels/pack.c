@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * pack.c - rows to panels (packed.h), and back for whoever wants one row.
+ * pack.c - rows to panels and columns (packed.h), and back for whoever wants one row.
  */
 #include <string.h>
 
@@ -253,81 +253,197 @@ static void get_group(enum kern_type type, const uint8_t *head, uint32_t i, uint
     }
 }
 
+/* ---- codes in columns ---- */
+
+/* n codes of 128, from bit `from` on, into a plane that begins as zeros. */
+static inline void put_column_plane(uint8_t *plane, const uint8_t *code, uint32_t bits,
+                                    uint32_t from)
+{
+    uint32_t n = KERN_COLUMN_ROWS / 8 * bits;
+    for (uint32_t i = 0; i < KERN_COLUMN_ROWS; i++)
+        plane[i % n] |= (uint8_t)((code[i] >> from & ((1u << bits) - 1)) << bits * (i / n));
+}
+
+static inline void put_column(enum kern_type type, uint8_t *dst, const uint8_t *code)
+{
+    uint32_t low = packed_low_bits(type), high = packed_bits(type) - low;
+    put_column_plane(dst, code, low, 0);
+    if (high)
+        put_column_plane(dst + KERN_COLUMN_ROWS / 8 * low, code, high, low);
+}
+
+static uint32_t get_column_bits(const uint8_t *plane, uint32_t i, uint32_t bits)
+{
+    uint32_t n = KERN_COLUMN_ROWS / 8 * bits;
+    return bits ? (uint32_t)plane[i % n] >> bits * (i / n) & ((1u << bits) - 1) : 0;
+}
+
+/* Row r of a tile. */
+static uint8_t get_column_code(enum kern_type type, const uint8_t *column, uint32_t r)
+{
+    uint32_t low = packed_low_bits(type), high = packed_bits(type) - low;
+    uint32_t i = packed_column_code(r);
+    return (uint8_t)(get_column_bits(column, i, low) |
+                     get_column_bits(column + KERN_COLUMN_ROWS / 8 * low, i, high) << low);
+}
+
 /* ---- matrices ---- */
 
-size_t kern_packed_bytes(enum kern_type type, uint32_t n_rows, uint32_t n_cols)
+uint32_t kern_layout_rows(enum kern_layout layout)
 {
-    size_t n_panels = ((size_t)n_rows + ROWS - 1) / ROWS;
-    return n_panels * packed_panel_bytes(type, n_cols);
+    switch (layout) {
+    case KERN_LAYOUT_PANELS:
+        return ROWS;
+    case KERN_LAYOUT_COLUMNS:
+        return KERN_COLUMN_ROWS;
+    default:
+        return 1;
+    }
+}
+
+size_t kern_packed_bytes(enum kern_layout layout, enum kern_type type, uint32_t n_rows,
+                         uint32_t n_cols)
+{
+    if (layout == KERN_LAYOUT_COLUMNS)
+        return n_cols / unpack_block(type) * packed_chunk_bytes(type, n_rows);
+    return ((size_t)n_rows + ROWS - 1) / ROWS * packed_panel_bytes(type, n_cols);
 }
 
 size_t kern_matrix_bytes(const struct kern_matrix *w)
 {
-    return w->layout == KERN_LAYOUT_PANELS ? kern_packed_bytes(w->type, w->n_rows, w->n_cols)
-                                           : w->n_rows * w->row_bytes;
+    return w->layout == KERN_LAYOUT_ROWS
+               ? w->n_rows * w->row_bytes
+               : kern_packed_bytes(w->layout, w->type, w->n_rows, w->n_cols);
 }
 
-KERN_INLINE void pack_row_type(enum kern_type type, const uint8_t *row, uint32_t n_cols,
-                               uint8_t *panel, uint32_t i)
+/* Row r of the piece; the last one stands for what is behind it. */
+static const uint8_t *row_of_piece(const struct kern_matrix *rows, size_t first, uint32_t r)
+{
+    size_t at = first + r < rows->n_rows ? first + r : rows->n_rows - 1;
+    return (const uint8_t *)rows->data + at * rows->row_bytes;
+}
+
+KERN_INLINE void pack_panel(enum kern_type type, const struct kern_matrix *rows, size_t first,
+                            uint8_t *panel)
 {
     uint32_t chunk_cols = unpack_block(type), block_bytes = kern_type_info(type)->block_bytes;
-    uint8_t *codes = panel + packed_codes_at(type, n_cols), u[UNPACK_VALUES];
-    for (uint32_t c = 0; c < n_cols; c += chunk_cols) {
-        put_head(type, panel, i, row);
-        stored_codes(type, row, u);
-        for (uint32_t b = 0; b < chunk_cols; b += KERN_BLOCK) {
-            put_codes(type, codes, i, u + b);
-            codes += packed_code_bytes(type);
+    size_t codes_at = packed_codes_at(type, rows->n_cols);
+    uint8_t u[UNPACK_VALUES];
+    memset(panel, 0, codes_at);
+    for (uint32_t i = 0; i < ROWS; i++) {
+        const uint8_t *row = row_of_piece(rows, first, i);
+        uint8_t *head = panel, *codes = panel + codes_at;
+        for (uint32_t c = 0; c < rows->n_cols; c += chunk_cols) {
+            put_head(type, head, i, row);
+            stored_codes(type, row, u);
+            for (uint32_t b = 0; b < chunk_cols; b += KERN_BLOCK) {
+                put_codes(type, codes, i, u + b);
+                codes += packed_code_bytes(type);
+            }
+            head += packed_head_bytes(type);
+            row += block_bytes;
         }
-        panel += packed_head_bytes(type);
-        row += block_bytes;
+    }
+}
+
+/* dst: of the whole matrix. */
+KERN_INLINE void pack_tile(enum kern_type type, const struct kern_matrix *rows, uint32_t tile,
+                           uint8_t *dst)
+{
+    uint32_t chunk_cols = unpack_block(type), block_bytes = kern_type_info(type)->block_bytes;
+    size_t column_bytes = packed_column_bytes(type), head_bytes = packed_head_bytes(type);
+    uint8_t u[KERN_COLUMN_ROWS][UNPACK_VALUES], code[KERN_COLUMN_ROWS];
+    for (uint32_t chunk = 0; chunk < rows->n_cols / chunk_cols; chunk++) {
+        uint8_t *begin = dst + chunk * packed_chunk_bytes(type, rows->n_rows);
+        uint8_t *head = begin + tile * COLUMN_PANELS * head_bytes;
+        uint8_t *column = begin + packed_columns_at(type, rows->n_rows) + tile * column_bytes;
+        memset(head, 0, COLUMN_PANELS * head_bytes);
+        for (uint32_t r = 0; r < KERN_COLUMN_ROWS; r++) {
+            const uint8_t *block = row_of_piece(rows, (size_t)tile * KERN_COLUMN_ROWS, r) +
+                                   (size_t)chunk * block_bytes;
+            put_head(type, head + r / ROWS * head_bytes, r % ROWS, block);
+            stored_codes(type, block, u[packed_column_code(r)]);
+        }
+        for (uint32_t c = 0; c < chunk_cols; c++) {
+            for (uint32_t i = 0; i < KERN_COLUMN_ROWS; i++)
+                code[i] = u[i][c];
+            memset(column, 0, column_bytes);
+            put_column(type, column, code);
+            column += packed_column_step(type, rows->n_rows);
+        }
+    }
+}
+
+KERN_INLINE void pack_pieces(enum kern_type type, const struct kern_matrix *rows,
+                             enum kern_layout layout, uint32_t piece0, uint32_t piece1,
+                             uint8_t *dst)
+{
+    for (uint32_t p = piece0; p < piece1; p++) {
+        if (layout == KERN_LAYOUT_COLUMNS)
+            pack_tile(type, rows, p, dst);
+        else
+            pack_panel(type, rows, (size_t)p * ROWS,
+                       dst + p * packed_panel_bytes(type, rows->n_cols));
     }
 }
 
 /* One instance per type, as in panel.h. */
 #define PACK_CASE(type)                                                                            \
     case type:                                                                                     \
-        pack_row_type(type, row, w->n_cols, panel, i);                                             \
+        pack_pieces(type, rows, layout, piece0, piece1, dst);                                      \
         break;
 
-static void pack_row(const struct kern_matrix *w, const uint8_t *row, uint8_t *panel, uint32_t i)
+void kern_pack(const struct kern_matrix *rows, enum kern_layout layout, uint32_t piece0,
+               uint32_t piece1, void *dst)
 {
-    switch (w->type) {
+    switch (rows->type) {
         UNPACK_EACH_TYPE(PACK_CASE)
     default:
         break;
     }
 }
 
-void kern_pack(const struct kern_matrix *rows, uint32_t panel0, uint32_t panel1, void *dst)
+/* Row r of a matrix in panels. */
+static void unpack_panel(const struct kern_matrix *w, size_t row, uint32_t col, uint32_t n,
+                         const struct unpacked *out)
 {
-    size_t bytes = packed_panel_bytes(rows->type, rows->n_cols);
-    for (size_t p = panel0; p < panel1; p++) {
-        uint8_t *panel = (uint8_t *)dst + p * bytes;
-        memset(panel, 0, packed_codes_at(rows->type, rows->n_cols));
-        for (uint32_t i = 0; i < ROWS; i++) {
-            size_t r = p * ROWS + i < rows->n_rows ? p * ROWS + i : rows->n_rows - 1;
-            pack_row(rows, (const uint8_t *)rows->data + r * rows->row_bytes, panel, i);
-        }
+    uint32_t chunk_cols = unpack_block(w->type), group = unpack_group(w->type), i = row % ROWS;
+    const uint8_t *panel = (const uint8_t *)w->data +
+                           row / ROWS * packed_panel_bytes(w->type, w->n_cols);
+    const uint8_t *codes = panel + packed_codes_at(w->type, w->n_cols);
+    for (uint32_t c = col; c < col + n; c += group)
+        get_group(w->type, panel + (size_t)(c / chunk_cols) * packed_head_bytes(w->type), i,
+                  c % chunk_cols / group, &out->s[(c - col) / group * out->stride],
+                  &out->m[(c - col) / group * out->stride]);
+    for (uint32_t c = 0; c < n; c += KERN_BLOCK)
+        get_codes(w->type, codes + (size_t)((col + c) / KERN_BLOCK) * packed_code_bytes(w->type), i,
+                  out->u + c);
+}
+
+/* And in columns. */
+static void unpack_tile(const struct kern_matrix *w, size_t row, uint32_t col, uint32_t n,
+                        const struct unpacked *out)
+{
+    uint32_t chunk_cols = unpack_block(w->type), group = unpack_group(w->type);
+    const uint8_t *data = w->data;
+    const uint8_t *codes = data + row / KERN_COLUMN_ROWS * packed_column_bytes(w->type);
+    for (uint32_t c = col; c < col + n; c += group) {
+        const uint8_t *chunk = data + c / chunk_cols * packed_chunk_bytes(w->type, w->n_rows);
+        get_group(w->type, chunk + row / ROWS * packed_head_bytes(w->type), row % ROWS,
+                  c % chunk_cols / group, &out->s[(c - col) / group * out->stride],
+                  &out->m[(c - col) / group * out->stride]);
     }
+    for (uint32_t c = 0; c < n; c++)
+        out->u[c] = get_column_code(w->type, codes + packed_column_at(w->type, w->n_rows, col + c),
+                                    row % KERN_COLUMN_ROWS);
 }
 
 void packed_unpack(const struct kern_matrix *w, size_t row, uint32_t col, uint32_t n,
                    const struct unpacked *out)
 {
-    uint32_t chunk_cols = unpack_block(w->type), i = (uint32_t)(row % ROWS);
-    uint32_t group = unpack_group(w->type), n_groups = n / group;
-    const uint8_t *panel = (const uint8_t *)w->data +
-                           row / ROWS * packed_panel_bytes(w->type, w->n_cols);
-    const uint8_t *codes = panel + packed_codes_at(w->type, w->n_cols) +
-                           (size_t)(col / KERN_BLOCK) * packed_code_bytes(w->type);
-    for (uint32_t g = 0; g < n_groups; g++) {
-        uint32_t at = col + g * group;
-        get_group(w->type, panel + (size_t)(at / chunk_cols) * packed_head_bytes(w->type), i,
-                  at % chunk_cols / group, &out->s[g * out->stride], &out->m[g * out->stride]);
-    }
-    for (uint32_t b = 0; b < n / KERN_BLOCK; b++)
-        get_codes(w->type, codes + (size_t)b * packed_code_bytes(w->type), i,
-                  out->u + KERN_BLOCK * b);
+    if (w->layout == KERN_LAYOUT_COLUMNS)
+        unpack_tile(w, row, col, n, out);
+    else
+        unpack_panel(w, row, col, n, out);
     look_up(w->type, out->u, n);
 }

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * packed.h - quantised weights in panels: what lies where, for pack.c, which writes it, and panel.h,
- * which multiplies.
+ * packed.h - quantised weights in panels and in columns: what lies where, for pack.c, which writes it, and
+ * panel.h and columns.h, which multiply.
  *
  * A panel is 16 rows side by side, so that a vector of 16 dwords holds the same four columns of all of
  * them; panels follow each other, the last one filled up with its last row.  In a panel:
@@ -28,6 +28,14 @@
  *     Q4_K, Q5_K              f16 d, f16 dmin, 16 six-bit numbers: 8 scales, 8 minima
  * n six-bit numbers of 16 rows are n / 2 x 16 bytes of low halves (two numbers a byte), then n / 4 x 16
  * bytes of the two top bits (four numbers a byte).
+ *
+ * In columns, rows are filled up to tiles of 128 by the last one, and chunk follows chunk:
+ *     heads   one per panel, as above: those of a tile are whole lines
+ *     codes   one per column: the stored integers of all rows, as planes of bits of a tile each
+ * so that those of a column that is multiplied by zero are never touched, and those of others come in long pieces.  A
+ * plane of n bits has 16 n bytes: row r of the tile is code i = 64 (r / 64) + 16 (r / 4 % 4) + 4 (r / 16 % 4) + r % 4
+ * of it, which is byte i % (16 n), from bit n (i / (16 n)) on.  Four columns, interleaved byte by byte within each 16
+ * bytes, then have the dwords of a panel's rows in order (w16_quads).
  */
 #ifndef LACUNA_KERNELS_PACKED_H
 #define LACUNA_KERNELS_PACKED_H
@@ -121,6 +129,52 @@ static inline size_t packed_codes_at(enum kern_type type, uint32_t n_cols)
 static inline size_t packed_panel_bytes(enum kern_type type, uint32_t n_cols)
 {
     return packed_codes_at(type, n_cols) + (size_t)(n_cols / KERN_BLOCK) * packed_code_bytes(type);
+}
+
+/* ---- columns ---- */
+
+enum { COLUMN_PANELS = KERN_COLUMN_ROWS / KERN_PANEL_ROWS };
+
+static inline uint32_t packed_n_tiles(uint32_t n_rows)
+{
+    return (n_rows + KERN_COLUMN_ROWS - 1) / KERN_COLUMN_ROWS;
+}
+
+/* Of a tile. */
+static inline uint32_t packed_column_bytes(enum kern_type type)
+{
+    return KERN_COLUMN_ROWS / 8 * packed_bits(type);
+}
+
+/* From a column to the next one. */
+static inline size_t packed_column_step(enum kern_type type, uint32_t n_rows)
+{
+    return (size_t)packed_n_tiles(n_rows) * packed_column_bytes(type);
+}
+
+/* Where the codes begin in a chunk. */
+static inline size_t packed_columns_at(enum kern_type type, uint32_t n_rows)
+{
+    return (size_t)packed_n_tiles(n_rows) * COLUMN_PANELS * packed_head_bytes(type);
+}
+
+static inline size_t packed_chunk_bytes(enum kern_type type, uint32_t n_rows)
+{
+    return packed_columns_at(type, n_rows) + unpack_block(type) * packed_column_step(type, n_rows);
+}
+
+/* A column's codes, those of the first tile. */
+static inline size_t packed_column_at(enum kern_type type, uint32_t n_rows, uint32_t col)
+{
+    uint32_t chunk = col / unpack_block(type);
+    return chunk * packed_chunk_bytes(type, n_rows) + packed_columns_at(type, n_rows) +
+           col % unpack_block(type) * packed_column_step(type, n_rows);
+}
+
+/* The number of a row's code in its column. */
+static inline uint32_t packed_column_code(uint32_t r)
+{
+    return r / 64 * 64 + r / 4 % 4 * 16 + r / 16 % 4 * 4 + r % 4;
 }
 
 #endif

@@ -6,7 +6,7 @@
  *  - many: pieces of it are unpacked once (panel_piece.h), and multiplied with all tokens, several panels
  *    and tokens at a time so that what is loaded is used several times; between the pieces the
  *    accumulators wait in y.
- * A matrix in rows goes the second way, however few the tokens are.
+ * A matrix in rows goes the second way, however few the tokens are; of one in columns, columns.h knows a third.
  *
  * A variant defines before it includes this file
  *     PANEL_FEW_PANELS, PANEL_FEW_TOKENS     of a tile of the first way
@@ -381,34 +381,6 @@ KERN_INLINE void many_rows(enum kern_type type, const struct kern_matrix *w, uin
             piece_product(&piece, type, act, t0, t1, n_p, y + (r - row0), ldy, n_rows);
         }
     }
-}
-
-/* One instance per type, so that what depends on it is settled before the loops. */
-#define PANEL_CASE(type)                                                                           \
-    case type:                                                                                     \
-        if (w->layout == KERN_LAYOUT_PANELS && t1 - t0 <= few_max(type))                           \
-            few_rows(type, w, row0, row1, act, t0, t1, y, ldy);                                    \
-        else                                                                                       \
-            many_rows(type, w, row0, row1, act, t0, t1, y, ldy);                                   \
-        break;
-
-static void panel_block(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
-                        const struct kern_act *act, uint32_t t0, uint32_t t1, float *y, size_t ldy)
-{
-    switch (w->type) {
-        UNPACK_EACH_TYPE(PANEL_CASE)
-    default:
-        break;
-    }
-}
-
-static void panel_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row1,
-                          const struct kern_act *act, uint32_t t0, uint32_t t1, float *y,
-                          size_t ldy)
-{
-    uint32_t n = kern_block_tokens(w->type, w->n_cols, t1 - t0);
-    for (uint32_t t = t0; t < t1; t += n)
-        panel_block(w, row0, row1, act, t, t + n < t1 ? t + n : t1, y + (t - t0) * ldy, ldy);
 }
 
 #endif

@@ -156,6 +156,38 @@ KERN_INLINE void packed_group(enum kern_type type, const uint8_t *head, uint32_t
     }
 }
 
+/* ---- a packed column ---- */
+
+/* Bits of 64 rows in a column, the first or the second of its 128, a byte each, at bit `to`. */
+KERN_INLINE w16 column_plane(const uint8_t *plane, uint32_t n, uint32_t half, uint32_t to)
+{
+    static const uint32_t twos[16] = { 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 2, 2, 2, 2, 2, 2 };
+    static const uint32_t ones[16] = { 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3 };
+    switch (n) {
+    case 8:
+        return w16_load(plane + (size_t)64 * half);
+    case 4:
+        return plane_bits(w16_load(plane), 4 * half, to, 4);
+    case 2:
+        return plane_bits(w16_shift_right_each(w16_load_twice(plane), w16_load(twos)), 4 * half, to,
+                          2);
+    default:
+        return plane_bits(w16_shift_right_each(w16_load_table(plane), w16_load(ones)), 4 * half, to,
+                          1);
+    }
+}
+
+KERN_INLINE w16 packed_column(enum kern_type type, const uint8_t *codes, uint32_t half)
+{
+    uint32_t low = packed_low_bits(type), high = packed_bits(type) - low;
+    w16 u = column_plane(codes, low, half, 0);
+    if (high)
+        u = w16_or(u, column_plane(codes + KERN_COLUMN_ROWS / 8 * low, high, half, low));
+    if (unpack_table_of(type))
+        u = w16_look_up(w16_load_table(unpack_table_of(type)), u);
+    return u;
+}
+
 /* ---- activations ---- */
 
 /* Those of adjacent tokens, from some column on. */
@@ -233,9 +265,13 @@ struct piece {
     uint32_t n_ahead; /* lines of each */
 };
 
-/* The 16 rows from row0 of a matrix in rows; rows beyond the last repeat it. */
-KERN_INLINE void fill_from_rows(enum kern_type type, struct panel *p, const struct kern_matrix *w,
-                                size_t row0, uint32_t col, uint32_t n_cols)
+/* Any 16 rows of a matrix in rows, and those that come after them. */
+struct piece_rows {
+    const uint8_t *row[KERN_PANEL_ROWS], *next[KERN_PANEL_ROWS];
+};
+
+KERN_INLINE void fill_from_rows(enum kern_type type, struct panel *p, const struct piece_rows *w,
+                                uint32_t col, uint32_t n_cols)
 {
     uint8_t rows[KERN_PANEL_ROWS][UNPACK_VALUES] __attribute__((aligned(64)));
     const struct kern_type_info *info = kern_type_info(type);
@@ -243,48 +279,101 @@ KERN_INLINE void fill_from_rows(enum kern_type type, struct panel *p, const stru
         uint32_t n = n_cols - c < UNPACK_VALUES ? n_cols - c : UNPACK_VALUES;
         size_t group = c / unpack_group(type);
         for (size_t i = 0; i < KERN_PANEL_ROWS; i++) {
-            size_t r = row0 + i < w->n_rows ? row0 + i : w->n_rows - 1;
-            const uint8_t *src = (const uint8_t *)w->data + r * w->row_bytes +
-                                 (size_t)((col + c) / info->block_values) * info->block_bytes;
+            size_t at = (size_t)((col + c) / info->block_values) * info->block_bytes;
             struct unpacked out = { .u = rows[i],
                                     .s = p->s + group * KERN_PANEL_ROWS + i,
                                     .m = p->m + group * KERN_PANEL_ROWS + i,
                                     .stride = KERN_PANEL_ROWS };
             /* Sixteen rows are sixteen short streams, which the processor's own prefetching does not
-             * follow: ask for the same piece of the next panel. */
-            prefetch_stream(src + KERN_PANEL_ROWS * w->row_bytes,
-                            n / info->block_values * (size_t)info->block_bytes);
-            unpack(type, src, n, &out);
+             * follow. */
+            prefetch_stream(w->next[i] + at, n / info->block_values * (size_t)info->block_bytes);
+            unpack(type, w->row[i] + at, n, &out);
         }
         panel_transpose((const uint8_t(*)[UNPACK_VALUES])rows, piece_lift(type),
                         p->u + (size_t)c * KERN_PANEL_ROWS);
     }
 }
 
+/* Adjacent rows; the last one stands for those beyond it. */
+static inline void adjacent_rows(struct piece_rows *p, const struct kern_matrix *w, size_t row0)
+{
+    for (size_t i = 0; i < KERN_PANEL_ROWS; i++) {
+        size_t r = row0 + i < w->n_rows ? row0 + i : w->n_rows - 1;
+        p->row[i] = (const uint8_t *)w->data + r * w->row_bytes;
+        p->next[i] = p->row[i] + KERN_PANEL_ROWS * w->row_bytes;
+    }
+}
+
+/* Scales and minima of block b of a matrix, the i-th of the piece; head: of its chunk and panel. */
+KERN_INLINE void fill_groups(enum kern_type type, struct panel *p, const uint8_t *head, uint32_t b,
+                             uint32_t i)
+{
+    uint32_t per_block = KERN_BLOCK / unpack_group(type);
+    for (uint32_t h = 0; h < per_block; h++) {
+        size_t at = (size_t)(i * per_block + h) * KERN_PANEL_ROWS;
+        v16 s, m = v16_set1(0.0f);
+        packed_group(type, head, b % packed_chunk_blocks(type) * per_block + h, &s, &m);
+        v16_store(p->s + at, s);
+        if (unpack_has_min(type))
+            v16_store(p->m + at, m);
+    }
+}
+
+/* Four columns from `codes` on, which lie `step` apart, of panel `panel` of their tile. */
+KERN_INLINE w16 columns_of_panel(enum kern_type type, const uint8_t *codes, size_t step,
+                                 uint32_t panel)
+{
+    w16 u[4];
+    for (uint32_t j = 0; j < 4; j++)
+        u[j] = packed_column(type, codes + j * step, panel / 4);
+    switch (panel % 4) {
+    case 0:
+        return w16_quads(u[0], u[1], u[2], u[3], 0);
+    case 1:
+        return w16_quads(u[0], u[1], u[2], u[3], 1);
+    case 2:
+        return w16_quads(u[0], u[1], u[2], u[3], 2);
+    default:
+        return w16_quads(u[0], u[1], u[2], u[3], 3);
+    }
+}
+
+KERN_INLINE void fill_from_columns(enum kern_type type, struct panel *p,
+                                   const struct kern_matrix *w, size_t row0, uint32_t col,
+                                   uint32_t n_cols)
+{
+    uint32_t chunk = packed_chunk_blocks(type), panel = (uint32_t)(row0 / KERN_PANEL_ROWS);
+    const uint8_t *data = w->data,
+                  *tile = data + row0 / KERN_COLUMN_ROWS * packed_column_bytes(type);
+    const uint8_t *head = data + (size_t)panel * packed_head_bytes(type);
+    for (uint32_t i = 0; i < n_cols / KERN_BLOCK; i++) {
+        uint32_t b = col / KERN_BLOCK + i;
+        const uint8_t *codes = tile + packed_column_at(type, w->n_rows, b * KERN_BLOCK);
+        size_t step = packed_column_step(type, w->n_rows);
+        for (size_t k = 0; k < KERN_BLOCK / 4; k++)
+            w16_store(p->u + (8 * i + k) * 64,
+                      w16_add_bytes(
+                          columns_of_panel(type, codes + 4 * k * step, step, panel % COLUMN_PANELS),
+                          piece_lift(type)));
+        fill_groups(type, p, head + b / chunk * packed_chunk_bytes(type, w->n_rows), b, i);
+    }
+}
+
 KERN_INLINE void fill_from_packed(enum kern_type type, struct panel *p, const struct kern_matrix *w,
                                   size_t row0, uint32_t col, uint32_t n_cols)
 {
-    uint32_t group = unpack_group(type), per_block = KERN_BLOCK / group;
     uint32_t chunk = packed_chunk_blocks(type), code_bytes = packed_code_bytes(type);
     const uint8_t *panel = (const uint8_t *)w->data +
                            row0 / KERN_PANEL_ROWS * packed_panel_bytes(type, w->n_cols);
     const uint8_t *codes = panel + packed_codes_at(type, w->n_cols);
     for (uint32_t i = 0; i < n_cols / KERN_BLOCK; i++) {
         uint32_t b = col / KERN_BLOCK + i;
-        const uint8_t *head = panel + (size_t)(b / chunk) * packed_head_bytes(type);
         prefetch_stream(codes + (size_t)b * code_bytes + PANEL_AHEAD, code_bytes);
         for (uint32_t k = 0; k < 8; k++)
             w16_store(p->u + ((size_t)8 * i + k) * 64,
                       w16_add_bytes(packed_columns(type, codes + (size_t)b * code_bytes, k),
                                     piece_lift(type)));
-        for (uint32_t h = 0; h < per_block; h++) {
-            size_t at = (size_t)(i * per_block + h) * KERN_PANEL_ROWS;
-            v16 s, m = v16_set1(0.0f);
-            packed_group(type, head, b % chunk * per_block + h, &s, &m);
-            v16_store(p->s + at, s);
-            if (unpack_has_min(type))
-                v16_store(p->m + at, m);
-        }
+        fill_groups(type, p, panel + (size_t)(b / chunk) * packed_head_bytes(type), b, i);
     }
 }
 
@@ -341,14 +430,21 @@ KERN_INLINE void prefetch_ahead(struct piece *piece, uint32_t n_p)
 KERN_INLINE void fill_piece(enum kern_type type, struct piece *piece, const struct kern_matrix *w,
                             uint32_t r, uint32_t n_p)
 {
+    struct piece_rows rows;
     piece->n_cols = piece_cols(w->n_cols - piece->col);
     for (uint32_t i = 0; i < n_p; i++) {
-        if (w->layout == KERN_LAYOUT_PANELS)
-            fill_from_packed(type, &piece->panel[i], w, r + i * KERN_PANEL_ROWS, piece->col,
-                             piece->n_cols);
-        else
-            fill_from_rows(type, &piece->panel[i], w, r + i * KERN_PANEL_ROWS, piece->col,
-                           piece->n_cols);
+        uint32_t row0 = r + i * KERN_PANEL_ROWS;
+        switch (w->layout) {
+        case KERN_LAYOUT_PANELS:
+            fill_from_packed(type, &piece->panel[i], w, row0, piece->col, piece->n_cols);
+            break;
+        case KERN_LAYOUT_COLUMNS:
+            fill_from_columns(type, &piece->panel[i], w, row0, piece->col, piece->n_cols);
+            break;
+        default:
+            adjacent_rows(&rows, w, row0);
+            fill_from_rows(type, &piece->panel[i], &rows, piece->col, piece->n_cols);
+        }
     }
 }
 

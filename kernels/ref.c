@@ -73,7 +73,7 @@ static void dequantise_packed(const struct kern_matrix *w, uint32_t row, float *
 
 void kern_row(const struct kern_matrix *w, uint32_t row, float *dst)
 {
-    if (w->layout == KERN_LAYOUT_PANELS)
+    if (w->layout != KERN_LAYOUT_ROWS)
         dequantise_packed(w, row, dst);
     else
         ref_dequantise(w->type, (const uint8_t *)w->data + row * w->row_bytes, dst, w->n_cols);
@@ -172,7 +172,7 @@ static float dot_quantised(const struct kern_matrix *w, size_t r, const struct k
     float acc = 0.0f;
     for (uint32_t col = 0; col < w->n_cols; col += UNPACK_VALUES) {
         uint32_t n = min_u32(w->n_cols - col, UNPACK_VALUES);
-        if (w->layout == KERN_LAYOUT_PANELS)
+        if (w->layout != KERN_LAYOUT_ROWS)
             packed_unpack(w, r, col, n, &out);
         else
             unpack(w->type, row + col / info->block_values * (size_t)info->block_bytes, n, &out);
@@ -191,6 +191,13 @@ static void ref_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row
             y[(t - t0) * ldy + (r - row0)] = quantised ? dot_quantised(w, r, x->act, t)
                                                        : dot_float(w, row, x->x + t * w->n_cols);
     }
+}
+
+static void ref_mul_rows(const struct kern_matrix *w, const uint32_t *rows, uint32_t n_rows,
+                         const struct kern_input *x, uint32_t t, float *y)
+{
+    for (uint32_t i = 0; i < n_rows; i++)
+        ref_mul_mat(w, rows[i], rows[i] + 1, x, t, t + 1, y + i, 1);
 }
 
 static void ref_rms_norm(const float *x, const float *weight, float eps, uint32_t n, float *y)
@@ -310,6 +317,7 @@ const struct kern_table kern_ref = {
     .dequantise = ref_dequantise,
     .quantise = ref_quantise,
     .mul_mat = ref_mul_mat,
+    .mul_rows = ref_mul_rows,
     .rms_norm = ref_rms_norm,
     .add_scaled = ref_add_scaled,
     .activate = ref_activate,

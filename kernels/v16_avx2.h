@@ -415,6 +415,72 @@ static inline __m256i v8_broadcast(const int8_t *q)
     return _mm256_set1_epi32(word);
 }
 
+/* 32 bytes, twice. */
+static inline w16 w16_load_twice(const uint8_t *p)
+{
+    __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)p);
+    return w16_make(v, v);
+}
+
+/* 16 bytes at a, twice, then 16 at b, twice. */
+static inline w16 w16_load_pairs(const uint8_t *a, const uint8_t *b)
+{
+    return w16_make(_mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)a)),
+                    _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)b)));
+}
+
+/* 32 bytes at a, then 32 at b. */
+static inline w16 w16_load_halves(const uint8_t *a, const uint8_t *b)
+{
+    return w16_make(_mm256_loadu_si256((const __m256i *)(const void *)a),
+                    _mm256_loadu_si256((const __m256i *)(const void *)b));
+}
+
+/* The sums of eight vectors' dwords, a lane each. */
+static inline __m256i v8_sums(const __m256i v[8])
+{
+    __m256i t[4], s[2];
+    for (int i = 0; i < 4; i++)
+        t[i] = _mm256_add_epi32(_mm256_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
+                                _mm256_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
+    for (int i = 0; i < 2; i++)
+        s[i] = _mm256_add_epi32(_mm256_unpacklo_epi64(t[2 * i], t[2 * i + 1]),
+                                _mm256_unpackhi_epi64(t[2 * i], t[2 * i + 1]));
+    return _mm256_add_epi32(_mm256_permute2x128_si256(s[0], s[1], 0x20),
+                            _mm256_permute2x128_si256(s[0], s[1], 0x31));
+}
+
+/* Of 16 vectors, a lane each: the sums of their first eight dwords, and of the others. */
+static inline void w16_sum_halves(const w16 v[16], w16 *low, w16 *high)
+{
+    __m256i lo[16], hi[16];
+    for (int i = 0; i < 16; i++) {
+        lo[i] = v[i].lo;
+        hi[i] = v[i].hi;
+    }
+    *low = w16_make(v8_sums(lo), v8_sums(lo + 8));
+    *high = w16_make(v8_sums(hi), v8_sums(hi + 8));
+}
+
+/* Each dword by its own n. */
+static inline w16 w16_shift_right_each(w16 a, w16 n)
+{
+    return w16_make(_mm256_srlv_epi32(a.lo, n.lo), _mm256_srlv_epi32(a.hi, n.hi));
+}
+
+/* Bytes of four vectors side by side: of each 16 bytes, dword i has number 4 part + i of a, b, c and d. */
+static inline __m256i v8_quads(__m256i a, __m256i b, __m256i c, __m256i d, uint32_t part)
+{
+    __m256i ab = part < 2 ? _mm256_unpacklo_epi8(a, b) : _mm256_unpackhi_epi8(a, b);
+    __m256i cd = part < 2 ? _mm256_unpacklo_epi8(c, d) : _mm256_unpackhi_epi8(c, d);
+    return part % 2 == 0 ? _mm256_unpacklo_epi16(ab, cd) : _mm256_unpackhi_epi16(ab, cd);
+}
+
+static inline w16 w16_quads(w16 a, w16 b, w16 c, w16 d, uint32_t part)
+{
+    return w16_make(v8_quads(a.lo, b.lo, c.lo, d.lo, part), v8_quads(a.hi, b.hi, c.hi, d.hi, part));
+}
+
 /* 8 rows of 8 dwords to 8 columns. */
 static inline void v8_transpose(__m256i v[8])
 {

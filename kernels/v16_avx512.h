@@ -324,6 +324,58 @@ static inline void w16_store_int8(int8_t *p, w16 a, w16 b)
     _mm_storeu_si128((__m128i *)(void *)(p + 16), _mm512_cvtsepi32_epi8(b));
 }
 
+/* 32 bytes, twice. */
+static inline w16 w16_load_twice(const uint8_t *p)
+{
+    return _mm512_broadcast_i64x4(_mm256_loadu_si256((const __m256i *)(const void *)p));
+}
+
+/* 16 bytes at a, twice, then 16 at b, twice. */
+static inline w16 w16_load_pairs(const uint8_t *a, const uint8_t *b)
+{
+    __m256i x = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)a));
+    __m256i y = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)b));
+    return _mm512_inserti64x4(_mm512_castsi256_si512(x), y, 1);
+}
+
+/* 32 bytes at a, then 32 at b. */
+static inline w16 w16_load_halves(const uint8_t *a, const uint8_t *b)
+{
+    __m512i x = _mm512_castsi256_si512(_mm256_loadu_si256((const __m256i *)(const void *)a));
+    return _mm512_inserti64x4(x, _mm256_loadu_si256((const __m256i *)(const void *)b), 1);
+}
+
+/* Of 16 vectors, a lane each: the sums of their first eight dwords, and of the others. */
+static inline void w16_sum_halves(const w16 v[16], w16 *low, w16 *high)
+{
+    __m512i t[8], s[4];
+    for (int i = 0; i < 8; i++)
+        t[i] = _mm512_add_epi32(_mm512_unpacklo_epi32(v[2 * i], v[2 * i + 1]),
+                                _mm512_unpackhi_epi32(v[2 * i], v[2 * i + 1]));
+    for (int i = 0; i < 4; i++)
+        s[i] = _mm512_add_epi32(_mm512_unpacklo_epi64(t[2 * i], t[2 * i + 1]),
+                                _mm512_unpackhi_epi64(t[2 * i], t[2 * i + 1]));
+    /* s[i] holds, per 128-bit lane, sums of vectors 4i .. 4i + 3. */
+    __m512i a = _mm512_shuffle_i32x4(s[0], s[1], 0x44), b = _mm512_shuffle_i32x4(s[2], s[3], 0x44);
+    __m512i c = _mm512_shuffle_i32x4(s[0], s[1], 0xee), d = _mm512_shuffle_i32x4(s[2], s[3], 0xee);
+    *low = _mm512_add_epi32(_mm512_shuffle_i32x4(a, b, 0x88), _mm512_shuffle_i32x4(a, b, 0xdd));
+    *high = _mm512_add_epi32(_mm512_shuffle_i32x4(c, d, 0x88), _mm512_shuffle_i32x4(c, d, 0xdd));
+}
+
+/* Each dword by its own n. */
+static inline w16 w16_shift_right_each(w16 a, w16 n)
+{
+    return _mm512_srlv_epi32(a, n);
+}
+
+/* Bytes of four vectors side by side: of each 16 bytes, dword i has number 4 part + i of a, b, c and d. */
+static inline w16 w16_quads(w16 a, w16 b, w16 c, w16 d, uint32_t part)
+{
+    __m512i ab = part < 2 ? _mm512_unpacklo_epi8(a, b) : _mm512_unpackhi_epi8(a, b);
+    __m512i cd = part < 2 ? _mm512_unpacklo_epi8(c, d) : _mm512_unpackhi_epi8(c, d);
+    return part % 2 == 0 ? _mm512_unpacklo_epi16(ab, cd) : _mm512_unpackhi_epi16(ab, cd);
+}
+
 /* 16 rows of 64 bytes to 16 registers of one dword per row. */
 static inline void w16_transpose(w16 v[16])
 {

@@ -409,6 +409,77 @@ static inline void w16_sum_int8(const int8_t *q, int32_t sum[2])
     sum[1] = vaddlvq_s8(vld1q_s8(q + 16));
 }
 
+/* Bit i: code i of 16 is not 0. */
+static inline uint32_t v4_nonzero_int8(const int8_t *q)
+{
+    static const uint8_t bits[16] = { 1, 2, 4, 8, 16, 32, 64, 128, 1, 2, 4, 8, 16, 32, 64, 128 };
+    int8x16_t v = vld1q_s8(q);
+    uint8x16_t set = vandq_u8(vtstq_s8(v, v), vld1q_u8(bits));
+    return vaddv_u8(vget_low_u8(set)) | (uint32_t)vaddv_u8(vget_high_u8(set)) << 8;
+}
+
+/* Bit i: code i of 32 is not 0. */
+static inline uint32_t w16_nonzero_int8(const int8_t *q)
+{
+    return v4_nonzero_int8(q) | v4_nonzero_int8(q + 16) << 16;
+}
+
+/* 32 bytes, twice. */
+static inline w16 w16_load_twice(const uint8_t *p)
+{
+    return NEON_EACH(w16, vreinterpretq_u32_u8(vld1q_u8(p + 16 * (i % 2))));
+}
+
+/* 16 bytes at a, twice, then 16 at b, twice. */
+static inline w16 w16_load_pairs(const uint8_t *a, const uint8_t *b)
+{
+    return NEON_EACH(w16, vreinterpretq_u32_u8(vld1q_u8(i < 2 ? a : b)));
+}
+
+/* 32 bytes at a, then 32 at b. */
+static inline w16 w16_load_halves(const uint8_t *a, const uint8_t *b)
+{
+    return NEON_EACH(w16, vreinterpretq_u32_u8(vld1q_u8((i < 2 ? a : b) + 16 * (i % 2))));
+}
+
+/* The sums of four vectors' dwords, of two registers each, a lane each. */
+static inline uint32x4_t v4_sums(const w16 *v, int first)
+{
+    uint32x4_t t[4];
+    for (int i = 0; i < 4; i++)
+        t[i] = vaddq_u32(v[i].q[first], v[i].q[first + 1]);
+    return vpaddq_u32(vpaddq_u32(t[0], t[1]), vpaddq_u32(t[2], t[3]));
+}
+
+/* Of 16 vectors, a lane each: the sums of their first eight dwords, and of the others. */
+static inline void w16_sum_halves(const w16 v[16], w16 *low, w16 *high)
+{
+    *low = NEON_EACH(w16, v4_sums(v + 4 * i, 0));
+    *high = NEON_EACH(w16, v4_sums(v + 4 * i, 2));
+}
+
+/* Each dword by its own n. */
+static inline w16 w16_shift_right_each(w16 a, w16 n)
+{
+    return NEON_EACH(w16, vshlq_u32(a.q[i], vnegq_s32(v4_signed(n.q[i]))));
+}
+
+/* Bytes of four vectors side by side: of each 16 bytes, dword i has number 4 part + i of a, b, c and d. */
+static inline uint32x4_t v4_quads(uint32x4_t a, uint32x4_t b, uint32x4_t c, uint32x4_t d,
+                                  uint32_t part)
+{
+    uint8x16_t x = vreinterpretq_u8_u32(a), y = vreinterpretq_u8_u32(b);
+    uint8x16_t z = vreinterpretq_u8_u32(c), w = vreinterpretq_u8_u32(d);
+    uint16x8_t xy = vreinterpretq_u16_u8(part < 2 ? vzip1q_u8(x, y) : vzip2q_u8(x, y));
+    uint16x8_t zw = vreinterpretq_u16_u8(part < 2 ? vzip1q_u8(z, w) : vzip2q_u8(z, w));
+    return vreinterpretq_u32_u16(part % 2 == 0 ? vzip1q_u16(xy, zw) : vzip2q_u16(xy, zw));
+}
+
+static inline w16 w16_quads(w16 a, w16 b, w16 c, w16 d, uint32_t part)
+{
+    return NEON_EACH(w16, v4_quads(a.q[i], b.q[i], c.q[i], d.q[i], part));
+}
+
 /* 16 rows of 64 bytes to 16 registers of one dword per row: squares of 4, which change places. */
 static inline void w16_transpose(w16 v[16])
 {

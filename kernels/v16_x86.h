@@ -19,4 +19,11 @@ static inline void w16_sum_int8(const int8_t *q, int32_t sum[2])
     sum[1] = _mm_cvtsi128_si32(_mm256_extracti128_si256(s, 1)) - 16 * 128;
 }
 
+/* Bit i: code i of 32 is not 0. */
+static inline uint32_t w16_nonzero_int8(const int8_t *q)
+{
+    __m256i v = _mm256_loadu_si256((const __m256i *)(const void *)q);
+    return ~(uint32_t)_mm256_movemask_epi8(_mm256_cmpeq_epi8(v, _mm256_setzero_si256()));
+}
+
 #endif

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * vector_body.h - the float kernels of every vector variant, written once in the sixteen-lane
- * vocabulary of v16_*.h.  A variant includes its vocabulary, panel.h, then this file.
+ * vocabulary of v16_*.h.  A variant includes its vocabulary, products.h, then this file.
  */
 #ifndef LACUNA_KERNELS_VECTOR_BODY_H
 #define LACUNA_KERNELS_VECTOR_BODY_H
@@ -36,9 +36,19 @@ static void vec_mul_mat(const struct kern_matrix *w, uint32_t row0, uint32_t row
                         const struct kern_input *x, uint32_t t0, uint32_t t1, float *y, size_t ldy)
 {
     if (kern_type_is_quantised(w->type))
-        panel_mul_mat(w, row0, row1, x->act, t0, t1, y, ldy);
+        quantised_mul_mat(w, row0, row1, x->act, t0, t1, y, ldy);
     else
         vec_mul_mat_float(w, row0, row1, x->x, t0, t1, y, ldy);
+}
+
+static void vec_mul_rows(const struct kern_matrix *w, const uint32_t *rows, uint32_t n_rows,
+                         const struct kern_input *x, uint32_t t, float *y)
+{
+    if (kern_type_is_quantised(w->type))
+        quantised_mul_rows(w, rows, n_rows, x->act, t, y);
+    else
+        for (uint32_t i = 0; i < n_rows; i++)
+            vec_mul_mat_float(w, rows[i], rows[i] + 1, x->x, t, t + 1, y + i, 1);
 }
 
 /* ---- norms and activations ---- */
@@ -290,12 +300,12 @@ static void vec_max_sum_exp(const float *x, size_t n, float *max, float *sum)
 #define VEC_TABLE(isa)                                                                             \
     {                                                                                              \
         .name = (isa), .dequantise = ref_dequantise, .quantise = vec_quantise,                     \
-        .mul_mat = vec_mul_mat, .rms_norm = vec_rms_norm, .add_scaled = vec_add_scaled,            \
-        .activate = vec_activate, .rope = vec_rope, .kv_store = vec_kv_store,                      \
-        .kv_seal = vec_kv_seal, .attend = vec_attend, .attend_fold = vec_attend_fold,              \
-        .attend_last = vec_attend_last, .max_index = vec_max_index,                                \
-        .first_above = vec_first_above, .all_finite = vec_all_finite, .peak = vec_peak,            \
-        .read = vec_read, .max_sum_exp = vec_max_sum_exp                                           \
+        .mul_mat = vec_mul_mat, .mul_rows = vec_mul_rows, .rms_norm = vec_rms_norm,                \
+        .add_scaled = vec_add_scaled, .activate = vec_activate, .rope = vec_rope,                  \
+        .kv_store = vec_kv_store, .kv_seal = vec_kv_seal, .attend = vec_attend,                    \
+        .attend_fold = vec_attend_fold, .attend_last = vec_attend_last,                            \
+        .max_index = vec_max_index, .first_above = vec_first_above, .all_finite = vec_all_finite,  \
+        .peak = vec_peak, .read = vec_read, .max_sum_exp = vec_max_sum_exp                         \
     }
 
 #endif

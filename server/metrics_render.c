@@ -421,6 +421,18 @@ static void add_expert_layers(struct text *t, const struct engine *e)
     free(layers);
 }
 
+static void add_neurons(struct text *t, const struct engine *e)
+{
+    struct engine_stats s = { 0 };
+    if (e)
+        engine_stats(e, &s);
+    single(t, "lacuna_neurons_total", "counter", t->model, (double)s.n_neurons,
+           "Neurons of feed-forwards whose zeros are skipped (--skip-zeros), for all tokens "
+           "computed.");
+    single(t, "lacuna_neurons_active_total", "counter", t->model, (double)s.n_neurons_active,
+           "Those of them that were not zero.");
+}
+
 static void add_experts(struct text *t, const struct engine *e)
 {
     struct engine_expert_stats s = { 0 };
@@ -576,6 +588,7 @@ void metrics_render(const struct srv *s, struct buf *out, bool openmetrics)
     add_scheduler(&t, &stats);
     add_cache(&t, &cache);
     add_drafts(&t, &stats);
+    add_neurons(&t, e);
     add_experts(&t, e);
     add_success(&t, s->metrics);
     add_rejected(&t, s->metrics);

@@ -88,7 +88,7 @@ const struct options_row options_rows[] = {
       .help = "also where the time of a step went, by its parts", GROUP_COMMAND, OPTIONS_BENCH },
     { "roofline", 0, NULL, BOOL(roofline), .def = "false",
       .help = "first measure what this machine can do at most, then show beside each part how near it "
-              "came", GROUP_COMMAND, OPTIONS_BENCH },
+              "came (with --skip-zeros as if no neuron were skipped)", GROUP_COMMAND, OPTIONS_BENCH },
     { "disk", 0, NULL, BOOL(disk), .def = "false",
       .help = "first measure how fast the model's file comes from its disk, past the page cache",
       GROUP_COMMAND, OPTIONS_BENCH },
@@ -146,6 +146,11 @@ const struct options_row options_rows[] = {
     { "no-mmap", 0, NULL, BOOL(no_mmap), .def = "false",
       .help = "read the file into memory instead of mapping it; quantised weights are laid out anew in "
               "memory either way, but for a file of lacuna pack", GROUP_MODEL,
+      STEPPING },
+    { "skip-zeros", 0, NULL, BOOL(skip_zeros), .def = "false",
+      .help = "models with ReLU: neurons that it makes zero are not computed; the same answers, faster for few "
+              "requests at a time where most neurons are zero, slower for prompts and many requests: "
+              "lacuna bench --skip-zeros says which", GROUP_MODEL,
       STEPPING },
     { "io", 0, "HOW", CHOICE(io, "auto uring pread mmap"), .def = "auto",
       .help = "how files are read: experts that are on demand, models with --no-mmap, by bench --disk; uring: "

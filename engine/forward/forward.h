@@ -97,10 +97,18 @@ struct routing {
     uint32_t *n_gave_way; /* [rows] of those that may have such */
 };
 
+/* Neurons of feed-forwards in which those that are zero are skipped; a cache line for each worker. */
+struct neuron_count {
+    _Alignas(64) uint64_t n_all;
+    uint64_t n_active;
+};
+
 struct forward_options {
     uint32_t max_rows, max_logit_rows;
     uint32_t n_ctx; /* longest sequence */
     uint32_t n_threads;
+    bool
+        skips_zeros; /* neurons that ReLU makes zero are not multiplied, where layouts are for it (repack.h) */
 };
 
 struct forward {
@@ -140,13 +148,15 @@ struct forward {
     uint8_t *spare_pages; /* [max_rows / 2] open pages of one layer */
 
     /* Buffers, by rows. */
-    float *x;                  /* [rows][n_embd] the residual */
-    struct activations in;     /* normed input of a block, [rows][n_embd] */
-    float *q, *k, *v;          /* [rows][heads * head_dim] */
-    struct activations attn;   /* [rows][heads * head_dim] */
-    float *block;              /* [rows][n_embd] a block's output */
-    struct activations hidden; /* [rows][n_ff] */
-    float *tiles;              /* [n_threads][2][tile_values] see ffn.c */
+    float *x;                     /* [rows][n_embd] the residual */
+    struct activations in;        /* normed input of a block, [rows][n_embd] */
+    float *q, *k, *v;             /* [rows][heads * head_dim] */
+    struct activations attn;      /* [rows][heads * head_dim] */
+    float *block;                 /* [rows][n_embd] a block's output */
+    struct activations hidden;    /* [rows][n_ff] */
+    float *tiles;                 /* [n_threads][2][tile_values] see ffn.c */
+    uint32_t *active;             /* [n_threads][tile_values] */
+    struct neuron_count *neurons; /* [n_threads] of the steps so far */
     uint32_t tile_values;
     float *angles[CONFIG_MAX_ROPES]; /* [rows][2 * n_pairs] */
 
@@ -240,12 +250,12 @@ struct product {
 enum { FORWARD_MAX_PRODUCTS = 4 };
 void forward_products(struct forward *f, const struct product *p, uint32_t n,
                       enum profile_part part);
-/* Tiles of KERN_TILE_ROWS rows, the last one not always full. */
+/* Tiles of KERN_TILE_ROWS rows (in columns: KERN_COLUMN_ROWS), the last one not always full. */
 uint32_t forward_n_tiles(const struct kern_matrix *w);
-/* How n_tiles tiles of KERN_TILE_ROWS rows of n_cols are shared out when they are multiplied with
- * n_tokens rows.  The results do not depend on it. */
-struct share forward_share_rows(const struct forward *f, uint32_t n_tiles, uint32_t n_cols,
-                                uint32_t n_tokens);
+/* How n_tiles tiles of matrices like w are shared out when n_cols inputs of n_tokens rows are multiplied with
+ * them.  The results do not depend on it. */
+struct share forward_share_rows(const struct forward *f, const struct kern_matrix *w,
+                                uint32_t n_tiles, uint32_t n_cols, uint32_t n_tokens);
 
 /* Quantises a row of a for the matrix that reads it, if that is quantised. */
 void forward_quantise_row(struct forward *f, struct activations *a, const struct kern_matrix *w,

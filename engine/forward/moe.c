@@ -290,8 +290,9 @@ static void gather_row(void *ctx, uint32_t slot)
     memcpy(f->gathered.x + slot * n, f->in.x + from * n, n * sizeof(float));
 }
 
-/* Items of work over all active experts: (expert, block of its matrices' rows). */
-enum { EXPERT_ITEM_ROWS = 2 * KERN_TILE_ROWS };
+/* Items of work over all active experts: (expert, block of its matrices' rows).  Rows that are picked, and columns,
+ * want longer blocks. */
+enum { EXPERT_ITEM_ROWS = 2 * KERN_TILE_ROWS, EXPERT_LONG_ITEM_ROWS = 4 * KERN_COLUMN_ROWS };
 
 struct expert_item {
     uint32_t expert;
@@ -299,20 +300,25 @@ struct expert_item {
     uint32_t t0, t1;     /* of the gathered rows */
 };
 
-static uint32_t item_blocks(uint32_t n_rows)
+static uint32_t item_rows(const struct moe_job *job)
 {
-    return (n_rows + EXPERT_ITEM_ROWS - 1) / EXPERT_ITEM_ROWS;
+    return job->w->down_experts.first.layout == KERN_LAYOUT_COLUMNS ? EXPERT_LONG_ITEM_ROWS
+                                                                    : EXPERT_ITEM_ROWS;
+}
+
+static uint32_t item_blocks(const struct moe_job *job, uint32_t n_rows)
+{
+    return (n_rows + item_rows(job) - 1) / item_rows(job);
 }
 
 static struct expert_item find_item(const struct moe_job *job, uint32_t n_rows, uint32_t item)
 {
     const struct routing *r = &job->f->routing;
-    uint32_t expert = job->experts[item / item_blocks(n_rows)];
-    uint32_t row0 = item % item_blocks(n_rows) * EXPERT_ITEM_ROWS;
+    uint32_t expert = job->experts[item / item_blocks(job, n_rows)];
+    uint32_t row0 = item % item_blocks(job, n_rows) * item_rows(job), row1 = row0 + item_rows(job);
     return (struct expert_item){ .expert = expert,
                                  .row0 = row0,
-                                 .row1 = row0 + EXPERT_ITEM_ROWS < n_rows ? row0 + EXPERT_ITEM_ROWS
-                                                                          : n_rows,
+                                 .row1 = row1 < n_rows ? row1 : n_rows,
                                  .t0 = r->offset[expert],
                                  .t1 = r->offset[expert + 1] };
 }
@@ -370,11 +376,11 @@ static void run_experts(struct moe_job *job)
     struct forward *f = job->f;
     const struct layer_weights *w = job->w;
     workers_run(f->workers, hidden_item, job,
-                job->n_experts * item_blocks(w->up_experts.first.n_rows));
+                job->n_experts * item_blocks(job, w->up_experts.first.n_rows));
     count_experts(job, &w->gate_experts, PROFILE_GATE_UP);
     count_experts(job, &w->up_experts, PROFILE_GATE_UP);
     profile_end(&f->profile, PROFILE_GATE_UP);
-    workers_run(f->workers, down_item, job, job->n_experts * item_blocks(f->shape->n_embd));
+    workers_run(f->workers, down_item, job, job->n_experts * item_blocks(job, f->shape->n_embd));
     count_experts(job, &w->down_experts, PROFILE_DOWN);
     profile_end(&f->profile, PROFILE_DOWN);
 }

@@ -93,6 +93,8 @@ static void take_layer(struct arena *a, struct forward *f)
     take_act(a, &f->hidden, rows, s->n_ff);
     f->tile_values = KERN_TILE_ROWS * (uint32_t)(rows > MIN_TILE_TOKENS ? rows : MIN_TILE_TOKENS);
     f->tiles = take(a, (uint64_t)f->opt.n_threads * 2 * f->tile_values, sizeof(float));
+    f->active = take(a, (uint64_t)f->opt.n_threads * f->tile_values, sizeof(*f->active));
+    f->neurons = take(a, f->opt.n_threads, sizeof(*f->neurons));
     for (uint32_t i = 0; i < CONFIG_MAX_ROPES; i++)
         f->angles[i] = take(a, rows * s->head_dim, sizeof(float)); /* n_pairs is read later */
 }

@@ -53,9 +53,15 @@ struct products_job {
     struct share share;
 };
 
+/* Rows that are shared out together. */
+static uint32_t tile_rows(const struct kern_matrix *w)
+{
+    return w->layout == KERN_LAYOUT_COLUMNS ? KERN_COLUMN_ROWS : KERN_TILE_ROWS;
+}
+
 uint32_t forward_n_tiles(const struct kern_matrix *w)
 {
-    return (w->n_rows + KERN_TILE_ROWS - 1) / KERN_TILE_ROWS;
+    return (w->n_rows + tile_rows(w) - 1) / tile_rows(w);
 }
 
 static uint32_t least(uint32_t a, uint32_t b)
@@ -66,7 +72,7 @@ static uint32_t least(uint32_t a, uint32_t b)
 static void product_tiles(const struct forward *f, const struct product *p, uint32_t tile0,
                           uint32_t tile1)
 {
-    uint32_t row0 = tile0 * KERN_TILE_ROWS, row1 = least(tile1 * KERN_TILE_ROWS, p->w->n_rows);
+    uint32_t rows = tile_rows(p->w), row0 = tile0 * rows, row1 = least(tile1 * rows, p->w->n_rows);
     f->kern->mul_mat(p->w, row0, row1, p->x, 0, p->n_rows, p->y + row0, p->ldy);
 }
 
@@ -84,11 +90,15 @@ static void products_item(void *ctx, uint32_t item)
     }
 }
 
-struct share forward_share_rows(const struct forward *f, uint32_t n_tiles, uint32_t n_cols,
-                                uint32_t n_tokens)
+struct share forward_share_rows(const struct forward *f, const struct kern_matrix *w,
+                                uint32_t n_tiles, uint32_t n_cols, uint32_t n_tokens)
 {
-    uint64_t macs = (uint64_t)n_cols * KERN_TILE_ROWS * (n_tokens + READ_MACS);
-    return share_out(n_tiles, f->opt.n_threads, (uint32_t)((ITEM_MACS + macs - 1) / macs));
+    uint64_t macs = (uint64_t)n_cols * tile_rows(w) * (n_tokens + READ_MACS);
+    uint32_t n_least = (uint32_t)((ITEM_MACS + macs - 1) / macs);
+    /* Columns come in long pieces, and lists of them serve many rows, only where an item has many. */
+    if (w->layout == KERN_LAYOUT_COLUMNS && n_tiles / f->opt.n_threads > n_least)
+        n_least = n_tiles / f->opt.n_threads;
+    return share_out(n_tiles, f->opt.n_threads, n_least);
 }
 
 void forward_products(struct forward *f, const struct product *p, uint32_t n,
@@ -100,7 +110,7 @@ void forward_products(struct forward *f, const struct product *p, uint32_t n,
         profile_add_product(&f->profile, part, p[i].w, p[i].n_rows);
         n_tiles += forward_n_tiles(p[i].w);
     }
-    job.share = forward_share_rows(f, n_tiles, p[0].w->n_cols, p[0].n_rows);
+    job.share = forward_share_rows(f, p[0].w, n_tiles, p[0].w->n_cols, p[0].n_rows);
     workers_run(f->workers, products_item, &job, share_n_items(&job.share));
     profile_end(&f->profile, part);
 }

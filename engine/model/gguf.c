@@ -16,6 +16,7 @@
 
 #include "engine/storage/io.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -427,6 +428,12 @@ const struct gguf_tensor *gguf_find_tensor(const struct gguf *g, const char *nam
 void gguf_leave(struct gguf *g, const struct gguf_tensor *t)
 {
     g->tensors[t - g->tensors].on_demand = true;
+}
+
+void gguf_aim(struct gguf *g, const struct gguf_tensor *t, enum kern_layout target)
+{
+    assert(t->layout == KERN_LAYOUT_ROWS || t->layout == target);
+    g->tensors[t - g->tensors].target = target;
 }
 
 uint64_t gguf_file_bytes(const struct gguf *g)

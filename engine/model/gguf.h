@@ -6,8 +6,8 @@
  * and a refusal names the key or tensor, what was found and what the limit is.
  *
  * A file that `lacuna pack` wrote (pack_file.c) differs in two ways only: the types of tensors in
- * panels are GGUF_PANELS + the type, so that no other program takes them for rows, and the key
- * GGUF_PANELS_KEY has the version of kernels/packed.h, KERN_PANELS_VERSION.
+ * panels are GGUF_LAYOUT * KERN_LAYOUT_PANELS + the type, so that no other program takes them for rows, and
+ * the key GGUF_PANELS_KEY has the version of kernels/packed.h, KERN_PANELS_VERSION.
  *
  * Opening reads the headers of all parts; gguf_load then maps or reads the tensor data.
  * Read-only after that: any thread may look.
@@ -16,6 +16,7 @@
 #define LACUNA_ENGINE_GGUF_H
 
 #include "engine/engine.h"
+#include "kernels/kernels.h"
 
 enum gguf_type {
     GGUF_U8 = 0,
@@ -33,7 +34,7 @@ enum gguf_type {
     GGUF_F64,
 };
 
-enum { GGUF_PANELS = 1 << 16 };
+enum { GGUF_LAYOUT = 1 << 16 };
 #define GGUF_PANELS_KEY "lacuna.panels"
 
 struct gguf;
@@ -49,9 +50,11 @@ bool gguf_str_is(struct gguf_str s, const char *text);
 struct gguf_tensor {
     const char *name; /* NUL-terminated copy, holds no NUL */
     uint32_t type;    /* enum kern_type, or a number kern_type_info does not support */
-    bool in_panels;   /* its ne[2] matrices lie as kern_pack makes them (`lacuna pack`) */
-    uint32_t n_dims;  /* 1 .. 4 */
-    uint64_t ne[4];   /* fastest dimension first; unused are 1 */
+    enum kern_layout
+        layout; /* of its ne[2] matrices in the file: rows, but for what `lacuna pack` wrote */
+    enum kern_layout target; /* in memory: the file's, unless gguf_aim said another */
+    uint32_t n_dims;         /* 1 .. 4 */
+    uint64_t ne[4];          /* fastest dimension first; unused are 1 */
     uint64_t bytes; /* 0 if nobody knows the type: accepted here, refused when weights are loaded */
     uint64_t offset; /* in its part's file */
     uint32_t part;
@@ -96,6 +99,8 @@ const struct gguf_tensor *gguf_find_tensor(const struct gguf *g,
                                            const char *name); /* or NULL; O(1) */
 /* Before gguf_load: a tensor whose parts somebody reads from the file when they are wanted (experts.h). */
 void gguf_leave(struct gguf *g, const struct gguf_tensor *t);
+/* Before gguf_load: how a tensor whose layout in the file is rows shall lie in memory. */
+void gguf_aim(struct gguf *g, const struct gguf_tensor *t, enum kern_layout target);
 uint64_t gguf_file_bytes(const struct gguf *g); /* all parts */
 uint64_t gguf_data_bytes(const struct gguf *g); /* sum of the tensors */
 int64_t gguf_mtime(const struct gguf *g);

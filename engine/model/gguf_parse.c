@@ -364,7 +364,7 @@ static int size_panels(const struct cursor *c, struct gguf_tensor *t)
                       "is in panels, but general.alignment is %" PRIu64 ", not a multiple of %d",
                       c->part->alignment, GGUF_PANELS_ALIGNMENT);
     uint64_t n_panels = (t->ne[1] + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS;
-    uint64_t panel = kern_packed_bytes((enum kern_type)t->type, KERN_PANEL_ROWS,
+    uint64_t panel = kern_packed_bytes(KERN_LAYOUT_PANELS, (enum kern_type)t->type, KERN_PANEL_ROWS,
                                        (uint32_t)t->ne[0]);
     if (__builtin_mul_overflow(n_panels, panel, &t->bytes) ||
         __builtin_mul_overflow(t->bytes, t->ne[2], &t->bytes))
@@ -375,15 +375,17 @@ static int size_panels(const struct cursor *c, struct gguf_tensor *t)
 /* Bytes of the tensor from its type and shape; a type that nobody knows leaves 0. */
 static int size_tensor(const struct cursor *c, struct gguf_tensor *t)
 {
-    t->in_panels = t->type >= GGUF_PANELS && t->type < GGUF_PANELS + KERN_N_TYPES;
-    t->type -= t->in_panels ? GGUF_PANELS : 0;
+    bool in_panels = t->type / GGUF_LAYOUT == KERN_LAYOUT_PANELS &&
+                     t->type % GGUF_LAYOUT < KERN_N_TYPES; /* no file has columns */
+    t->layout = t->target = in_panels ? KERN_LAYOUT_PANELS : KERN_LAYOUT_ROWS;
+    t->type -= in_panels ? GGUF_LAYOUT * KERN_LAYOUT_PANELS : 0;
     const struct kern_type_info *info = kern_type_info(t->type);
     if (info->block_values == 0)
         return 0;
     if (t->ne[0] % info->block_values != 0)
         return refuse(c, ENGINE_ERR_FILE, "rows of %" PRIu64 " values, %s needs a multiple of %u",
                       t->ne[0], info->name, info->block_values);
-    if (t->in_panels)
+    if (t->layout != KERN_LAYOUT_ROWS)
         return size_panels(c, t);
     uint64_t n_blocks = t->ne[0] / info->block_values * t->ne[1] * t->ne[2] * t->ne[3];
     if (__builtin_mul_overflow(n_blocks, (uint64_t)info->block_bytes, &t->bytes))
@@ -412,7 +414,7 @@ static int check_panels(struct cursor *c, const struct gguf *g, const struct ggu
 {
     int64_t version = 0;
     for (uint64_t i = g->n_tensors - c->part->n_tensors; i < g->n_tensors; i++) {
-        if (!g->tensors[i].in_panels)
+        if (g->tensors[i].layout == KERN_LAYOUT_ROWS)
             continue;
         if (gguf_meta_int(meta, c->part->label, GGUF_PANELS_KEY, true, 0, INT64_MAX, &version,
                           c->err) != 0)

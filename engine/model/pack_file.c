@@ -123,18 +123,13 @@ static uint64_t aligned(uint64_t at)
     return (at + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-static uint64_t bytes_of(const struct gguf *g, const struct gguf_tensor *t)
-{
-    return repack_wants(g, t) ? repack_bytes(t) : t->bytes;
-}
-
 /* Their data is written in the order in which it is loaded. */
 static void place_tensors(struct packer *p)
 {
     uint64_t offset = 0;
     for (uint64_t i = 0; i < p->g->n_tensors; i++) {
         p->offset[p->g->order[i]] = offset;
-        offset = aligned(offset + bytes_of(p->g, &p->g->tensors[p->g->order[i]]));
+        offset = aligned(offset + repack_memory_bytes(&p->g->tensors[p->g->order[i]]));
     }
 }
 
@@ -145,7 +140,7 @@ static void put_tensors(FILE *out, const struct packer *p)
         put_string(out, t->name);
         put_u32(out, t->n_dims);
         put(out, t->ne, t->n_dims * sizeof(t->ne[0]));
-        put_u32(out, t->type + (repack_wants(p->g, t) ? GGUF_PANELS : 0));
+        put_u32(out, t->type + GGUF_LAYOUT * t->target);
         put_u64(out, p->offset[i]);
     }
 }
@@ -187,14 +182,14 @@ static uint64_t write_tensor(void *ctx, const struct gguf_tensor *t, uint64_t ta
     const void *data = t->data;
     if (ready < t->bytes)
         return taken;
-    uint64_t bytes = bytes_of(p->g, t);
+    uint64_t bytes = repack_memory_bytes(t);
     if (!p->stop && is_cancelled(p)) {
         engine_fail(p->err, ENGINE_ERR_CANCELLED, "packing was cancelled");
         p->stop = 1;
     }
     if (p->stop)
         return t->bytes;
-    if (repack_wants(p->g, t)) {
+    if (repack_wants(t)) {
         repack_make(p->workers, t, 0, t->bytes, p->panels);
         data = p->panels;
     }
@@ -208,6 +203,8 @@ static uint64_t write_tensor(void *ctx, const struct gguf_tensor *t, uint64_t ta
 /* Room for the largest tensor in panels; refuses what there is nothing to do for. */
 static int plan(struct packer *p)
 {
+    struct repack_rules rules = { .skips_zeros = false };
+    repack_choose(p->g, &rules);
     p->offset = calloc(p->g->n_tensors + 1, sizeof(*p->offset));
     if (!p->offset)
         return engine_fail(p->err, ENGINE_ERR_MEMORY, "no memory for the list of tensors");
@@ -218,7 +215,7 @@ static int plan(struct packer *p)
         if (t->bytes == 0)
             return engine_fail(p->err, ENGINE_ERR_UNSUPPORTED,
                                "tensor \"%s\" has type %u, which is unknown", t->name, t->type);
-        if (repack_wants(p->g, t) && repack_bytes(t) > p->panels_bytes)
+        if (repack_wants(t) && repack_bytes(t) > p->panels_bytes)
             p->panels_bytes = repack_bytes(t);
     }
     if (p->panels_bytes > 0 && !(p->panels = huge_alloc(p->panels_bytes)))

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * repack.c - one region of 2 MiB pages for the panels of all tensors, in the order of the file.
+ * repack.c - one region of 2 MiB pages for all packed tensors, in the order of the file.
  */
 #include "engine/model/repack.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,12 +13,12 @@
 #include "kernels/kernels.h"
 
 enum { MOST_ROWS = 1 << 30 }; /* of a matrix: far above any, and its panels can still be counted */
-#define NO_PANELS UINT64_MAX
+#define NOT_PACKED UINT64_MAX
 
 struct repack {
     const struct gguf *g;
     struct workers *workers;
-    uint64_t *at; /* by tensor: where its panels begin; NO_PANELS */
+    uint64_t *at; /* by tensor: where it begins; NOT_PACKED */
     uint8_t *mem;
     size_t bytes;
 };
@@ -28,17 +29,78 @@ static bool is_only_looked_up(const struct gguf *g, const struct gguf_tensor *t)
     return strcmp(t->name, "token_embd.weight") == 0 && gguf_find_tensor(g, "output.weight");
 }
 
-bool repack_wants(const struct gguf *g, const struct gguf_tensor *t)
+static bool can_be_packed(const struct gguf *g, const struct gguf_tensor *t)
 {
     const struct kern_type_info *info = kern_type_info(t->type);
-    return !t->in_panels && info->supported && info->group_values && t->bytes > 0 &&
-           t->ne[0] <= UINT32_MAX && t->ne[1] >= KERN_PANEL_ROWS && t->ne[1] <= MOST_ROWS &&
-           t->ne[3] == 1 && !is_only_looked_up(g, t);
+    return info->supported && info->group_values && t->bytes > 0 && t->ne[0] <= UINT32_MAX &&
+           t->ne[1] >= KERN_PANEL_ROWS && t->ne[1] <= MOST_ROWS && t->ne[3] == 1 &&
+           !is_only_looked_up(g, t);
+}
+
+/* Of a layer's feed-forward, experts and shared experts alike. */
+static bool is_role(const struct gguf_tensor *t, const char *role)
+{
+    static const char *const kinds[] = { ".weight", "_exps.weight", "_shexp.weight" };
+    const char *dot = strncmp(t->name, "blk.", 4) == 0 ? strchr(t->name + 4, '.') : NULL;
+    size_t n = strlen(role);
+    if (!dot || strncmp(dot + 1, role, n) != 0)
+        return false;
+    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+        if (strcmp(dot + 1 + n, kinds[i]) == 0)
+            return true;
+    return false;
+}
+
+static bool goes_to_columns(const struct gguf *g, const struct gguf_tensor *t)
+{
+    return t && t->layout == KERN_LAYOUT_ROWS && can_be_packed(g, t) && is_role(t, "ffn_down");
+}
+
+/* The down matrix of an up matrix's feed-forward; NULL: none. */
+static const struct gguf_tensor *down_of(const struct gguf *g, const struct gguf_tensor *up)
+{
+    const char *role = strstr(up->name, "ffn_up"), *kind = role + strlen("ffn_up");
+    char *name = NULL;
+    if (asprintf(&name, "%.*sffn_down%s", (int)(role - up->name), up->name, kind) < 0)
+        return NULL;
+    const struct gguf_tensor *down = gguf_find_tensor(g, name);
+    free(name);
+    return down;
+}
+
+static enum kern_layout target_of(const struct gguf *g, const struct gguf_tensor *t,
+                                  const struct repack_rules *rules)
+{
+    if (t->layout != KERN_LAYOUT_ROWS || !can_be_packed(g, t))
+        return t->layout;
+    if (rules->skips_zeros && goes_to_columns(g, t))
+        return KERN_LAYOUT_COLUMNS;
+    if (rules->skips_zeros && rules->is_gated && is_role(t, "ffn_up") &&
+        goes_to_columns(g, down_of(g, t)))
+        return KERN_LAYOUT_ROWS;
+    return KERN_LAYOUT_PANELS;
+}
+
+uint64_t repack_choose(struct gguf *g, const struct repack_rules *rules)
+{
+    uint64_t n_columns = 0;
+    for (uint64_t i = 0; i < gguf_n_tensors(g); i++) {
+        const struct gguf_tensor *t = gguf_tensor_at(g, i);
+        gguf_aim(g, t, target_of(g, t, rules));
+        n_columns += t->target == KERN_LAYOUT_COLUMNS;
+    }
+    return n_columns;
+}
+
+bool repack_wants(const struct gguf_tensor *t)
+{
+    return t->target != t->layout;
 }
 
 static size_t matrix_bytes(const struct gguf_tensor *t)
 {
-    return kern_packed_bytes((enum kern_type)t->type, (uint32_t)t->ne[1], (uint32_t)t->ne[0]);
+    return kern_packed_bytes(t->target, (enum kern_type)t->type, (uint32_t)t->ne[1],
+                             (uint32_t)t->ne[0]);
 }
 
 uint64_t repack_bytes(const struct gguf_tensor *t)
@@ -46,9 +108,9 @@ uint64_t repack_bytes(const struct gguf_tensor *t)
     return matrix_bytes(t) * t->ne[2];
 }
 
-uint64_t repack_memory_bytes(const struct gguf *g, const struct gguf_tensor *t)
+uint64_t repack_memory_bytes(const struct gguf_tensor *t)
 {
-    return repack_wants(g, t) ? repack_bytes(t) : t->bytes;
+    return repack_wants(t) ? repack_bytes(t) : t->bytes;
 }
 
 uint64_t repack_weight_bytes(const struct gguf *g)
@@ -57,7 +119,7 @@ uint64_t repack_weight_bytes(const struct gguf *g)
     for (uint64_t i = 0; i < gguf_n_tensors(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
         if (!t->on_demand)
-            sum += repack_memory_bytes(g, t);
+            sum += repack_memory_bytes(t);
     }
     return sum;
 }
@@ -73,13 +135,13 @@ static uint64_t index_of(const struct repack *r, const struct gguf_tensor *t)
     return (uint64_t)(t - gguf_tensor_at(r->g, 0));
 }
 
-/* Where each tensor's panels will be. */
+/* Where each packed tensor will be. */
 static void place(struct repack *r)
 {
     for (uint64_t i = 0; i < gguf_n_tensors(r->g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(r->g, i);
-        bool wanted = repack_wants(r->g, t) && !t->on_demand;
-        r->at[i] = wanted ? r->bytes : NO_PANELS;
+        bool wanted = repack_wants(t) && !t->on_demand;
+        r->at[i] = wanted ? r->bytes : NOT_PACKED;
         r->bytes += wanted ? repack_bytes(t) : 0;
     }
 }
@@ -116,16 +178,17 @@ void repack_close(struct repack *r)
 
 const void *repack_find(const struct repack *r, const struct gguf_tensor *t)
 {
-    uint64_t at = r ? r->at[index_of(r, t)] : NO_PANELS;
-    if (t->in_panels)
+    uint64_t at = r ? r->at[index_of(r, t)] : NOT_PACKED;
+    if (t->layout != KERN_LAYOUT_ROWS)
         return t->data;
-    return at == NO_PANELS ? NULL : r->mem + at;
+    return at == NOT_PACKED ? NULL : r->mem + at;
 }
 
 struct pack_job {
     struct kern_matrix rows;
     uint8_t *dst;
-    uint32_t first; /* panel */
+    enum kern_layout layout;
+    uint32_t first; /* piece */
     struct share share;
 };
 
@@ -134,7 +197,7 @@ static void pack_item(void *ctx, uint32_t item)
     const struct pack_job *job = ctx;
     uint32_t from, to;
     share_item(&job->share, item, &from, &to);
-    kern_pack(&job->rows, job->first + from, job->first + to, job->dst);
+    kern_pack(&job->rows, job->layout, job->first + from, job->first + to, job->dst);
 }
 
 static size_t row_bytes_of(const struct gguf_tensor *t)
@@ -142,8 +205,8 @@ static size_t row_bytes_of(const struct gguf_tensor *t)
     return t->bytes / t->ne[1] / t->ne[2];
 }
 
-/* Panels first .. end of the i-th matrix. */
-static void make_panels(struct workers *workers, const struct gguf_tensor *t, uint64_t i,
+/* Pieces first .. end of the i-th matrix. */
+static void make_pieces(struct workers *workers, const struct gguf_tensor *t, uint64_t i,
                         uint32_t first, uint32_t end, void *dst)
 {
     size_t row_bytes = row_bytes_of(t);
@@ -154,6 +217,7 @@ static void make_panels(struct workers *workers, const struct gguf_tensor *t, ui
                   .n_cols = (uint32_t)t->ne[0],
                   .row_bytes = row_bytes },
         .dst = (uint8_t *)dst + i * matrix_bytes(t),
+        .layout = t->target,
         .first = first,
         .share = share_out(end - first, workers_n(workers), 1),
     };
@@ -163,16 +227,16 @@ static void make_panels(struct workers *workers, const struct gguf_tensor *t, ui
 uint64_t repack_make(struct workers *workers, const struct gguf_tensor *t, uint64_t taken,
                      uint64_t ready, void *dst)
 {
-    size_t panel = KERN_PANEL_ROWS * row_bytes_of(t), matrix = t->bytes / t->ne[2];
+    size_t piece = kern_layout_rows(t->target) * row_bytes_of(t), matrix = t->bytes / t->ne[2];
     while (taken < ready) {
         uint64_t i = taken / matrix, begin = i * matrix;
-        bool is_whole = ready - begin >= matrix; /* its last panel may be a short one */
-        uint64_t n_panels = is_whole ? (matrix + panel - 1) / panel : (ready - begin) / panel;
-        uint64_t first = (taken - begin) / panel;
-        if (first == n_panels)
+        bool is_whole = ready - begin >= matrix; /* its last piece may be a short one */
+        uint64_t n_pieces = is_whole ? (matrix + piece - 1) / piece : (ready - begin) / piece;
+        uint64_t first = (taken - begin) / piece;
+        if (first == n_pieces)
             break;
-        make_panels(workers, t, i, (uint32_t)first, (uint32_t)n_panels, dst);
-        taken = begin + (is_whole ? matrix : n_panels * panel);
+        make_pieces(workers, t, i, (uint32_t)first, (uint32_t)n_pieces, dst);
+        taken = begin + (is_whole ? matrix : n_pieces * piece);
     }
     return taken;
 }
@@ -181,5 +245,5 @@ uint64_t repack_take(void *ctx, const struct gguf_tensor *t, uint64_t taken, uin
 {
     struct repack *r = ctx;
     uint64_t at = r->at[index_of(r, t)];
-    return at == NO_PANELS ? 0 : repack_make(r->workers, t, taken, ready, r->mem + at);
+    return at == NOT_PACKED ? 0 : repack_make(r->workers, t, taken, ready, r->mem + at);
 }

@@ -4,6 +4,7 @@
  */
 #include "engine/model/weights.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -103,7 +104,7 @@ static int find_vector(struct finder *f, const char *role, uint32_t n, bool requ
         return required ? missing(f) : 0;
     if (check_shape(f, t, n, 1, 1) != 0)
         return -1;
-    if (t->in_panels)
+    if (t->layout != KERN_LAYOUT_ROWS)
         return engine_fail(f->err, ENGINE_ERR_FILE, "tensor \"%s\" is a vector, and in panels",
                            t->name);
     float *copy = own(f, n * sizeof(float));
@@ -117,13 +118,12 @@ static int find_vector(struct finder *f, const char *role, uint32_t n, bool requ
     return 0;
 }
 
-static struct kern_matrix shape_of(const struct gguf_tensor *t, uint32_t n_rows, uint32_t n_cols,
-                                   enum kern_layout layout)
+static struct kern_matrix shape_of(const struct gguf_tensor *t, uint32_t n_rows, uint32_t n_cols)
 {
     const struct kern_type_info *info = kern_type_info(t->type);
     size_t row_bytes = (size_t)(n_cols / info->block_values) * info->block_bytes;
     return (struct kern_matrix){ .type = (enum kern_type)t->type,
-                                 .layout = layout,
+                                 .layout = t->target,
                                  .n_rows = n_rows,
                                  .n_cols = n_cols,
                                  .row_bytes = row_bytes };
@@ -132,9 +132,8 @@ static struct kern_matrix shape_of(const struct gguf_tensor *t, uint32_t n_rows,
 static int view(struct finder *f, const struct gguf_tensor *t, uint32_t n_rows, uint32_t n_cols,
                 struct kern_matrix *out)
 {
-    const void *panels = repack_find(f->packed, t);
-    *out = shape_of(t, n_rows, n_cols, panels ? KERN_LAYOUT_PANELS : KERN_LAYOUT_ROWS);
-    out->data = panels ? panels : aligned_data(f, t);
+    *out = shape_of(t, n_rows, n_cols);
+    out->data = out->layout == KERN_LAYOUT_ROWS ? aligned_data(f, t) : repack_find(f->packed, t);
     return out->data ? 0 : -1;
 }
 
@@ -156,8 +155,7 @@ static int find_experts(struct finder *f, const char *role, uint32_t n_rows, uin
     if (check_shape(f, t, n_cols, n_rows, f->shape->n_experts) != 0)
         return -1;
     if (t->on_demand) {
-        bool in_panels = t->in_panels || repack_wants(f->g, t);
-        out->first = shape_of(t, n_rows, n_cols, in_panels ? KERN_LAYOUT_PANELS : KERN_LAYOUT_ROWS);
+        out->first = shape_of(t, n_rows, n_cols);
         return 0;
     }
     if (view(f, t, n_rows, n_cols, &out->first) != 0)
@@ -193,6 +191,7 @@ static int find_norms(struct finder *f, struct layer_weights *l)
 /* A matrix that was stored as one is read as several: its rows are counted in panels, perhaps. */
 static int check_split(struct finder *f, const struct kern_matrix *m, uint32_t row)
 {
+    assert(m->layout != KERN_LAYOUT_COLUMNS); /* repack.c: only matrices that nobody splits */
     if (m->layout == KERN_LAYOUT_ROWS || row % KERN_PANEL_ROWS == 0)
         return 0;
     return engine_fail(

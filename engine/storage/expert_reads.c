@@ -78,10 +78,9 @@ struct expert_reads {
 
 /* ---- open and close ---- */
 
-uint64_t expert_reads_buffer_bytes(const struct gguf *g, const struct experts_layer *layers,
-                                   uint32_t n_layers)
+uint64_t expert_reads_buffer_bytes(const struct experts_layer *layers, uint32_t n_layers)
 {
-    return MOST_LOADS * experts_largest(g, layers, n_layers, expert_staging_bytes);
+    return MOST_LOADS * experts_largest(layers, n_layers, expert_staging_bytes);
 }
 
 static int no_memory(const char *what, uint64_t bytes, struct engine_err *err)
@@ -136,7 +135,7 @@ int expert_reads_open(struct expert_reads **out, const struct expert_reads_optio
     r->layers = opt->layers;
     r->patience_ns = opt->patience_ns;
     r->timeout_ns = opt->timeout_ns;
-    uint64_t bytes = expert_reads_buffer_bytes(opt->g, opt->layers, opt->n_layers);
+    uint64_t bytes = expert_reads_buffer_bytes(opt->layers, opt->n_layers);
     if (open_buffers(r, bytes, err) < 0 || open_files(r, err) < 0 ||
         io_open(&r->io, &io, err) < 0) {
         expert_reads_close(r);
@@ -211,7 +210,7 @@ static void place_parts(const struct expert_reads *r, struct load *l,
             continue;
         l->to[p] = dst[p] ? dst[p] : l->buffer + at;
         l->read.part[p] = l->to[p] + expert_file_offset(t, l->read.expert) % EXPERT_BLOCK_BYTES;
-        at += dst[p] ? 0 : expert_staging_bytes(r->g, t);
+        at += dst[p] ? 0 : expert_staging_bytes(t);
     }
 }
 

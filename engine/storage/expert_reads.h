@@ -33,8 +33,7 @@ struct expert_read {
 };
 
 /* Of all buffers; 0: all go straight. */
-uint64_t expert_reads_buffer_bytes(const struct gguf *g, const struct experts_layer *layers,
-                                   uint32_t n_layers);
+uint64_t expert_reads_buffer_bytes(const struct experts_layer *layers, uint32_t n_layers);
 
 int expert_reads_open(struct expert_reads **out, const struct expert_reads_options *opt,
                       struct engine_err *err);

@@ -48,35 +48,34 @@ uint64_t expert_blocks_bytes(const struct gguf_tensor *t)
     return expert_whole_blocks(bytes) + (is_aligned ? 0 : EXPERT_BLOCK_BYTES);
 }
 
-bool expert_goes_straight(const struct gguf *g, const struct gguf_tensor *t)
+bool expert_goes_straight(const struct gguf_tensor *t)
 {
     enum { MUCH = 20 }; /* one part of so many */
     uint64_t beside = expert_blocks_bytes(t) - expert_file_bytes(t);
-    return !repack_wants(g, t) && beside <= expert_file_bytes(t) / MUCH;
+    return !repack_wants(t) && beside <= expert_file_bytes(t) / MUCH;
 }
 
-uint64_t expert_memory_bytes(const struct gguf *g, const struct gguf_tensor *t)
+uint64_t expert_memory_bytes(const struct gguf_tensor *t)
 {
     enum { LINE = 64 };
-    if (expert_goes_straight(g, t))
+    if (expert_goes_straight(t))
         return expert_blocks_bytes(t);
-    return (repack_memory_bytes(g, t) / t->ne[2] + LINE - 1) / LINE * LINE;
+    return (repack_memory_bytes(t) / t->ne[2] + LINE - 1) / LINE * LINE;
 }
 
-uint64_t expert_staging_bytes(const struct gguf *g, const struct gguf_tensor *t)
+uint64_t expert_staging_bytes(const struct gguf_tensor *t)
 {
-    return expert_goes_straight(g, t) ? 0 : expert_blocks_bytes(t);
+    return expert_goes_straight(t) ? 0 : expert_blocks_bytes(t);
 }
 
-uint64_t experts_largest(const struct gguf *g, const struct experts_layer *layers,
-                         uint32_t n_layers,
-                         uint64_t (*bytes)(const struct gguf *g, const struct gguf_tensor *t))
+uint64_t experts_largest(const struct experts_layer *layers, uint32_t n_layers,
+                         uint64_t (*bytes)(const struct gguf_tensor *t))
 {
     uint64_t most = 0;
     for (uint32_t l = 0; l < n_layers; l++) {
         uint64_t sum = 0;
         for (uint32_t p = 0; p < EXPERT_N_PARTS; p++)
-            sum += layers[l].part[p] ? bytes(g, layers[l].part[p]) : 0;
+            sum += layers[l].part[p] ? bytes(layers[l].part[p]) : 0;
         most = sum > most ? sum : most;
     }
     return most;

@@ -30,14 +30,13 @@ uint64_t expert_file_bytes(const struct gguf_tensor *t);
 uint64_t expert_file_offset(const struct gguf_tensor *t, uint32_t expert);
 uint64_t expert_blocks_bytes(const struct gguf_tensor *t);
 /* Is it computed with as the file has it, and little beside it in its blocks?  Then these are read to where it stays. */
-bool expert_goes_straight(const struct gguf *g, const struct gguf_tensor *t);
+bool expert_goes_straight(const struct gguf_tensor *t);
 /* The memory that it takes: as it is computed with, or its blocks; and where reads of it pass through. */
-uint64_t expert_memory_bytes(const struct gguf *g, const struct gguf_tensor *t);
-uint64_t expert_staging_bytes(const struct gguf *g, const struct gguf_tensor *t);
+uint64_t expert_memory_bytes(const struct gguf_tensor *t);
+uint64_t expert_staging_bytes(const struct gguf_tensor *t);
 
 /* The most that one expert of any layer takes, by the bytes of its matrices. */
-uint64_t experts_largest(const struct gguf *g, const struct experts_layer *layers,
-                         uint32_t n_layers,
-                         uint64_t (*bytes)(const struct gguf *g, const struct gguf_tensor *t));
+uint64_t experts_largest(const struct experts_layer *layers, uint32_t n_layers,
+                         uint64_t (*bytes)(const struct gguf_tensor *t));
 
 #endif

@@ -43,7 +43,7 @@ enum {
 struct part {
     const struct gguf_tensor *tensor; /* NULL: none */
     size_t at;                        /* in a slot */
-    bool goes_straight, wants_panels;
+    bool goes_straight, wants_packing;
 };
 
 /* What experts_want asked for. */
@@ -96,9 +96,9 @@ struct experts {
 
 /* ---- sizes ---- */
 
-static uint64_t slot_bytes_of(const struct gguf *g, const struct experts_options *opt)
+static uint64_t slot_bytes_of(const struct experts_options *opt)
 {
-    return expert_whole_blocks(experts_largest(g, opt->layers, opt->n_layers, expert_memory_bytes));
+    return expert_whole_blocks(experts_largest(opt->layers, opt->n_layers, expert_memory_bytes));
 }
 
 static uint64_t n_all_experts(const struct experts_options *opt)
@@ -106,30 +106,30 @@ static uint64_t n_all_experts(const struct experts_options *opt)
     return (uint64_t)experts_n_layers(opt->layers, opt->n_layers) * opt->n_experts;
 }
 
-uint64_t experts_slots_bytes(const struct gguf *g, const struct experts_options *opt)
+uint64_t experts_slots_bytes(const struct experts_options *opt)
 {
-    return n_all_experts(opt) * slot_bytes_of(g, opt);
+    return n_all_experts(opt) * slot_bytes_of(opt);
 }
 
-uint64_t experts_least_bytes(const struct gguf *g, const struct experts_options *opt)
+uint64_t experts_least_bytes(const struct experts_options *opt)
 {
-    return LEAST_SLOTS * slot_bytes_of(g, opt);
+    return LEAST_SLOTS * slot_bytes_of(opt);
 }
 
-uint64_t experts_resident_bytes(const struct gguf *g, const struct experts_options *opt)
+uint64_t experts_resident_bytes(const struct experts_options *opt)
 {
     uint64_t sum = 0;
     for (uint32_t l = 0; l < opt->n_layers; l++)
         for (uint32_t p = 0; p < EXPERT_N_PARTS; p++) {
             const struct gguf_tensor *t = opt->layers[l].part[p];
-            sum += t ? repack_memory_bytes(g, t) : 0;
+            sum += t ? repack_memory_bytes(t) : 0;
         }
     return sum;
 }
 
-uint64_t experts_staging_bytes(const struct gguf *g, const struct experts_options *opt)
+uint64_t experts_staging_bytes(const struct experts_options *opt)
 {
-    return expert_reads_buffer_bytes(g, opt->layers, opt->n_layers);
+    return expert_reads_buffer_bytes(opt->layers, opt->n_layers);
 }
 
 /* ---- open and close ---- */
@@ -146,20 +146,19 @@ static void place_layer(struct experts *x, uint32_t layer, const struct experts_
     for (int straight = 1; straight >= 0; straight--)
         for (uint32_t p = 0; p < EXPERT_N_PARTS; p++) {
             const struct gguf_tensor *t = parts->part[p];
-            if (!t || expert_goes_straight(x->g, t) != straight)
+            if (!t || expert_goes_straight(t) != straight)
                 continue;
-            x->layers[layer][p] = (struct part){ .tensor = t,
-                                                 .at = at,
-                                                 .goes_straight = straight,
-                                                 .wants_panels = repack_wants(x->g, t) };
-            at += expert_memory_bytes(x->g, t);
+            x->layers[layer][p] = (struct part){
+                .tensor = t, .at = at, .goes_straight = straight, .wants_packing = repack_wants(t)
+            };
+            at += expert_memory_bytes(t);
         }
 }
 
 static int take_memory(struct experts *x, const struct experts_options *opt, struct engine_err *err)
 {
     uint64_t n_all = n_all_experts(opt);
-    x->slot_bytes = slot_bytes_of(x->g, opt);
+    x->slot_bytes = slot_bytes_of(opt);
     uint64_t n_slots = opt->slot_bytes / x->slot_bytes;
     x->all_fit = n_slots >= n_all;
     x->n_slots = (uint32_t)(n_slots < n_all ? n_slots : n_all);
@@ -168,7 +167,7 @@ static int take_memory(struct experts *x, const struct experts_options *opt, str
                            "%" PRIu64
                            " bytes for experts were asked for; at least %d of them, %" PRIu64
                            " bytes, must fit",
-                           opt->slot_bytes, LEAST_SLOTS, experts_least_bytes(x->g, opt));
+                           opt->slot_bytes, LEAST_SLOTS, experts_least_bytes(opt));
     x->layers = calloc(opt->n_layers, sizeof(*x->layers));
     x->wishes = calloc(opt->n_experts, sizeof(*x->wishes));
     x->failed = calloc(opt->n_experts, sizeof(*x->failed));
@@ -265,7 +264,7 @@ static void fill_slot(struct experts *x, const struct expert_read *read)
         one.ne[2] = 1;
         one.bytes = expert_file_bytes(p->tensor);
         one.data = read->part[i];
-        if (p->wants_panels)
+        if (p->wants_packing)
             repack_make(x->workers, &one, 0, one.bytes, slot + p->at);
         else
             memcpy(slot + p->at, one.data, one.bytes);

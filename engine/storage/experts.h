@@ -40,10 +40,10 @@ struct experts_options {
 };
 
 /* Bytes of all experts without slots, of slots for all and at least, and of buffers beside slots. */
-uint64_t experts_resident_bytes(const struct gguf *g, const struct experts_options *opt);
-uint64_t experts_slots_bytes(const struct gguf *g, const struct experts_options *opt);
-uint64_t experts_least_bytes(const struct gguf *g, const struct experts_options *opt);
-uint64_t experts_staging_bytes(const struct gguf *g, const struct experts_options *opt);
+uint64_t experts_resident_bytes(const struct experts_options *opt);
+uint64_t experts_slots_bytes(const struct experts_options *opt);
+uint64_t experts_least_bytes(const struct experts_options *opt);
+uint64_t experts_staging_bytes(const struct experts_options *opt);
 
 /* g: the model's file, open; it and the workers must outlive *out. */
 int experts_open(struct experts **out, const struct gguf *g, const struct experts_options *opt,

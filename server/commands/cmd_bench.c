@@ -35,11 +35,17 @@ struct shape {
     uint32_t n; /* tokens of the prompt, or of each answer */
 };
 
+/* Of feed-forwards whose zeros are skipped. */
+struct neurons {
+    uint64_t n_all, n_active;
+};
+
 struct result {
     struct shape shape;
     double tok_s, ms;
     struct bench_parts parts;
     struct bench_experts experts;
+    struct neurons neurons;
 };
 
 /* Sequences of the same length. */
@@ -63,6 +69,7 @@ struct bench {
     struct bench_parts parts;     /* of the shape at hand */
     struct bench_experts experts; /* the same */
     struct bench_trace trace;     /* the same */
+    struct neurons neurons;       /* the same */
     bool has_experts;
     struct engine_peak peaks[MAX_PEAKS]; /* the last one is of all threads */
     uint32_t n_peaks;
@@ -264,12 +271,17 @@ static int repeat_once(struct bench *b, const struct shape *s, double *seconds,
     if (has_parts(b))
         engine_profile_start(b->e);
     struct engine_expert_stats before;
+    struct engine_stats first, last;
     engine_expert_stats(b->e, &before);
+    engine_stats(b->e, &first);
     engine_trace_experts(b->e, bench_trace_add, &b->trace);
     double start = cmd_now();
     int rc = s->decode ? decode(b, s->n, err) : feed(b, 0, b->set.len, b->set.len + s->n, err);
     *seconds = cmd_now() - start;
     engine_trace_experts(b->e, NULL, NULL);
+    engine_stats(b->e, &last);
+    b->neurons.n_all += last.n_neurons - first.n_neurons;
+    b->neurons.n_active += last.n_neurons_active - first.n_neurons_active;
     if (!rc && !s->decode)
         b->set.len += s->n;
     if (!rc)
@@ -309,6 +321,8 @@ static void print_columns(const struct bench *b)
 {
     printf("%-8s %-6s %6s %7s %8s %11s %10s", "phase", "mode", "batch", "prompt", "context",
            "tok/s", "ms");
+    if (b->o->skip_zeros)
+        printf(" %7s", "active");
     if (b->has_experts)
         bench_print_experts_heading();
     putchar('\n');
@@ -348,11 +362,24 @@ static double reached(const struct bench *b, const struct result *r)
     return (token_s > resident_s ? token_s : resident_s) * r->tok_s;
 }
 
+/* 1: none is skipped. */
+static double active_share(const struct result *r)
+{
+    return r->neurons.n_all ? (double)r->neurons.n_active / (double)r->neurons.n_all : 1;
+}
+
+static const char *mode_of(const struct bench *b)
+{
+    return b->o->skip_zeros ? "sparse" : "dense";
+}
+
 static void print_row(const struct bench *b, const struct result *r)
 {
     const struct shape *s = &r->shape;
-    printf("%-8s %-6s %6u %7u %8u %11.1f %10.2f", s->decode ? "decode" : "prefill", "dense",
+    printf("%-8s %-6s %6u %7u %8u %11.1f %10.2f", s->decode ? "decode" : "prefill", mode_of(b),
            s->batch, s->decode ? 0 : s->n, s->context, r->tok_s, r->ms);
+    if (b->o->skip_zeros)
+        printf(" %6.1f%%", active_share(r) * 100);
     if (b->has_experts)
         bench_print_experts(&r->experts, reached(b, r));
     putchar('\n');
@@ -373,6 +400,7 @@ static void keep_result(struct bench *b, const struct shape *s, double seconds)
     *r = (struct result){ .shape = *s, .tok_s = (double)s->batch * s->n / seconds };
     r->ms = seconds * 1e3 / (s->decode ? s->n : 1);
     r->parts = b->parts;
+    r->neurons = b->neurons;
     judge_hits(b);
     r->experts = b->experts;
     clear_progress(b);
@@ -400,6 +428,7 @@ static int measure(struct bench *b, const struct shape *s, struct engine_err *er
     }
     b->parts = (struct bench_parts){ 0 };
     b->experts = (struct bench_experts){ 0 };
+    b->neurons = (struct neurons){ 0 };
     b->trace.n = 0;
     for (uint32_t i = 0; i < b->o->repeat; i++) {
         show_progress(b, s, "repetition", i + 1, b->o->repeat);
@@ -498,10 +527,12 @@ static void print_json(const struct bench *b)
     for (uint32_t i = 0; i < b->n_results; i++) {
         const struct result *r = &b->results[i];
         const struct shape *s = &r->shape;
-        printf("  {\"phase\": \"%s\", \"mode\": \"dense\", \"batch\": %u, \"prompt\": %u, "
+        printf("  {\"phase\": \"%s\", \"mode\": \"%s\", \"batch\": %u, \"prompt\": %u, "
                "\"context\": %u, \"tok_s\": %.3f, \"ms\": %.4f",
-               s->decode ? "decode" : "prefill", s->batch, s->decode ? 0 : s->n, s->context,
-               r->tok_s, r->ms);
+               s->decode ? "decode" : "prefill", mode_of(b), s->batch, s->decode ? 0 : s->n,
+               s->context, r->tok_s, r->ms);
+        if (b->o->skip_zeros)
+            printf(", \"neurons_active\": %.4f", active_share(r));
         if (b->has_experts)
             bench_print_experts_json(&r->experts, reached(b, r));
         if (has_parts(b)) {

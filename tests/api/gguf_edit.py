@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Copies of a GGUF file that say something else: with further keys, or with F16 weights."""
+"""Copies of a GGUF file that say something else: with further keys, or with weights of another type."""
 import struct
 from typing import NamedTuple
 
@@ -106,17 +106,42 @@ def with_keys(source, target, keys):
     return file.write(target)
 
 
-def with_f16(source, target):
-    """Writes source to target, its Q8_0 tensors rounded to F16."""
+def converted(source, target, convert):
+    """Writes source to target, its tensors as convert(tensor, data) has them: (type, data)."""
     file, pieces, at = File(source), [], 0
     starts = [t.offset for t in file.tensors] + [len(file.section)]
     for i, t in enumerate(file.tensors):
-        data = file.section[starts[i]:min(s for s in starts if s > starts[i])]
-        if t.kind == Q8_0:
-            blocks = np.frombuffer(data, Q8_0_BLOCK, t.n_weights() // 32)
-            data = (blocks["weights"] * blocks["scale"][:, None].astype(np.float32)).astype(np.float16).tobytes()
+        kind, data = convert(t, file.section[starts[i]:min(s for s in starts if s > starts[i])])
         pieces.append(padded(bytes(data)))
-        file.tensors[i] = t._replace(kind=F16 if t.kind == Q8_0 else t.kind, offset=at)
+        file.tensors[i] = t._replace(kind=kind, offset=at)
         at += len(pieces[-1])
     file.section = b"".join(pieces)
     return file.write(target)
+
+
+def to_f16(t, data):
+    if t.kind != Q8_0:
+        return t.kind, data
+    blocks = np.frombuffer(data, Q8_0_BLOCK, t.n_weights() // 32)
+    return F16, (blocks["weights"] * blocks["scale"][:, None].astype(np.float32)).astype(np.float16).tobytes()
+
+
+def to_q8_0(t, data):
+    if t.kind != F16 or len(t.dimensions) < 2 or t.dimensions[0] % 32:
+        return t.kind, data
+    weights = np.frombuffer(data, np.float16, t.n_weights()).astype(np.float32).reshape(-1, 32)
+    blocks = np.zeros(len(weights), Q8_0_BLOCK)
+    blocks["scale"] = np.abs(weights).max(axis=1) / 127
+    scale = blocks["scale"][:, None].astype(np.float32)
+    blocks["weights"] = np.clip(np.rint(np.divide(weights, scale, out=np.zeros_like(weights), where=scale > 0)), -127, 127)
+    return Q8_0, blocks.tobytes()
+
+
+def with_f16(source, target):
+    """Q8_0 tensors, rounded to F16."""
+    return converted(source, target, to_f16)
+
+
+def with_q8_0(source, target):
+    """F16 matrices, quantised to Q8_0."""
+    return converted(source, target, to_q8_0)

@@ -23,7 +23,8 @@ COUNTERS = ["lacuna_prompt_tokens_total", "lacuna_prefill_tokens_total", "lacuna
             "lacuna_http_requests_total", "lacuna_requests_rejected_total", "lacuna_requests_cancelled_total",
             "lacuna_log_messages_total", "process_cpu_seconds_total", "lacuna_prefix_cache_queries_total",
             "lacuna_prefix_cache_hits_total", "lacuna_num_preemptions_total", "lacuna_draft_tokens_total",
-            "lacuna_accepted_draft_tokens_total", "lacuna_expert_cache_hits_total", "lacuna_expert_cache_misses_total",
+            "lacuna_accepted_draft_tokens_total", "lacuna_neurons_total", "lacuna_neurons_active_total",
+            "lacuna_expert_cache_hits_total", "lacuna_expert_cache_misses_total",
             "lacuna_expert_cache_foreseen_total", "lacuna_expert_cache_unused_total",
             "lacuna_expert_cache_evictions_total", "lacuna_expert_replaced_total",
             "lacuna_expert_read_bytes_total", "lacuna_expert_stall_seconds_total"]

@@ -77,8 +77,10 @@ static void product_init(struct product *p, const struct kern_table *k, enum ker
         p->wide = random_on_line(n_weights, 3);
         return;
     }
-    void *panels = aligned_alloc(64, (kern_packed_bytes(type, n_rows, n_cols) + 63) / 64 * 64);
-    kern_pack(&p->w, 0, (n_rows + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS, panels);
+    void *panels = aligned_alloc(
+        64, (kern_packed_bytes(KERN_LAYOUT_PANELS, type, n_rows, n_cols) + 63) / 64 * 64);
+    kern_pack(&p->w, KERN_LAYOUT_PANELS, 0, (n_rows + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS,
+              panels);
     free(rows);
     p->w.data = panels;
     p->w.layout = KERN_LAYOUT_PANELS;

@@ -6,6 +6,7 @@ import statistics
 
 import pytest
 
+import gguf_edit
 from commands import USAGE, lacuna, refused
 from harness import ROOT, model_path
 
@@ -123,3 +124,18 @@ def test_several_sizes_of_the_expert_cache_are_measured_one_after_the_other():
             assert 0 <= experts["best_fixed_hit_rate"] <= experts["best_hit_rate"] <= 1
     table = lacuna("bench", "-m", model, "-p", "0", "-n", "8", "-r", "1", "--expert-cache", "100%,50%", seconds=300)
     assert "hits" in table.stdout.decode().splitlines()[0] and " 50.0%" in table.stdout.decode()
+
+
+@pytest.mark.parametrize("name", ["arcee", "smallthinker"])
+def test_neurons_that_are_zero_are_skipped_and_counted(name, tmp_path):
+    model = gguf_edit.with_q8_0(ROOT / f"tests/golden/arch/{name}.gguf", tmp_path / "q8_0.gguf")
+    done = lacuna("bench", "-m", model, "-p", "20", "-n", "4", "-r", "1", "--skip-zeros", "--json")
+    assert done.returncode == 0, done.error
+    for row in json.loads(done.stdout):
+        assert 0.2 < row["neurons_active"] < 0.8, row
+
+
+def test_without_relu_no_neuron_is_skipped_which_is_said():
+    done = bench("-p", "8", "-n", "2", "-r", "1", "--skip-zeros", "--json")
+    assert "no ReLU" in done.error
+    assert [row["neurons_active"] for row in json.loads(done.stdout)] == [1, 1]

@@ -10,6 +10,7 @@ import re
 import numpy as np
 import pytest
 
+import gguf_edit
 from logits import greatest_error, load, log_softmax, logits_of, mean_divergence, run
 
 HERE = pathlib.Path(__file__).parent
@@ -67,3 +68,16 @@ def test_experts_read_on_demand_give_the_same_bits(name, io, tmp_path):
     for size in (int(least[1]), int(least[1]) * 3 // 2, int(least[1]) * 3):
         found = logits_of(model, tokens, tmp_path, "--expert-cache", str(size), "--io", io)
         assert np.array_equal(found, expected), f"{size} bytes"
+
+
+@pytest.mark.parametrize("name", ["arcee", "llama", "smallthinker", "smallthinker-softmax"])
+def test_neurons_that_are_zero_are_skipped_with_the_same_bits(name, tmp_path):
+    """ReLU^2 without a gate, ReLU with one, experts; of quantised weights: others are not packed."""
+    model = gguf_edit.with_q8_0(HERE / f"arch/{name}.gguf", tmp_path / "q8_0.gguf")
+    if name == "llama":
+        gguf_edit.with_keys(model, model, {"llama.hidden_activation": "relu"})
+    tokens, _ = load(HERE / f"arch/{name}.gguf")
+    whole = logits_of(model, tokens, tmp_path)
+    more = [["--expert-cache", "50%"]] if name.startswith("smallthinker") else []
+    for options in [[], ["--chunk", "1", "--threads", "2"], ["--chunk", "5", "--threads", "1"], *more]:
+        assert np.array_equal(logits_of(model, tokens, tmp_path, "--skip-zeros", *options), whole), options

@@ -3,6 +3,7 @@
  * test_experts.c - experts on demand: whatever the slots, the backend and the faults, what is handed out is
  * what the file holds, and each expert that was wanted is handed out once or failed.
  */
+#include "engine/model/repack.h"
 #include "engine/storage/experts.h"
 
 #include "engine/clock.h"
@@ -50,7 +51,7 @@ static enum kern_type type_of(uint32_t layer, uint32_t part)
 
 static size_t panels_bytes(const struct kern_matrix *rows)
 {
-    return kern_packed_bytes(rows->type, rows->n_rows, rows->n_cols);
+    return kern_packed_bytes(KERN_LAYOUT_PANELS, rows->type, rows->n_rows, rows->n_cols);
 }
 
 /* As experts are computed with. */
@@ -64,7 +65,8 @@ static void make_panels(struct model *m, uint32_t layer, uint32_t part)
     m->panels[layer][part] = aligned_alloc(64, N_EXPERTS * bytes);
     for (uint32_t e = 0; e < N_EXPERTS; e++) {
         rows = rows_of(m, layer, part, e);
-        kern_pack(&rows, 0, (rows.n_rows + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS,
+        kern_pack(&rows, KERN_LAYOUT_PANELS, 0,
+                  (rows.n_rows + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS,
                   m->panels[layer][part] + e * bytes);
     }
 }
@@ -93,6 +95,7 @@ static void model_open(struct model *m)
     cr_assert_eq(gguf_build_write(&b, m->path), 0);
     struct engine_err err = { 0 };
     cr_assert_eq(gguf_open(&m->g, m->path, &err), 0, "%s", err.text);
+    repack_choose(m->g, &(struct repack_rules){ .skips_zeros = false });
     for (uint32_t l = 0; l < N_LAYERS; l++)
         experts_find(m->g, l, &m->layers[l]);
     cr_assert_null(m->layers[DENSE_LAYER].part[EXPERT_UP]);
@@ -113,6 +116,7 @@ static void model_pack(struct model *m)
     gguf_close(m->g);
     cr_assert_eq(rename(packed, m->path), 0);
     cr_assert_eq(gguf_open(&m->g, m->path, &err), 0, "%s", err.text);
+    repack_choose(m->g, &(struct repack_rules){ .skips_zeros = false });
     for (uint32_t l = 0; l < N_LAYERS; l++)
         experts_find(m->g, l, &m->layers[l]);
 }
@@ -223,7 +227,7 @@ static void check_model(const struct model *m, enum engine_io io)
     struct experts_options opt = options_of(m);
     opt.io = io;
     const uint32_t n_slots[] = { 2, 3, 4, 6, 9, 14, N_ALL };
-    uint64_t least = experts_least_bytes(m->g, &opt);
+    uint64_t least = experts_least_bytes(&opt);
     for (size_t i = 0; i < sizeof(n_slots) / sizeof(*n_slots); i++) {
         struct engine_expert_stats stats;
         opt.slot_bytes = n_slots[i] * least / 2;
@@ -248,7 +252,7 @@ static void check_backend(enum engine_io io)
     check_model(&m, io);
     model_pack(&m);
     struct experts_options opt = options_of(&m);
-    cr_expect_eq(experts_staging_bytes(m.g, &opt), 0, "they are read to where they stay");
+    cr_expect_eq(experts_staging_bytes(&opt), 0, "they are read to where they stay");
     check_model(&m, io);
     model_close(&m);
 }
@@ -273,7 +277,7 @@ Test(experts, short_and_failing_reads_change_no_bytes)
     struct model m;
     model_open(&m);
     struct experts_options opt = options_of(&m);
-    opt.slot_bytes = 2 * experts_least_bytes(m.g, &opt);
+    opt.slot_bytes = 2 * experts_least_bytes(&opt);
     opt.faults = (struct io_faults){
         .seed = 3, .short_permille = 300, .eio_permille = 100, .delay_us = 50
     };
@@ -289,7 +293,7 @@ Test(experts, a_file_that_became_shorter_fails_what_is_missing)
     struct model m;
     model_open(&m);
     struct experts_options opt = options_of(&m);
-    opt.slot_bytes = experts_least_bytes(m.g, &opt);
+    opt.slot_bytes = experts_least_bytes(&opt);
     struct experts *x = open_experts(&m, &opt);
     const struct gguf_tensor *down = m.layers[2].part[EXPERT_DOWN];
     cr_assert_eq(truncate(m.path, (off_t)(down->offset + down->bytes / N_EXPERTS)), 0);
@@ -337,7 +341,7 @@ Test(experts, what_was_foreseen_is_no_miss)
     struct engine_expert_stats stats;
     model_open(&m);
     struct experts_options opt = options_of(&m);
-    opt.slot_bytes = 4 * experts_least_bytes(m.g, &opt) / 2;
+    opt.slot_bytes = 4 * experts_least_bytes(&opt) / 2;
     struct experts *x = open_experts(&m, &opt);
     for (uint32_t i = 0; i < 50; i++)
         step_with_guess(&m, x, i % N_EXPERTS, i % N_EXPERTS);
@@ -356,7 +360,7 @@ Test(experts, foresight_stops_where_it_is_wrong_and_comes_back)
     struct engine_expert_stats wrong, right;
     model_open(&m);
     struct experts_options opt = options_of(&m);
-    opt.slot_bytes = 4 * experts_least_bytes(m.g, &opt) / 2;
+    opt.slot_bytes = 4 * experts_least_bytes(&opt) / 2;
     struct experts *x = open_experts(&m, &opt);
     for (uint32_t i = 0; i < 50; i++)
         step_with_guess(&m, x, (i + 1) % N_EXPERTS, i % N_EXPERTS);
@@ -408,7 +412,7 @@ Test(experts, silent_storage_gets_no_slots_of_what_is_there)
     struct model m;
     model_open(&m);
     struct experts_options opt = options_of(&m);
-    opt.slot_bytes = 3 * experts_least_bytes(m.g, &opt) / 2;
+    opt.slot_bytes = 3 * experts_least_bytes(&opt) / 2;
     opt.patience_ms = 20;
     opt.faults.delay_us = 200000;
     struct experts *x = open_experts(&m, &opt);
@@ -436,7 +440,7 @@ Test(experts, a_step_that_may_not_defer_waits_once_for_silent_storage)
     struct model m;
     model_open(&m);
     struct experts_options opt = options_of(&m);
-    opt.slot_bytes = experts_least_bytes(m.g, &opt);
+    opt.slot_bytes = experts_least_bytes(&opt);
     opt.patience_ms = 20;
     opt.timeout_ms = 200;
     opt.faults.delay_us = 3000000;
@@ -461,7 +465,7 @@ Test(experts, tokens_that_come_again_are_counted_once)
     struct model m;
     model_open(&m);
     struct experts_options opt = options_of(&m);
-    opt.slot_bytes = experts_least_bytes(m.g, &opt);
+    opt.slot_bytes = experts_least_bytes(&opt);
     struct experts *x = open_experts(&m, &opt);
     struct experts_choice choice = { .expert = 1, .n_tokens = 3, .n_again = 1 };
     struct engine_expert_stats stats;
@@ -487,7 +491,7 @@ Test(experts, a_warm_start_has_the_hottest_in_memory)
     struct model m;
     model_open(&m);
     struct experts_options opt = options_of(&m);
-    opt.slot_bytes = 3 * experts_least_bytes(m.g, &opt) / 2;
+    opt.slot_bytes = 3 * experts_least_bytes(&opt) / 2;
     float heat[N_LAYERS][N_EXPERTS] = { { 1, 0, 9, 0, 0, 0 }, { 0 }, { 0, 8, 0, 7, 2, 0 } };
     float out[N_LAYERS][N_EXPERTS];
     const struct experts_warm_options plain = { 0 };
@@ -514,7 +518,7 @@ Test(experts, none_is_foreseen_if_that_is_switched_off_or_all_are_in_memory)
     struct model m;
     model_open(&m);
     struct experts_options opt = options_of(&m);
-    opt.slot_bytes = N_ALL * experts_least_bytes(m.g, &opt) / 2;
+    opt.slot_bytes = N_ALL * experts_least_bytes(&opt) / 2;
     struct experts *x = open_experts(&m, &opt);
     cr_expect_not(experts_can_foresee(x, 2));
     experts_close(x);
@@ -539,8 +543,8 @@ Test(experts, too_few_bytes_are_refused_with_the_limit)
     char least[32];
     model_open(&m);
     struct experts_options opt = options_of(&m);
-    snprintf(least, sizeof(least), "%llu", (unsigned long long)experts_least_bytes(m.g, &opt));
-    opt.slot_bytes = experts_least_bytes(m.g, &opt) - 1;
+    snprintf(least, sizeof(least), "%llu", (unsigned long long)experts_least_bytes(&opt));
+    opt.slot_bytes = experts_least_bytes(&opt) - 1;
     cr_assert_eq(experts_open(&x, m.g, &opt, m.workers, &err), -1);
     cr_assert(err.code == ENGINE_ERR_OPTION && strstr(err.text, least), "%s", err.text);
     model_close(&m);

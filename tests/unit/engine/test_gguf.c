@@ -212,7 +212,8 @@ static struct gguf_build panels(uint32_t type, uint64_t n_rows, uint32_t alignme
     gguf_build_u32(&b, "general.alignment", alignment);
     if (version)
         gguf_build_u32(&b, GGUF_PANELS_KEY, version);
-    gguf_build_tensor(&b, "w", GGUF_PANELS + type, 2, (uint64_t[]){ 64, n_rows }, NULL, 0);
+    gguf_build_tensor(&b, "w", GGUF_LAYOUT * KERN_LAYOUT_PANELS + type, 2,
+                      (uint64_t[]){ 64, n_rows }, NULL, 0);
     gguf_build_put(&b.data, zeros, sizeof(zeros));
     return b;
 }
@@ -226,8 +227,9 @@ Test(gguf, panels_have_their_padding)
     struct gguf *g = open_bytes(file, len, len, &copy, &err);
     cr_assert(g != NULL, "%s", err.text);
     const struct gguf_tensor *t = gguf_tensor_at(g, 0);
-    cr_expect(t->in_panels && t->type == KERN_TYPE_Q4_0);
-    cr_expect(t->bytes == kern_packed_bytes(KERN_TYPE_Q4_0, 48, 64));
+    cr_expect(t->layout == KERN_LAYOUT_PANELS && t->target == t->layout &&
+              t->type == KERN_TYPE_Q4_0);
+    cr_expect(t->bytes == kern_packed_bytes(KERN_LAYOUT_PANELS, KERN_TYPE_Q4_0, 48, 64));
     gguf_close(g);
     free(copy);
     free(file);
@@ -250,23 +252,30 @@ Test(gguf, panels_that_nobody_can_read_are_refused)
     expect_refused(&b, ENGINE_ERR_FILE, "needs bytes");
 }
 
-Test(gguf, unknown_type_is_accepted_with_size_0)
+static void expect_size_0(uint32_t type)
 {
     struct gguf_build b = good();
-    gguf_build_tensor_at(&b, "odd", 12345, 2, (uint64_t[]){ 3, 5 }, 0);
+    gguf_build_tensor_at(&b, "odd", type, 2, (uint64_t[]){ 3, 5 }, 0);
     size_t len;
     unsigned char *file = gguf_build_finish(&b, &len), *copy;
     struct engine_err err;
     struct gguf *g = open_bytes(file, len, len, &copy, &err);
     cr_assert(g != NULL, "%s", err.text);
     const struct gguf_tensor *t = gguf_find_tensor(g, "odd");
-    cr_expect(t && t->type == 12345 && t->bytes == 0 && t->ne[1] == 5);
+    cr_expect(t && t->type == type && t->bytes == 0 && t->ne[1] == 5);
+    cr_expect(t->layout == KERN_LAYOUT_ROWS);
     const struct gguf_load_options load = { .read_file = false };
     cr_assert(gguf_load(g, &load, &err) == 0);
     cr_expect(t->data == NULL);
     gguf_close(g);
     free(copy);
     free(file);
+}
+
+Test(gguf, unknown_types_and_layouts_are_accepted_with_size_0)
+{
+    expect_size_0(12345);
+    expect_size_0(GGUF_LAYOUT * KERN_LAYOUT_COLUMNS + KERN_TYPE_Q4_0); /* no file has columns */
 }
 
 static uint64_t hash_of(struct gguf_build *b)

@@ -9,6 +9,7 @@
 
 #include "engine/model/repack.h"
 #include "kernels/kernels.h"
+#include "tests/support/gguf_build.h"
 
 enum { N_COLS = 64, N_ROWS = 40, N_MATRICES = 3 }; /* two panels and a half each */
 
@@ -18,6 +19,7 @@ static struct gguf_tensor random_tensor(uint8_t *rows, size_t bytes)
         rows[i] = (uint8_t)rand();
     return (struct gguf_tensor){ .name = "w",
                                  .type = KERN_TYPE_Q4_0,
+                                 .target = KERN_LAYOUT_PANELS,
                                  .ne = { N_COLS, N_ROWS, N_MATRICES, 1 },
                                  .bytes = bytes,
                                  .data = rows };
@@ -58,4 +60,45 @@ Test(repack, panels_made_piece_by_piece_are_those_made_at_once)
     free(whole);
     free(pieces);
     workers_close(workers);
+}
+
+static const char *const layout_names[] = { "rows", "panels", "columns" };
+
+/* A file with the matrices of one layer, all Q4_0 but for the last, and what rules make of them. */
+static void expect_targets(const struct repack_rules *rules, const enum kern_layout *expected)
+{
+    static const char *const names[] = {
+        "blk.0.attn_q.weight",       "blk.0.ffn_gate.weight",       "blk.0.ffn_up.weight",
+        "blk.0.ffn_down.weight",     "blk.0.ffn_up_exps.weight",    "blk.0.ffn_down_exps.weight",
+        "blk.0.ffn_up_shexp.weight", "blk.0.ffn_down_shexp.weight", "blk.0.ffn_down_norm.weight",
+        "blk.1.ffn_down.weight"
+    };
+    enum { N = sizeof(names) / sizeof(names[0]) };
+    struct gguf_build b = GGUF_BUILD_INIT;
+    unsigned char data[64 * 64 * 2] = { 0 };
+    for (uint32_t i = 0; i < N; i++)
+        gguf_build_tensor(&b, names[i], i == N - 1 ? KERN_TYPE_F16 : KERN_TYPE_Q4_0, 2,
+                          (uint64_t[]){ 64, 64 }, data, i == N - 1 ? sizeof(data) : 64 * 36);
+    size_t len;
+    unsigned char *file = gguf_build_finish(&b, &len);
+    struct engine_err err = { 0 };
+    struct gguf *g;
+    cr_assert_eq(gguf_open_memory(&g, file, len, len, &err), 0, "%s", err.text);
+    repack_choose(g, rules);
+    for (uint32_t i = 0; i < N; i++)
+        cr_expect_eq(gguf_find_tensor(g, names[i])->target, expected[i], "%s: %s", names[i],
+                     layout_names[gguf_find_tensor(g, names[i])->target]);
+    gguf_close(g);
+    free(file);
+}
+
+Test(repack, where_zeros_are_skipped_down_lies_in_columns_and_a_gated_up_in_rows)
+{
+    const enum kern_layout R = KERN_LAYOUT_ROWS, P = KERN_LAYOUT_PANELS, C = KERN_LAYOUT_COLUMNS;
+    expect_targets(&(struct repack_rules){ 0 },
+                   (enum kern_layout[]){ P, P, P, P, P, P, P, P, P, R });
+    expect_targets(&(struct repack_rules){ .skips_zeros = true },
+                   (enum kern_layout[]){ P, P, P, C, P, C, P, C, P, R });
+    expect_targets(&(struct repack_rules){ .skips_zeros = true, .is_gated = true },
+                   (enum kern_layout[]){ P, P, R, C, R, C, R, C, P, R });
 }

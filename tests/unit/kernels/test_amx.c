@@ -46,9 +46,9 @@ static void check_matrix(enum kern_type type, uint32_t rows, uint32_t cols)
     w.data = random_rows(type, rows, cols, 4);
     random_act_init(&act, MAX_TOKENS, cols);
     random_act_quantise(kern_select("ref"), x, &act, MAX_TOKENS);
-    void *data = aligned_alloc(64, kern_packed_bytes(type, rows, cols));
+    void *data = aligned_alloc(64, kern_packed_bytes(KERN_LAYOUT_PANELS, type, rows, cols));
     struct kern_matrix packed = w;
-    kern_pack(&w, 0, (rows + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS, data);
+    kern_pack(&w, KERN_LAYOUT_PANELS, 0, (rows + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS, data);
     packed.layout = KERN_LAYOUT_PANELS;
     packed.data = data;
     check_tokens(&w, &packed, &act, 0, 16);

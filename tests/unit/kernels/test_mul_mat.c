@@ -24,7 +24,7 @@ enum {
 /* A random matrix and random quantised inputs. */
 struct problem {
     struct kern_matrix w;
-    struct kern_matrix packed; /* the same in panels; of quantised types */
+    struct kern_matrix packed, columns; /* the same in other layouts; of quantised types */
     float *x;
     struct kern_act act;
     struct kern_input in;
@@ -32,19 +32,39 @@ struct problem {
     float *expected; /* by ref, [n_tokens][n_rows] */
 };
 
-static void pack(struct problem *p)
+static struct kern_matrix packed(const struct kern_matrix *w, enum kern_layout layout)
 {
-    const struct kern_matrix *w = &p->w;
-    size_t bytes = kern_packed_bytes(w->type, w->n_rows, w->n_cols);
-    uint32_t n_panels = (w->n_rows + KERN_PANEL_ROWS - 1) / KERN_PANEL_ROWS;
+    size_t bytes = kern_packed_bytes(layout, w->type, w->n_rows, w->n_cols);
+    uint32_t rows = kern_layout_rows(layout), n_pieces = (w->n_rows + rows - 1) / rows;
+    struct kern_matrix dst = *w;
     void *data = aligned_alloc(64, bytes);
     memset(data, 0xff, bytes);
-    kern_pack(w, 0, n_panels / 2, data);
-    kern_pack(w, n_panels / 2, n_panels, data);
-    p->packed = *w;
-    p->packed.layout = KERN_LAYOUT_PANELS;
-    p->packed.data = data;
-    p->packed.row_bytes = 0;
+    kern_pack(w, layout, 0, n_pieces / 2, data);
+    kern_pack(w, layout, n_pieces / 2, n_pieces, data);
+    dst.layout = layout;
+    dst.data = data;
+    dst.row_bytes = 0;
+    return dst;
+}
+
+/* Every second token has few inputs that are not zero, and whole groups of zeros. */
+static void make_sparse(float *x, uint32_t n_tokens, uint32_t cols, uint64_t seed)
+{
+    float *dice = random_floats((size_t)n_tokens * cols, seed);
+    for (uint32_t t = 1; t < n_tokens; t += 2)
+        for (uint32_t c = 0; c < cols; c++)
+            if (dice[(size_t)t * cols + c] < 0.8f || c / 16 % 3 == t % 3)
+                x[(size_t)t * cols + c] = 0.0f;
+    free(dice);
+}
+
+/* Quantises x, and has ref multiply. */
+static void problem_expect(struct problem *p)
+{
+    if (kern_type_info(p->w.type)->group_values)
+        random_act_quantise(kern_select("ref"), p->x, &p->act, p->n_tokens);
+    kern_select("ref")->mul_mat(&p->w, 0, p->w.n_rows, &p->in, 0, p->n_tokens, p->expected,
+                                p->w.n_rows);
 }
 
 static void problem_init(struct problem *p, enum kern_type type, uint32_t rows, uint32_t cols,
@@ -57,24 +77,28 @@ static void problem_init(struct problem *p, enum kern_type type, uint32_t rows, 
     p->w.data = random_rows(type, rows, cols, seed);
     p->x = random_floats((size_t)n_tokens * cols, seed + 1);
     p->x[cols / 2] = 40.0f; /* an outlier, as real activations have */
+    make_sparse(p->x, n_tokens, cols, seed + 2);
     random_act_init(&p->act, n_tokens, cols);
     if (kern_type_info(type)->group_values) {
-        random_act_quantise(kern_select("ref"), p->x, &p->act, n_tokens);
-        pack(p);
+        p->packed = packed(&p->w, KERN_LAYOUT_PANELS);
+        p->columns = packed(&p->w, KERN_LAYOUT_COLUMNS);
     }
     p->in = (struct kern_input){ .x = p->x, .act = &p->act };
     p->expected = malloc((size_t)n_tokens * rows * sizeof(float));
-    kern_select("ref")->mul_mat(&p->w, 0, rows, &p->in, 0, n_tokens, p->expected, rows);
+    problem_expect(p);
 }
 
 static void problem_fini(struct problem *p)
 {
     free((void *)(uintptr_t)p->w.data);
     free((void *)(uintptr_t)p->packed.data);
+    free((void *)(uintptr_t)p->columns.data);
     free(p->x);
     random_act_fini(&p->act);
     free(p->expected);
 }
+
+static const char *const layout_names[] = { "rows", "panels", "columns" };
 
 /* Rows in two cuts, tokens in pieces of `step`. */
 static void check_layout(const struct kern_table *k, const struct problem *p,
@@ -94,23 +118,45 @@ static void check_layout(const struct kern_table *k, const struct problem *p,
     for (size_t i = 0; i < (size_t)p->n_tokens * rows; i++)
         cr_assert(memcmp(&y[i], &p->expected[i], 4) == 0,
                   "%s %s %s, %u x %u, step %u: element %zu is %.9g, ref has %.9g", k->name,
-                  kern_type_info(w->type)->name, w->layout ? "panels" : "rows", rows, w->n_cols,
-                  step, i, (double)y[i], (double)p->expected[i]);
+                  kern_type_info(w->type)->name, layout_names[w->layout], rows, w->n_cols, step, i,
+                  (double)y[i], (double)p->expected[i]);
     free(y);
 }
 
 static void check_variant(const struct kern_table *k, const struct problem *p, uint32_t step)
 {
     check_layout(k, p, &p->w, step);
-    if (p->packed.data)
-        check_layout(k, p, &p->packed, step);
+    if (!p->packed.data)
+        return;
+    check_layout(k, p, &p->packed, step);
+    check_layout(k, p, &p->columns, step);
+}
+
+/* n of the rows, in any order, some twice. */
+static void check_some_rows(const struct kern_table *k, const struct problem *p, uint32_t n)
+{
+    uint32_t rows[64];
+    float y[65];
+    for (uint32_t i = 0; i < n; i++)
+        rows[i] = (i * 7 + n) % p->w.n_rows;
+    for (uint32_t t = 0; t < 3; t++) {
+        y[n] = -1.0f;
+        k->mul_rows(&p->w, rows, n, &p->in, t, y);
+        cr_assert(y[n] == -1.0f, "%s %s writes behind %u rows", k->name,
+                  kern_type_info(p->w.type)->name, n);
+        for (uint32_t i = 0; i < n; i++)
+            cr_assert(memcmp(&y[i], &p->expected[(size_t)t * p->w.n_rows + rows[i]], 4) == 0,
+                      "%s %s, %u of %u rows of %u: row %u of token %u", k->name,
+                      kern_type_info(p->w.type)->name, n, p->w.n_rows, p->w.n_cols, rows[i], t);
+    }
 }
 
 Test(mul_mat, every_variant_gives_the_bits_of_ref)
 {
     /* Each size of a tile, and what the kernels call few tokens at most. */
     static const uint32_t steps[] = { 1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 24, 25 };
-    static const uint32_t rows[] = { 1, 15, 16, 17, 40 };
+    static const uint32_t rows[] = { 1, 16, 17, 40, 150 };
+    static const uint32_t some[] = { 0, 1, 3, 15, 16, 31, 32, 63 };
     static const uint32_t blocks[] = { 1, 2, 3, 9,
                                        53 }; /* several pieces of columns, of both blocks */
     for (size_t t = 0; t < N_TYPES; t++)
@@ -124,6 +170,8 @@ Test(mul_mat, every_variant_gives_the_bits_of_ref)
                              TOKENS, t * 100 + r * 10 + b);
                 for (uint32_t v = 0; v < kern_n_usable(); v++) {
                     check_variant(kern_usable(v), &p, TOKENS);
+                    for (size_t n = 0; n < sizeof(some) / sizeof(some[0]); n++)
+                        check_some_rows(kern_usable(v), &p, some[n]);
                     for (size_t s = 0; s < sizeof(steps) / sizeof(steps[0]); s++)
                         check_variant(kern_usable(v), &p, steps[s]);
                 }
@@ -144,6 +192,31 @@ Test(mul_mat, many_tokens_give_the_bits_of_ref)
                 check_variant(kern_usable(v), &p, MANY_TOKENS);
             problem_fini(&p);
         }
+}
+
+/* No input is zero, or so many are that columns are skipped; more tiles than the sums of so many tokens go together. */
+Test(mul_mat, columns_of_many_rows_and_tokens_give_the_bits_of_ref)
+{
+    enum { ROWS = 700, SKIPPED_TOKENS = 64 };
+    for (size_t t = 0; t < N_TYPES; t++) {
+        uint32_t unit = kern_type_info(types[t])->block_values, cols = unit < 256 ? 1056 : 1024;
+        if (!kern_type_info(types[t])->group_values)
+            continue;
+        struct problem p;
+        problem_init(&p, types[t], ROWS, cols, SKIPPED_TOKENS, 31 + t);
+        float *x = random_floats((size_t)SKIPPED_TOKENS * cols, 77);
+        for (int is_sparse = 0; is_sparse < 2; is_sparse++) {
+            for (size_t i = 0; i < (size_t)SKIPPED_TOKENS * cols; i++)
+                p.x[i] = is_sparse && i % 11 ? 0.0f : x[i];
+            problem_expect(&p);
+            for (uint32_t v = 0; v < kern_n_usable(); v++) {
+                check_layout(kern_usable(v), &p, &p.columns, SKIPPED_TOKENS);
+                check_layout(kern_usable(v), &p, &p.columns, 29);
+            }
+        }
+        free(x);
+        problem_fini(&p);
+    }
 }
 
 /* The reference itself, against dequantised weights in double precision. */
@@ -184,7 +257,8 @@ Test(mul_mat, extreme_bytes_do_not_saturate)
         struct problem p;
         problem_init(&p, types[t], 16, 256, TOKENS, 3);
         random_fill_bytes((uint8_t *)(uintptr_t)p.w.data, types[t], 16, 256, bytes[byte]);
-        kern_pack(&p.w, 0, 1, (void *)(uintptr_t)p.packed.data);
+        kern_pack(&p.w, KERN_LAYOUT_PANELS, 0, 1, (void *)(uintptr_t)p.packed.data);
+        kern_pack(&p.w, KERN_LAYOUT_COLUMNS, 0, 1, (void *)(uintptr_t)p.columns.data);
         for (size_t i = 0; i < (size_t)TOKENS * 256; i++)
             p.x[i] = signs == 0 || (signs == 1 && i % 3) ? 1.0f : -1.0f;
         random_act_quantise(kern_select("ref"), p.x, &p.act, TOKENS);
@@ -195,32 +269,35 @@ Test(mul_mat, extreme_bytes_do_not_saturate)
     }
 }
 
-Test(pack, panels_take_no_more_than_the_rows_but_for_padding)
+Test(pack, no_layout_takes_more_than_the_rows_but_for_padding)
 {
-    for (size_t t = 0; t < N_TYPES; t++) {
-        if (!kern_type_info(types[t])->group_values)
-            continue;
-        size_t rows = (size_t)64 * random_row_bytes(types[t], 4096);
-        cr_assert_leq(kern_packed_bytes(types[t], 64, 4096), rows, "%s",
-                      kern_type_info(types[t])->name);
-        cr_assert_eq(kern_packed_bytes(types[t], 49, 4096), kern_packed_bytes(types[t], 64, 4096));
-    }
+    for (size_t t = 0; t < N_TYPES; t++)
+        for (enum kern_layout layout = KERN_LAYOUT_PANELS; layout <= KERN_LAYOUT_COLUMNS;
+             layout++) {
+            if (!kern_type_info(types[t])->group_values)
+                continue;
+            size_t rows = (size_t)128 * random_row_bytes(types[t], 4096);
+            cr_assert_leq(kern_packed_bytes(layout, types[t], 128, 4096), rows, "%s in %s",
+                          kern_type_info(types[t])->name, layout_names[layout]);
+            cr_assert_eq(kern_packed_bytes(layout, types[t], 113, 4096),
+                         kern_packed_bytes(layout, types[t], 128, 4096));
+        }
 }
 
 Test(pack, a_row_has_the_same_values_in_every_layout)
 {
     for (size_t t = 0; t < N_TYPES; t++) {
         struct problem p;
-        problem_init(&p, types[t], 17, 768, TOKENS, 11 + t);
-        float *rows = malloc(768 * sizeof(float)), *panels = malloc(768 * sizeof(float));
-        for (uint32_t r = 0; r < 17 && p.packed.data; r++) {
+        problem_init(&p, types[t], 130, 768, 1, 11 + t);
+        float rows[768], panels[768], columns[768];
+        for (uint32_t r = 0; r < 130 && p.packed.data; r++) {
             kern_row(&p.w, r, rows);
             kern_row(&p.packed, r, panels);
-            cr_assert(memcmp(rows, panels, 768 * sizeof(float)) == 0, "%s row %u",
-                      kern_type_info(types[t])->name, r);
+            kern_row(&p.columns, r, columns);
+            cr_assert(memcmp(rows, panels, sizeof(rows)) == 0 &&
+                          memcmp(rows, columns, sizeof(rows)) == 0,
+                      "%s row %u", kern_type_info(types[t])->name, r);
         }
-        free(rows);
-        free(panels);
         problem_fini(&p);
     }
 }
