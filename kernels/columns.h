@@ -13,8 +13,8 @@
 
 enum {
     COLUMNS_MOST_TOKENS = 64,
-    COLUMNS_PART_TILES =
-        256, /* of all tokens together whose sums are under way: they stay in the second-level cache */
+    /* Of all tokens together whose sums are under way: they stay in the second-level cache. */
+    COLUMNS_PART_TILES = 256,
     COLUMNS_AHEAD = 2, /* groups between what is asked for and what is multiplied */
 };
 
@@ -113,7 +113,7 @@ KERN_INLINE void prefetch_tile(enum kern_type type, const struct column_tiles *w
     const uint8_t *codes = w->data + packed_column_at(type, w->n_rows, first) +
                            (size_t)tile * bytes;
     size_t heads = (size_t)COLUMN_PANELS * packed_head_bytes(type);
-    if (mask && first % unpack_block(type) == 0)
+    if (first % unpack_block(type) == 0)
         prefetch_stream(w->data + first / unpack_block(type) * packed_chunk_bytes(type, w->n_rows) +
                             tile * heads,
                         heads);
@@ -163,8 +163,8 @@ KERN_INLINE uint32_t group_mask(enum kern_type type, const struct tokens *x, uin
 }
 
 /* Tiles times n_t tokens, whose outputs of them lie at y, [n_t][rows of the tiles]. */
-KERN_INLINE void column_tiles(enum kern_type type, const struct column_tiles *w, uint32_t n_cols,
-                              const struct tokens *x, uint32_t n_t, float *y)
+KERN_INLINE void multiply_tiles(enum kern_type type, const struct column_tiles *w, uint32_t n_cols,
+                                const struct tokens *x, uint32_t n_t, float *y)
 {
     size_t ldy = (size_t)(w->tile1 - w->tile0) * KERN_COLUMN_ROWS;
     memset(y, 0, n_t * ldy * sizeof(*y));
@@ -196,7 +196,7 @@ KERN_INLINE void column_rows(enum kern_type type, const struct kern_matrix *w, u
         end = (tiles.tile0 + COLUMNS_PART_TILES / n_t) * KERN_COLUMN_ROWS;
         end = end < row1 ? end : row1;
         tiles.tile1 = packed_n_tiles(end);
-        column_tiles(type, &tiles, w->n_cols, x, n_t, part);
+        multiply_tiles(type, &tiles, w->n_cols, x, n_t, part);
         size_t ld = (size_t)(tiles.tile1 - tiles.tile0) * KERN_COLUMN_ROWS;
         for (uint32_t t = 0; t < n_t; t++)
             memcpy(y + t * ldy + (r - row0), part + t * ld + r % KERN_COLUMN_ROWS,

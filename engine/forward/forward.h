@@ -107,8 +107,8 @@ struct forward_options {
     uint32_t max_rows, max_logit_rows;
     uint32_t n_ctx; /* longest sequence */
     uint32_t n_threads;
-    bool
-        skips_zeros; /* neurons that ReLU makes zero are not multiplied, where layouts are for it (repack.h) */
+    /* Neurons that ReLU makes zero are not multiplied, where layouts are for it (repack.h). */
+    bool skips_zeros;
 };
 
 struct forward {

@@ -50,8 +50,8 @@ bool gguf_str_is(struct gguf_str s, const char *text);
 struct gguf_tensor {
     const char *name; /* NUL-terminated copy, holds no NUL */
     uint32_t type;    /* enum kern_type, or a number kern_type_info does not support */
-    enum kern_layout
-        layout; /* of its ne[2] matrices in the file: rows, but for what `lacuna pack` wrote */
+    /* Of its ne[2] matrices in the file: rows, but for what `lacuna pack` wrote. */
+    enum kern_layout layout;
     enum kern_layout target; /* in memory: the file's, unless gguf_aim said another */
     uint32_t n_dims;         /* 1 .. 4 */
     uint64_t ne[4];          /* fastest dimension first; unused are 1 */
