@@ -85,7 +85,10 @@ struct kv_seq {
     uint32_t n_committed;
     bool is_private;
     struct kv_hash salt;
-    struct kv_hash chain;                /* of the sealed pages; of the salt alone at first */
+    struct kv_hash own_way; /* how it makes what others make otherwise of the same tokens */
+    uint32_t own_from;      /* its first position that is not, */
+    uint32_t own_page;      /* and the page that this lies in; KV_NO_PAGE: all are */
+    struct kv_hash chain;   /* of the sealed pages; of the salt alone at first */
     int32_t open_tokens[KV_PAGE_TOKENS]; /* n_committed % KV_PAGE_TOKENS of them */
     struct kv_table table[KV_MAX_GROUPS];
 };
@@ -115,6 +118,8 @@ void kv_warm_set_idle(struct kv_warm *w, bool is_idle);
 
 struct kv_hash kv_hash_salt(const struct kv *kv, const void *salt, size_t n_bytes);
 struct kv_hash kv_hash_page(const struct kv *kv, struct kv_hash parent, const int32_t *tokens);
+/* Of what follows `parent`, but is made in another way. */
+struct kv_hash kv_hash_way(const struct kv *kv, struct kv_hash parent, struct kv_hash way);
 
 int kv_index_open(struct kv_pool *pool);
 void kv_index_close(struct kv_pool *pool);
@@ -139,5 +144,8 @@ uint32_t kv_pages_of(const struct kv_group_options *group, uint32_t n_tokens);
 
 /* What a table was promised beyond what it holds. */
 uint32_t kv_table_outstanding(const struct kv_table *t);
+
+/* What a sequence's page number `at` follows, if the hash of the pages before it is this. */
+struct kv_hash kv_parent_of(const struct kv_seq *seq, uint32_t at, struct kv_hash chain);
 
 #endif

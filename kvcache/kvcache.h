@@ -78,6 +78,11 @@ struct kv_seq_options {
                        * decides about keys and values, and whoever must not see whose prompts */
     size_t salt_bytes;
     bool is_private; /* finds no prefixes and leaves none */
+    /* Keys and values of positions from own_from on are made in a way of its own, which these bytes name: pages
+     * that hold such are shared only by sequences that agree in both.  None: there is no such way. */
+    const void *own_way;
+    size_t own_way_bytes;
+    uint32_t own_from;
 };
 
 /* An empty sequence.  0 or -ENOMEM. */

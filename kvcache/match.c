@@ -21,7 +21,7 @@ static uint32_t find_pages(struct kv_seq *seq, const int32_t *tokens, uint32_t n
     struct kv_hash chain = seq->chain;
     for (uint32_t i = 0; i < n_most; i++) {
         const int32_t *page_tokens = tokens + (size_t)i * KV_PAGE_TOKENS;
-        chain = kv_hash_page(seq->kv, chain, page_tokens);
+        chain = kv_hash_page(seq->kv, kv_parent_of(seq, i, chain), page_tokens);
         for (uint32_t g = 0; g < seq->kv->n_groups; g++) {
             const struct kv_pool *pool = &seq->kv->pool[g];
             uint32_t page = kv_index_find(pool, chain, page_tokens);
@@ -83,25 +83,47 @@ static void hold_pages(struct kv_seq *seq, const int32_t *tokens, uint32_t n)
             kv_pool_hold(pool, t->page[i]);
     }
     for (uint32_t i = 0; i < n; i++)
-        seq->chain = kv_hash_page(seq->kv, seq->chain, tokens + (size_t)i * KV_PAGE_TOKENS);
+        seq->chain = kv_hash_page(seq->kv, kv_parent_of(seq, i, seq->chain),
+                                  tokens + (size_t)i * KV_PAGE_TOKENS);
     seq->n_committed = n * KV_PAGE_TOKENS;
 }
 
 /* ---- the beginning of one more ---- */
 
-/* How many of the next tokens every group has in some page; source[g] is that page. */
-static uint32_t find_part(const struct kv_seq *seq, const int32_t *tokens, uint32_t n_tokens,
-                          uint32_t source[KV_MAX_GROUPS])
+/* How many of the next tokens every group has in some page that follows `parent`; source[g] is that page. */
+static uint32_t find_part_of(const struct kv_seq *seq, struct kv_hash parent, const int32_t *tokens,
+                             uint32_t n_tokens, uint32_t source[KV_MAX_GROUPS])
 {
     uint32_t n = n_tokens < KV_PAGE_TOKENS - 1 ? n_tokens : KV_PAGE_TOKENS - 1;
     for (uint32_t g = 0; n > 0 && g < seq->kv->n_groups; g++) {
         const struct kv_pool *pool = &seq->kv->pool[g];
         uint32_t n_same = 0;
         if (!kv_has_parts(&pool->opt))
-            source[g] = kv_index_find_part(pool, seq->chain, tokens, n, &n_same);
+            source[g] = kv_index_find_part(pool, parent, tokens, n, &n_same);
         n = n_same;
     }
     return n;
+}
+
+/* Of a page that will have keys and values of both kinds, what another made that has only the common kind is good
+ * up to where the sequence's own begin. */
+static uint32_t find_part(const struct kv_seq *seq, const int32_t *tokens, uint32_t n_tokens,
+                          uint32_t source[KV_MAX_GROUPS])
+{
+    uint32_t at = seq->n_committed / KV_PAGE_TOKENS;
+    struct kv_hash parent = kv_parent_of(seq, at, seq->chain);
+    uint32_t n = find_part_of(seq, parent, tokens, n_tokens, source);
+    uint32_t n_common = at == seq->own_page ? seq->own_from - seq->n_committed : 0;
+    uint32_t other[KV_MAX_GROUPS];
+    if (n_common > n_tokens)
+        n_common = n_tokens;
+    if (n_common <= n)
+        return n;
+    n_common = find_part_of(seq, seq->chain, tokens, n_common, other);
+    if (n_common <= n)
+        return n;
+    memcpy(source, other, sizeof(other));
+    return n_common;
 }
 
 /* The source is held while a page is taken: it might be the next one to go. */

@@ -44,6 +44,12 @@ struct kv_hash kv_hash_page(const struct kv *kv, struct kv_hash parent, const in
     return hash_bytes(kv, &all, sizeof(all));
 }
 
+struct kv_hash kv_hash_way(const struct kv *kv, struct kv_hash parent, struct kv_hash way)
+{
+    struct kv_hash both[] = { parent, way };
+    return hash_bytes(kv, both, sizeof(both));
+}
+
 static bool is_same_hash(struct kv_hash a, struct kv_hash b)
 {
     return a.low == b.low && a.high == b.high;

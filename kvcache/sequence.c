@@ -78,14 +78,28 @@ static struct kv_seq *seq_new(struct kv *kv, uint32_t max_tokens)
     return seq;
 }
 
+struct kv_hash kv_parent_of(const struct kv_seq *seq, uint32_t at, struct kv_hash chain)
+{
+    return at == seq->own_page ? kv_hash_way(seq->kv, chain, seq->own_way) : chain;
+}
+
 int kv_seq_open(struct kv *kv, const struct kv_seq_options *opt, struct kv_seq **out)
 {
-    *out = seq_new(kv, opt->max_tokens);
-    if (!*out)
+    struct kv_seq *seq = seq_new(kv, opt->max_tokens);
+    *out = seq;
+    if (!seq)
         return -ENOMEM;
-    (*out)->is_private = opt->is_private;
-    (*out)->salt = kv_hash_salt(kv, opt->salt, opt->salt_bytes);
-    (*out)->chain = (*out)->salt;
+    seq->is_private = opt->is_private;
+    seq->salt = kv_hash_salt(kv, opt->salt, opt->salt_bytes);
+    seq->own_page = KV_NO_PAGE;
+    if (opt->own_way_bytes > 0) {
+        /* Where in its page it begins counts, too: that page has both. */
+        seq->own_from = opt->own_from;
+        seq->own_page = opt->own_from / KV_PAGE_TOKENS;
+        seq->own_way = kv_hash_way(kv, kv_hash_salt(kv, opt->own_way, opt->own_way_bytes),
+                                   (struct kv_hash){ opt->own_from, 0 });
+    }
+    seq->chain = seq->salt;
     return 0;
 }
 
@@ -116,6 +130,9 @@ int kv_seq_fork(const struct kv_seq *seq, struct kv_seq **out)
     fork->n_committed = seq->n_committed;
     fork->is_private = seq->is_private;
     fork->salt = seq->salt;
+    fork->own_way = seq->own_way;
+    fork->own_from = seq->own_from;
+    fork->own_page = seq->own_page;
     fork->chain = seq->chain;
     memcpy(fork->open_tokens, seq->open_tokens, sizeof(fork->open_tokens));
     for (uint32_t g = 0; g < seq->kv->n_groups; g++)
@@ -146,11 +163,12 @@ static void publish_open_page(struct kv_seq *seq, uint32_t group)
     const struct kv_table *t = &seq->table[group];
     uint32_t n_open = seq->n_committed % KV_PAGE_TOKENS, at = seq->n_committed / KV_PAGE_TOKENS;
     uint32_t n_same;
+    struct kv_hash parent = kv_parent_of(seq, at, seq->chain);
     if (seq->is_private || kv_has_parts(&pool->opt) || n_open == 0 || at < t->first || at >= t->n)
         return;
-    kv_index_find_part(pool, seq->chain, seq->open_tokens, n_open, &n_same);
+    kv_index_find_part(pool, parent, seq->open_tokens, n_open, &n_same);
     if (n_same < n_open && pool->page[t->page[at]].refs == 1)
-        kv_index_publish(pool, t->page[at], seq->chain, seq->chain, seq->open_tokens, n_open);
+        kv_index_publish(pool, t->page[at], parent, parent, seq->open_tokens, n_open);
 }
 
 void kv_seq_reset(struct kv_seq *seq)
@@ -287,7 +305,8 @@ int kv_seq_reserve(struct kv_seq *seq, uint32_t n_tokens)
 /* ---- commit ---- */
 
 /* The page that was just completed can be found; of two alike one is enough. */
-static void seal_page(struct kv_seq *seq, uint32_t group, uint32_t at, struct kv_hash hash)
+static void seal_page(struct kv_seq *seq, uint32_t group, uint32_t at, struct kv_hash parent,
+                      struct kv_hash hash)
 {
     struct kv_pool *pool = &seq->kv->pool[group];
     struct kv_table *t = &seq->table[group];
@@ -295,7 +314,7 @@ static void seal_page(struct kv_seq *seq, uint32_t group, uint32_t at, struct kv
         return;
     uint32_t known = kv_index_find(pool, hash, seq->open_tokens);
     if (known == KV_NO_PAGE) {
-        kv_index_publish(pool, t->page[at], seq->chain, hash, seq->open_tokens, KV_PAGE_TOKENS);
+        kv_index_publish(pool, t->page[at], parent, hash, seq->open_tokens, KV_PAGE_TOKENS);
         return;
     }
     kv_pool_hold(pool, known);
@@ -307,9 +326,10 @@ static void seal(struct kv_seq *seq, uint32_t at)
 {
     if (seq->is_private)
         return;
-    struct kv_hash hash = kv_hash_page(seq->kv, seq->chain, seq->open_tokens);
+    struct kv_hash parent = kv_parent_of(seq, at, seq->chain);
+    struct kv_hash hash = kv_hash_page(seq->kv, parent, seq->open_tokens);
     for (uint32_t g = 0; g < seq->kv->n_groups; g++)
-        seal_page(seq, g, at, hash);
+        seal_page(seq, g, at, parent, hash);
     seq->chain = hash;
 }
 

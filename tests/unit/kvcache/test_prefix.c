@@ -42,14 +42,28 @@ static struct kv *open_kv(uint32_t n_pages, uint32_t window, uint32_t open_parts
     return kv;
 }
 
+static struct kv_seq *open_with(struct kv *kv, const struct kv_seq_options *opt)
+{
+    struct kv_seq *s;
+    cr_assert_eq(kv_seq_open(kv, opt, &s), 0);
+    return s;
+}
+
 static struct kv_seq *open_seq(struct kv *kv, const char *salt, bool is_private)
 {
     struct kv_seq_options opt = {
         .max_tokens = MAX, .salt = salt, .salt_bytes = strlen(salt), .is_private = is_private
     };
-    struct kv_seq *s;
-    cr_assert_eq(kv_seq_open(kv, &opt, &s), 0);
-    return s;
+    return open_with(kv, &opt);
+}
+
+/* Its positions from own_from on are made in the way of that name. */
+static struct kv_seq *open_own(struct kv *kv, const char *way, uint32_t own_from)
+{
+    struct kv_seq_options opt = {
+        .max_tokens = MAX, .own_way = way, .own_way_bytes = strlen(way), .own_from = own_from
+    };
+    return open_with(kv, &opt);
 }
 
 static void expect_valid(const struct kv *kv)
@@ -217,6 +231,65 @@ Test(match, another_salt_and_private_sequences_find_nothing)
     cr_assert_eq(kv_seq_match(s, t, 299), 299);
     kv_seq_close(s);
     expect_valid(kv);
+    kv_close(kv);
+}
+
+/* How much of the tokens such a sequence finds. */
+static int64_t found(struct kv *kv, const char *way, uint32_t own_from, const int32_t *t, uint32_t n)
+{
+    struct kv_seq *s = open_own(kv, way, own_from);
+    int64_t n_found = kv_seq_match(s, t, n);
+    expect_tokens(s, 1, 0, t);
+    expect_valid(kv);
+    kv_seq_close(s);
+    return n_found;
+}
+
+Test(match, what_is_made_in_an_own_way_is_found_only_by_those_who_make_it_so_from_the_same_position)
+{
+    static const uint32_t prompts[] = { 0, 64, 100, 128, 130, 299 };
+    int32_t t[MAX];
+    fill(t, MAX, 1);
+    for (uint32_t i = 0; i < sizeof(prompts) / sizeof(prompts[0]); i++) {
+        uint32_t n_prompt = prompts[i], n_whole = n_prompt / PAGE * PAGE;
+        struct kv *kv = open_kv(64, 0, 0, 0);
+        struct kv_seq *s = open_own(kv, "fast", n_prompt);
+        cr_assert(compute(s, 1, t, 300));
+        kv_seq_close(s);
+        cr_assert_eq(found(kv, "fast", n_prompt, t, 299), 299, "it comes again");
+        cr_assert_eq(found(kv, "", 0, t, 299), n_whole, "the common way");
+        cr_assert_eq(found(kv, "safe", n_prompt, t, 299), n_whole, "another way");
+        cr_assert_eq(found(kv, "fast", n_prompt + 1, t, 299), n_whole, "another prompt");
+        kv_close(kv);
+    }
+}
+
+Test(match, a_prompt_finds_what_the_common_way_made_of_all_of_it)
+{
+    static const uint32_t prompts[] = { 1, 64, 100, 128, 191 };
+    int32_t t[MAX];
+    fill(t, MAX, 1);
+    for (uint32_t i = 0; i < sizeof(prompts) / sizeof(prompts[0]); i++) {
+        struct kv *kv = open_kv(64, 0, 0, 0);
+        run_once(kv, "", t, 250);
+        cr_assert_eq(found(kv, "fast", prompts[i], t, 249), prompts[i]);
+        kv_close(kv);
+    }
+}
+
+Test(match, a_fork_goes_on_in_its_sequences_way)
+{
+    int32_t t[MAX];
+    fill(t, MAX, 1);
+    struct kv *kv = open_kv(64, 0, 0, 0);
+    struct kv_seq *s = open_own(kv, "fast", 70), *fork;
+    cr_assert(compute(s, 1, t, 70));
+    cr_assert_eq(kv_seq_fork(s, &fork), 0);
+    cr_assert(compute(fork, 1, t, 300));
+    kv_seq_close(fork);
+    kv_seq_close(s);
+    cr_assert_eq(found(kv, "", 0, t, 299), 64);
+    cr_assert_eq(found(kv, "fast", 70, t, 299), 299);
     kv_close(kv);
 }
 
