@@ -100,6 +100,35 @@ static int copy_string(struct engine *e, const char *key, char **out, struct eng
     return *out ? 0 : no_memory(err);
 }
 
+static uint32_t n_neurons_of(const struct engine *e)
+{
+    uint32_t n = 0;
+    for (uint32_t l = 0; l < e->shape.n_layers; l++)
+        n += e->weights.layer[l].router.n_rows ? 0 : e->shape.n_ff;
+    return n;
+}
+
+void engine_use_sparsity(struct engine *e, struct sparsity *s)
+{
+    e->sparsity = s;
+    e->forward->sparsity = s;
+    e->info.points = s->infos;
+    e->info.n_points = s->n_points;
+}
+
+/* Only what the calibration of this very model says can be done without. */
+static int open_sparsity(struct engine *e, struct engine_err *err)
+{
+    if (sparsity_open(&e->sparsity, &e->shape, err) != 0)
+        return -1;
+    if (e->opt.sidecar_path &&
+        sidecar_read(e->sparsity, e->opt.sidecar_path, e->info.model_hash, err) != 0)
+        return -1;
+    e->info.n_neurons = n_neurons_of(e);
+    engine_use_sparsity(e, e->sparsity);
+    return 0;
+}
+
 static int fill_info(struct engine *e, struct engine_err *err)
 {
     struct engine_info *i = &e->info;
@@ -315,11 +344,12 @@ static int load(struct engine *e, const struct memory_plan *plan, struct engine_
     return 0;
 }
 
-/* Does ReLU make neurons zero, which then need not be multiplied? */
+/* Does ReLU, or may an operating point, make neurons zero, which then need not be multiplied? */
 static bool may_skip_zeros(const struct engine *e)
 {
     enum kern_activation kind = e->shape.activation;
-    return e->opt.skip_zeros && (kind == KERN_ACTIVATION_RELU || kind == KERN_ACTIVATION_RELU2);
+    bool has_zeros = kind == KERN_ACTIVATION_RELU || kind == KERN_ACTIVATION_RELU2;
+    return e->opt.skip_zeros && (has_zeros || (e->opt.sidecar_path && e->shape.n_ff > 0));
 }
 
 static int open_parts(struct engine *e, const struct memory_plan *plan, struct engine_err *err)
@@ -434,8 +464,9 @@ static void choose_layouts(struct engine *e)
                                   .is_gated = !e->shape.arch->ungated };
     uint64_t n = repack_choose(e->gguf, &rules);
     if (e->opt.skip_zeros && !rules.skips_zeros)
-        engine_warn(e, "--skip-zeros: the neurons of this model are never zero (no ReLU): all are "
-                       "multiplied");
+        engine_warn(
+            e, "--skip-zeros: the neurons of this model are never zero (no ReLU, and no --sidecar "
+               "that says which count for little): all are multiplied");
     else if (e->opt.skip_zeros && n == 0)
         engine_warn(e,
                     "--skip-zeros: no feed-forward of this file can be laid out for it (quantised "
@@ -457,7 +488,7 @@ static int open_model(struct engine *e, struct engine_err *err)
     warn_of_gating(e);
     warn_of_approximation(e);
     warn_of_pre(e);
-    if (load(e, &plan, err) != 0 || open_parts(e, &plan, err) != 0)
+    if (load(e, &plan, err) != 0 || open_parts(e, &plan, err) != 0 || open_sparsity(e, err) != 0)
         return -1;
     if (warm_up(e, err) != 0 || warm_experts(e, err) != 0)
         return -1;
@@ -490,6 +521,7 @@ void engine_close(struct engine *e)
         return;
     engine_samplers_close(e);
     forward_close(e->forward);
+    sparsity_close(e->sparsity);
     experts_close(e->experts);
     free(e->expert_layers);
     workers_close(e->workers);

@@ -91,6 +91,7 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
     uint64_t expert_bytes;  /* of experts in memory, the others read when tokens choose them;
                              * 0: expert_share */
     double expert_share; /* of all experts; 0: all if there is room, else what there is room for */
+    const char *sidecar_path; /* of engine_write_sidecar, for this very model; NULL: none */
     const char *heat_path; /* where engine_keep_heat left which experts to start with; NULL: none */
     bool no_foresight;     /* experts are read only once tokens have chosen them */
     /* Approximations, of models with experts: fewer of them per token than the model says; and of each token
@@ -102,8 +103,8 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
     uint32_t max_logit_rows; /* rows per step that may want logits; 0: 64 */
     enum engine_io io;
     bool read_file; /* read into huge pages instead of mapping (--no-mmap) */
-    /* Neurons that ReLU makes zero are not multiplied: the same bits, in another layout of the feed-forward, which is
-     * faster for few rows with few active neurons, and slower for many. */
+    /* Neurons that are zero, since ReLU or an operating point makes them so, are not multiplied: the same bits, in
+     * another layout of the feed-forward, which is faster for few rows with few active neurons, and slower for many. */
     bool skip_zeros;
     bool vocab_only;           /* tokenizer only: no weights, no steps */
     enum engine_gating gating; /* overrides expert_gating_func */
@@ -122,10 +123,25 @@ void engine_close(struct engine *e); /* NULL is fine; all sequences must be clos
 
 /* Behind the model's path: where heats are kept unless another file is named; engine_inspect looks there. */
 #define ENGINE_HEAT_SUFFIX ".lacuna-heat"
+/* And what engine_write_sidecar wrote. */
+#define ENGINE_SIDECAR_SUFFIX ".lacuna"
 
 /* Writes heat_path, for the next start; nothing if there is none or all experts are in memory.  Between
  * steps.  ENGINE_ERR_FILE: it cannot be written. */
 int engine_keep_heat(struct engine *e, struct engine_err *err);
+
+/* What decoded tokens do without, and what that costs, as the calibration measured it on text that it had not used.
+ * Prompts, and the first tokens of a sequence, are always computed whole. */
+struct engine_point {
+    const char *name;
+    double kl, kl_p99; /* KL(exact || this) per token, nats: mean, 99th percentile */
+    double same_top;   /* share of tokens whose most likely next one is the same */
+    double perplexity; /* as a multiple of the exact one */
+    /* Shares of dense feed-forwards' neurons whose rows of up and columns of down are computed; and of the bytes of all
+     * weights that a decoded token reads, if what is left out is not read (skip_zeros). */
+    double up, down, weights;
+};
+enum { ENGINE_POINT_EXACT = 0 }; /* the first one: nothing is left out */
 
 /* Facts that never change after open; all strings live as long as the engine. */
 struct engine_info {
@@ -144,6 +160,9 @@ struct engine_info {
     uint32_t n_experts_used, n_experts_used_exact; /* per token: now, and as the model says */
     uint32_t n_experts_kept; /* of these, which never give way; n_experts_used: all */
     uint32_t max_rows, max_logit_rows;
+    uint32_t n_neurons;                /* of the dense feed-forwards of all layers */
+    const struct engine_point *points; /* [n_points]; engine_find_point adds to them */
+    uint32_t n_points;
     uint32_t page_tokens;                /* tokens per KV page */
     const char *kv;                      /* what it holds: "f16", "f32" or "q8" */
     const struct engine_plan_line *plan; /* the memory plan */
@@ -158,6 +177,15 @@ static inline bool engine_experts_are_exact(const struct engine_info *i)
 {
     return i->n_experts_used == i->n_experts_used_exact && i->n_experts_kept == i->n_experts_used;
 }
+
+/* ---- operating points ---- */
+
+/* The number of the point that is called so; or, of "0.99", of the one that reads least where so large a share of tokens
+ * has the same most likely next one.  -1: there is none.  Any thread, while nobody adds to them. */
+int engine_point(const struct engine *e, const char *quality);
+/* The same, or the number of one that is made from "up=0.5+down=0.4", the shares of neurons that every layer computes,
+ * "neurons=0.5": of both (which wants a calibration).  -1: there is none, see *err (ENGINE_ERR_INPUT).  [loop] */
+int engine_find_point(struct engine *e, const char *text, struct engine_err *err);
 
 /* ---- text: any thread ---- */
 
@@ -261,7 +289,9 @@ struct engine_seq_options {
     uint32_t max_tokens;    /* positions at most */
     const char *cache_salt; /* only sequences of the same salt share prefixes */
     size_t cache_salt_len;
-    bool no_cache; /* neither finds a stored prefix nor leaves one */
+    bool no_cache;     /* neither finds a stored prefix nor leaves one */
+    uint32_t n_prompt; /* tokens from this position on are decoded: they may be approximated */
+    uint32_t point;    /* what these do without: index of engine_info.points */
 };
 
 /* An empty sequence.  Fails with ENGINE_ERR_CONTEXT, _MEMORY. */
@@ -305,12 +335,12 @@ struct engine_row {
     int32_t token;
     uint32_t pos;
     bool want_logits;
-    bool is_draft;   /* a guess, behind all other rows of its sequence: see engine_seq_keep */
-    bool is_decoded; /* not of a prompt: its experts may give way to others (experts_kept) */
+    bool is_draft; /* a guess, behind all other rows of its sequence: see engine_seq_keep */
     /* out */
     enum engine_row_status status;
-    uint32_t n_replaced; /* experts of all layers that gave way: see experts_kept */
-    const float *logits; /* [n_vocab] until the next step, if wanted and done */
+    uint32_t n_replaced;   /* experts of all layers that gave way: see experts_kept */
+    uint32_t n_up, n_down; /* of engine_info.n_neurons, computed: see engine_point */
+    const float *logits;   /* [n_vocab] until the next step, if wanted and done */
 };
 
 /* The calling thread is the one that steps from now on: with pin_threads it stays on a core.  Threads that it
@@ -383,8 +413,9 @@ struct engine_stats {
      * prefix that a request may share. */
     uint32_t kv_pages, kv_pages_free, kv_pages_cached;
     uint64_t heartbeat; /* moves with every layer computed */
-    /* Of feed-forwards whose zeros are skipped (engine_options.skip_zeros), for all rows that were computed. */
-    uint64_t n_neurons, n_neurons_active;
+    /* Of feed-forwards where neurons are left out (engine_options.skip_zeros, engine_seq_options.point), of all rows
+     * computed: all, and those whose rows of up and columns of down were wanted. */
+    uint64_t n_neurons, n_neurons_up, n_neurons_down;
 };
 void engine_stats(const struct engine *e, struct engine_stats *out);
 
@@ -479,7 +510,7 @@ int engine_measure_disk(const char *path, enum engine_io io,
                         struct engine_disk_speed speeds[ENGINE_DISK_SPEEDS],
                         struct engine_err *err);
 
-/* ---- commands: eval ---- */
+/* ---- commands: eval; [loop] ---- */
 
 /* Called for each position in order with the logits after that token; not 0 stops. */
 typedef int engine_eval_row_fn(void *ctx, uint64_t index, const float *logits);
@@ -487,27 +518,66 @@ typedef int engine_eval_row_fn(void *ctx, uint64_t index, const float *logits);
 struct engine_eval_options {
     const int32_t *tokens;
     size_t n_tokens;
-    uint32_t n_chunk;        /* rows per step, at most max_logit_rows; 0: that many */
-    engine_eval_row_fn *row; /* or NULL */
+    uint32_t n_window; /* tokens of a window; 0: n_ctx */
+    uint32_t n_chunk;  /* rows of each point per step; 0: as many as max_logit_rows has room for */
+    /* Measured side by side, [n_points] of engine_info.points, every token as if it were decoded; NULL: the exact one. */
+    const uint32_t *points;
+    uint32_t n_points;
+    engine_eval_row_fn *row; /* or NULL: sees the logits of the first point */
     void *ctx;
-    /* What the logits are compared with, or NULL: of the same vocabulary, its n_ctx no shorter than a
-     * window. */
+    /* What the logits are compared with, at the exact point: another engine of the same vocabulary, its n_ctx no shorter
+     * than a window, or this one; or NULL. */
     struct engine *reference;
 };
 
 struct engine_eval_result {
     uint64_t n_tokens; /* predicted */
     double nll;        /* sum of negative log-likelihoods, nats */
+    /* Where something may have been left out (struct engine_point): the shares that were not. */
+    double up, down, weights;
     /* With a reference: */
     double reference_nll;
     uint64_t n_compared; /* positions whose logits differ in any bit: others had nothing to lose */
     double kl;           /* sum of KL(reference || this) over these, nats */
-    double kl_most;      /* the largest of them */
-    uint64_t n_same_top; /* of these, both have the same most likely token */
+    double kl_p99, kl_most; /* their 99th percentile; the largest of them */
+    uint64_t n_same_top;    /* of these, both have the same most likely token */
 };
 
-/* Teacher-forces tokens in windows of n_ctx, each from an empty sequence, rows cut into chunks. */
+/* Teacher-forces tokens in windows, each from an empty sequence, rows cut into chunks.  out: [n_points], at least one. */
 int engine_eval(struct engine *e, const struct engine_eval_options *opt,
                 struct engine_eval_result *out, struct engine_err *err);
+
+/* ---- commands: calibrate; [loop] ---- */
+
+/* An operating point that is wanted: as few bytes of weights as this loss allows. */
+struct engine_goal {
+    const char *name;
+    double kl; /* KL(exact || this), nats per token */
+};
+
+/* Called now and then from the calling thread; what: a phase, in words. */
+typedef void engine_calibrate_progress_fn(void *ctx, const char *what, uint64_t done,
+                                          uint64_t total);
+
+struct engine_calibrate_options {
+    const int32_t *tokens; /* of text like what will be asked */
+    size_t n_tokens;
+    const struct engine_goal *goals; /* [n_goals] loss ascending */
+    uint32_t n_goals;
+    engine_calibrate_progress_fn *progress;
+    void *progress_ctx;
+    const volatile int *cancel; /* ENGINE_ERR_CANCELLED once this is not 0 */
+};
+
+enum { ENGINE_CALIBRATE_LEAST_TOKENS = 4096 };
+
+/* Finds out which neurons count for how much, and makes an operating point of each goal, whose measures hold on text
+ * that was not used to choose it.  All former points are forgotten but the exact one; no sequence may be open, and there
+ * must be KV pages for 8 sequences of 1,024 tokens, or of n_ctx or n_ctx_train if these are fewer.
+ * ENGINE_ERR_INPUT: too few tokens; ENGINE_ERR_UNSUPPORTED: the model has no dense feed-forwards. */
+int engine_calibrate(struct engine *e, const struct engine_calibrate_options *opt,
+                     struct engine_err *err);
+/* Writes what is known, for engine_options.sidecar_path.  ENGINE_ERR_FILE: it cannot be written. */
+int engine_write_sidecar(const struct engine *e, const char *path, struct engine_err *err);
 
 #endif

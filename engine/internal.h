@@ -40,6 +40,7 @@ struct engine {
     struct experts_layer *expert_layers; /* [n_layers]; NULL: no experts */
     struct experts *experts;             /* NULL: all are in memory */
     struct weights weights;
+    struct sparsity *sparsity;
     struct kv *kv;
     struct workers *workers;
     struct forward *forward;
@@ -52,12 +53,14 @@ struct engine {
 
     _Atomic uint64_t stats_heartbeat;
     _Atomic uint32_t stats_pages, stats_pages_free, stats_pages_cached;
-    _Atomic uint64_t stats_neurons, stats_neurons_active;
+    _Atomic uint64_t stats_neurons, stats_neurons_up, stats_neurons_down;
 };
 
 struct engine_seq {
     struct engine *e;
     struct kv_seq *kv;
+    uint32_t n_prompt;                   /* positions before it are not decoded */
+    const struct operating_point *point; /* NULL: nothing is left out */
     uint64_t late_since_ns; /* it waits for experts and has not come on since; 0: it does not */
     uint32_t late_end;      /* then: the tokens before this one have been rows, */
     uint32_t late_layers;   /* the first of which was late in the last of so many layers */
@@ -66,6 +69,8 @@ struct engine_seq {
 /* Adds a sentence to info.warnings. */
 void engine_warn(struct engine *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* From now on s says what may be left out. */
+void engine_use_sparsity(struct engine *e, struct sparsity *s);
 int engine_samplers_open(struct engine *e, struct engine_err *err);
 void engine_samplers_close(struct engine *e);
 void engine_stats_update(struct engine *e);

@@ -25,6 +25,31 @@ bool engine_fits(const struct engine *e, uint32_t n_tokens)
     return n_tokens <= e->info.n_ctx;
 }
 
+/* NULL: the exact one, or one that leaves out nothing after all. */
+static const struct operating_point *point_of(const struct engine *e, uint32_t point)
+{
+    assert(point < e->info.n_points);
+    return point == ENGINE_POINT_EXACT ? NULL : e->sparsity->points[point];
+}
+
+/* The first position where something may be left out. */
+static uint32_t first_sparse(uint32_t n_prompt)
+{
+    return n_prompt > SPARSITY_FIRST_POS ? n_prompt : SPARSITY_FIRST_POS;
+}
+
+int engine_point(const struct engine *e, const char *quality)
+{
+    return sparsity_find(e->sparsity, quality);
+}
+
+int engine_find_point(struct engine *e, const char *text, struct engine_err *err)
+{
+    int point = sparsity_parse(e->sparsity, text, err);
+    e->info.n_points = e->sparsity->n_points;
+    return point;
+}
+
 int engine_seq_open(struct engine *e, const struct engine_seq_options *opt, struct engine_seq **out,
                     struct engine_err *err)
 {
@@ -32,7 +57,13 @@ int engine_seq_open(struct engine *e, const struct engine_seq_options *opt, stru
                                  .salt = opt->cache_salt,
                                  .salt_bytes = opt->cache_salt_len,
                                  .is_private = opt->no_cache };
+    const struct operating_point *point = point_of(e, opt->point);
     *out = NULL;
+    if (point) {
+        kv.own_way = &point->way;
+        kv.own_way_bytes = sizeof(point->way);
+        kv.own_from = first_sparse(opt->n_prompt);
+    }
     if (opt->max_tokens > e->info.n_ctx)
         return engine_fail(err, ENGINE_ERR_CONTEXT,
                            "a sequence of %u tokens was asked for; the context holds %u",
@@ -44,6 +75,8 @@ int engine_seq_open(struct engine *e, const struct engine_seq_options *opt, stru
                            opt->max_tokens);
     }
     seq->e = e;
+    seq->n_prompt = opt->n_prompt;
+    seq->point = point;
     *out = seq;
     return 0;
 }
@@ -92,6 +125,8 @@ int engine_seq_fork(const struct engine_seq *seq, struct engine_seq **out, struc
         return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for another sequence");
     }
     fork->e = seq->e;
+    fork->n_prompt = seq->n_prompt;
+    fork->point = seq->point;
     *out = fork;
     return 0;
 }
@@ -124,7 +159,7 @@ static uint32_t run_end(const struct engine_row *rows, uint32_t n_rows, uint32_t
 
 static uint32_t n_kept_of(const struct engine *e, const struct engine_row *row)
 {
-    return row->is_decoded ? e->info.n_experts_kept : e->shape.n_experts_used;
+    return row->pos >= row->seq->n_prompt ? e->info.n_experts_kept : e->shape.n_experts_used;
 }
 
 /* Layers that counted the experts of a row that comes again; where some gave way, others may this time. */
@@ -137,6 +172,10 @@ static uint32_t n_counted_of(const struct engine *e, const struct engine_row *ro
 
 static void add_row(struct forward *f, struct engine_row *row)
 {
+    bool is_sparse = row->pos >= first_sparse(row->seq->n_prompt);
+    f->row_point[f->n_rows] = is_sparse ? row->seq->point : NULL;
+    for (uint32_t site = 0; site < SPARSITY_SITES; site++)
+        atomic_store_explicit(&f->row_neurons[f->n_rows].n[site], 0, memory_order_relaxed);
     f->token[f->n_rows] = row->token;
     f->place[f->n_rows] = (struct row_place){ row->pos, f->n_runs };
     if (row->want_logits) {
@@ -232,13 +271,25 @@ static uint32_t count_drafts(const struct engine_row *rows, uint32_t n_rows)
     return n;
 }
 
+static void report_row(const struct forward *f, uint32_t n_neurons, uint32_t r,
+                       struct engine_row *row)
+{
+    const _Atomic uint32_t *n = f->row_neurons[r].n;
+    bool is_counted = f->row_point[r] || f->opt.skips_zeros;
+    row->n_replaced = f->row_replaced[r];
+    row->n_up = is_counted ? atomic_load_explicit(&n[SPARSITY_UP], memory_order_relaxed)
+                           : n_neurons;
+    row->n_down = is_counted ? atomic_load_explicit(&n[SPARSITY_DOWN], memory_order_relaxed)
+                             : n_neurons;
+}
+
 static void settle_rows(struct engine *e, struct engine_row *rows, uint32_t n_rows)
 {
     for (uint32_t i = 0, end; i < n_rows; i = end) {
         end = run_end(rows, n_rows, i);
         uint32_t good = settle_run(e->forward, rows, i, end);
         for (uint32_t r = i; r < good; r++)
-            rows[r].n_replaced = e->forward->row_replaced[r];
+            report_row(e->forward, e->info.n_neurons, r, &rows[r]);
         uint32_t n_sure = good - i - count_drafts(rows + i, good - i);
         /* All rows, or some have failed and the sequence ends here, or what is left out may be written again:
          * drafts, and late rows (may_defer). */
@@ -365,13 +416,16 @@ void engine_sample(struct engine *e, struct engine_sample *jobs, uint32_t n_jobs
 
 static void update_neurons(struct engine *e)
 {
-    uint64_t n_all = 0, n_active = 0;
+    struct neuron_count sum = { 0 };
     for (uint32_t i = 0; i < e->opt.n_threads; i++) {
-        n_all += e->forward->neurons[i].n_all;
-        n_active += e->forward->neurons[i].n_active;
+        const struct neuron_count *count = &e->forward->neurons[i];
+        sum.n_all += count->n_all;
+        for (uint32_t site = 0; site < SPARSITY_SITES; site++)
+            sum.n[site] += count->n[site];
     }
-    atomic_store_explicit(&e->stats_neurons, n_all, memory_order_relaxed);
-    atomic_store_explicit(&e->stats_neurons_active, n_active, memory_order_relaxed);
+    atomic_store_explicit(&e->stats_neurons, sum.n_all, memory_order_relaxed);
+    atomic_store_explicit(&e->stats_neurons_up, sum.n[SPARSITY_UP], memory_order_relaxed);
+    atomic_store_explicit(&e->stats_neurons_down, sum.n[SPARSITY_DOWN], memory_order_relaxed);
 }
 
 void engine_stats_update(struct engine *e)
@@ -399,7 +453,8 @@ void engine_stats(const struct engine *e, struct engine_stats *out)
     out->kv_pages_cached = atomic_load_explicit(&e->stats_pages_cached, memory_order_relaxed);
     out->heartbeat = atomic_load_explicit(&e->stats_heartbeat, memory_order_relaxed);
     out->n_neurons = atomic_load_explicit(&e->stats_neurons, memory_order_relaxed);
-    out->n_neurons_active = atomic_load_explicit(&e->stats_neurons_active, memory_order_relaxed);
+    out->n_neurons_up = atomic_load_explicit(&e->stats_neurons_up, memory_order_relaxed);
+    out->n_neurons_down = atomic_load_explicit(&e->stats_neurons_down, memory_order_relaxed);
 }
 
 void engine_expert_stats(const struct engine *e, struct engine_expert_stats *out)

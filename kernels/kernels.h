@@ -265,6 +265,12 @@ struct kern_table {
     void (*activate)(enum kern_activation kind, const float *gate, const float *up, float *h,
                      size_t n);
 
+    /* x[i] = 0 where |x[i]| * weight[i] < limit; what is not a number stays. */
+    void (*drop_below)(float *x, const float *weight, float limit, size_t n);
+
+    /* list: the i with x[i] != 0, ascending, but for what is not a number.  Returns how many. */
+    uint32_t (*list_nonzero)(const float *x, uint32_t n, uint32_t *list);
+
     /* Rotates the first 2 * n_pairs values of a head in place.  cos_sin holds n_pairs cosines, then
      * n_pairs sines.  interleaved: pairs (2i, 2i+1); else (i, i + n_pairs). */
     void (*rope)(float *head, const float *cos_sin, uint32_t n_pairs, bool interleaved);
@@ -310,6 +316,10 @@ struct kern_table {
 
     /* Largest of n values, and the sum of kern_exp(x[i] - max) by 16 lanes and the tree. */
     void (*max_sum_exp)(const float *x, size_t n, float *max, float *sum);
+
+    /* The sum of exp(p[i] - max) * (p[i] - q[i]), by 16 lanes (fma) and the tree: what the divergence of two rows of
+     * logits is made of. */
+    float (*sum_exp_diff)(const float *p, const float *q, size_t n, float max);
 };
 
 /* exp(x) by range reduction and a polynomial: same bits on every ISA, relative error below 2e-7,

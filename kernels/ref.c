@@ -255,6 +255,22 @@ static void ref_rope(float *head, const float *cos_sin, uint32_t n_pairs, bool i
     }
 }
 
+static void ref_drop_below(float *x, const float *weight, float limit, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (fabsf(x[i]) * weight[i] < limit)
+            x[i] = 0.0f;
+}
+
+static uint32_t ref_list_nonzero(const float *x, uint32_t n, uint32_t *list)
+{
+    uint32_t n_listed = 0;
+    for (uint32_t i = 0; i < n; i++)
+        if (fabsf(x[i]) > 0.0f)
+            list[n_listed++] = i;
+    return n_listed;
+}
+
 static uint64_t ref_peak(enum kern_peak kind, uint32_t n)
 {
     volatile float f = 1.0f;
@@ -312,6 +328,14 @@ static void ref_max_sum_exp(const float *x, size_t n, float *max, float *sum)
     *sum = ref_tree(lane);
 }
 
+static float ref_sum_exp_diff(const float *p, const float *q, size_t n, float max)
+{
+    float lane[16] = { 0 };
+    for (size_t i = 0; i < n; i++)
+        lane[i % 16] = fmaf(kern_exp(p[i] - max), p[i] - q[i], lane[i % 16]);
+    return ref_tree(lane);
+}
+
 const struct kern_table kern_ref = {
     .name = "ref",
     .dequantise = ref_dequantise,
@@ -321,6 +345,8 @@ const struct kern_table kern_ref = {
     .rms_norm = ref_rms_norm,
     .add_scaled = ref_add_scaled,
     .activate = ref_activate,
+    .drop_below = ref_drop_below,
+    .list_nonzero = ref_list_nonzero,
     .rope = ref_rope,
     .kv_store = ref_kv_store,
     .kv_seal = ref_kv_seal,
@@ -333,4 +359,5 @@ const struct kern_table kern_ref = {
     .peak = ref_peak,
     .read = ref_read,
     .max_sum_exp = ref_max_sum_exp,
+    .sum_exp_diff = ref_sum_exp_diff,
 };

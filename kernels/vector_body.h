@@ -179,6 +179,35 @@ static void vec_activate(enum kern_activation kind, const float *gate, const flo
     }
 }
 
+/* ---- neurons that count for little ---- */
+
+static void vec_drop_below(float *x, const float *weight, float limit, size_t n)
+{
+    v16 zero = v16_set1(0.0f), least = v16_set1(limit);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        v16 v = v16_load(x + i);
+        v16_store(x + i,
+                  v16_select_less(v16_mul(v16_abs(v), v16_load(weight + i)), least, zero, v));
+    }
+    for (; i < n; i++)
+        if (fabsf(x[i]) * weight[i] < limit)
+            x[i] = 0.0f;
+}
+
+static uint32_t vec_list_nonzero(const float *x, uint32_t n, uint32_t *list)
+{
+    v16 zero = v16_set1(0.0f);
+    uint32_t n_listed = 0, i = 0;
+    for (; i + 16 <= n; i += 16)
+        for (uint32_t set = v16_lanes_above(v16_abs(v16_load(x + i)), zero); set; set &= set - 1)
+            list[n_listed++] = i + (uint32_t)__builtin_ctz(set);
+    for (; i < n; i++)
+        if (fabsf(x[i]) > 0.0f)
+            list[n_listed++] = i;
+    return n_listed;
+}
+
 /* ---- looking through logits ---- */
 
 static uint32_t vec_first_above(const float *x, uint32_t from, uint32_t n, float limit)
@@ -294,6 +323,21 @@ static void vec_max_sum_exp(const float *x, size_t n, float *max, float *sum)
     *sum = v16_tree(v16_load(lane));
 }
 
+static float vec_sum_exp_diff(const float *p, const float *q, size_t n, float max)
+{
+    v16 m = v16_set1(max), acc = v16_set1(0.0f);
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        v16 a = v16_load(p + i);
+        acc = v16_fma(vec_exp_below(v16_sub(a, m)), v16_sub(a, v16_load(q + i)), acc);
+    }
+    float lane[16];
+    v16_store(lane, acc);
+    for (; i < n; i++)
+        lane[i % 16] = fmaf(kern_exp(p[i] - max), p[i] - q[i], lane[i % 16]);
+    return v16_tree(v16_load(lane));
+}
+
 #include "kernels/vector_attend.h"
 
 /* What a variant offers: all of it is written in its vocabulary. */
@@ -302,10 +346,11 @@ static void vec_max_sum_exp(const float *x, size_t n, float *max, float *sum)
         .name = (isa), .dequantise = ref_dequantise, .quantise = vec_quantise,                     \
         .mul_mat = vec_mul_mat, .mul_rows = vec_mul_rows, .rms_norm = vec_rms_norm,                \
         .add_scaled = vec_add_scaled, .activate = vec_activate, .rope = vec_rope,                  \
-        .kv_store = vec_kv_store, .kv_seal = vec_kv_seal, .attend = vec_attend,                    \
-        .attend_fold = vec_attend_fold, .attend_last = vec_attend_last,                            \
-        .max_index = vec_max_index, .first_above = vec_first_above, .all_finite = vec_all_finite,  \
-        .peak = vec_peak, .read = vec_read, .max_sum_exp = vec_max_sum_exp                         \
+        .drop_below = vec_drop_below, .list_nonzero = vec_list_nonzero, .kv_store = vec_kv_store,  \
+        .kv_seal = vec_kv_seal, .attend = vec_attend, .attend_fold = vec_attend_fold,              \
+        .attend_last = vec_attend_last, .max_index = vec_max_index,                                \
+        .first_above = vec_first_above, .all_finite = vec_all_finite, .peak = vec_peak,            \
+        .read = vec_read, .max_sum_exp = vec_max_sum_exp, .sum_exp_diff = vec_sum_exp_diff         \
     }
 
 #endif

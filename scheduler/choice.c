@@ -90,7 +90,9 @@ static int open_seq(struct choice *c, struct engine *e, struct engine_err *err)
     struct engine_seq_options seq = { .max_tokens = n_positions_of(c),
                                       .cache_salt = opt->cache_salt.data,
                                       .cache_salt_len = opt->cache_salt.len,
-                                      .no_cache = opt->no_cache };
+                                      .no_cache = opt->no_cache,
+                                      .n_prompt = prompt_of(c)->n_tokens,
+                                      .point = opt->point };
     return c->seq ? 0 : engine_seq_open(e, &seq, &c->seq, err);
 }
 
@@ -243,7 +245,6 @@ void choice_rows(const struct choice *c, uint32_t n_rows, struct engine_row *row
             .pos = pos,
             .want_logits = wants_logits(c, pos),
             .is_draft = pos >= n_known,
-            .is_decoded = pos >= prompt->n_tokens,
         };
     }
 }

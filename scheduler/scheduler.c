@@ -199,6 +199,11 @@ static uint32_t take_rows(struct sched *s, struct choice *c, const struct engine
         else
             count_row(c, facts);
         c->req->usage.replaced_experts += rows[i].n_replaced;
+        if (rows[i].pos >= choice_n_prompt(c)) {
+            c->req->usage.decoded_rows++;
+            c->req->usage.up_neurons += rows[i].n_up;
+            c->req->usage.down_neurons += rows[i].n_down;
+        }
         if (!choice_job(c, &rows[i], &s->jobs[n_jobs]))
             continue;
         s->job_choices[n_jobs++] = c;

@@ -67,6 +67,7 @@ struct sched_options_request {
     uint64_t key;           /* whose request it is: waiting keys are served in turn; 0: nobody's */
     struct sched_text cache_salt; /* only requests of the same salt share prefixes; may be empty */
     bool no_cache;                /* neither looks for a stored prefix nor leaves one */
+    uint32_t point;               /* what its decoded tokens do without: engine_info.points */
     bool progress;                /* SCHED_EVENT_PROGRESS while the prompt is computed */
     void *ctx;                    /* for the callback */
 };
@@ -89,6 +90,9 @@ struct sched_usage {
     uint32_t drafted_tokens;    /* guessed and computed (sched_options.speculate) */
     uint32_t accepted_tokens;   /* of these, which then were chosen */
     uint64_t replaced_experts;  /* of decoded tokens and drafts: engine_options.experts_kept */
+    /* Of these, too: rows that were computed at an operating point, and of all their neurons those whose rows of up
+     * and columns of down were (engine_info.n_neurons for each row). */
+    uint64_t decoded_rows, up_neurons, down_neurons;
 };
 
 /* Of a choice's prompt: the first event has n_done == n_cached, the last n_done == n_total, and

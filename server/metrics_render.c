@@ -426,11 +426,14 @@ static void add_neurons(struct text *t, const struct engine *e)
     struct engine_stats s = { 0 };
     if (e)
         engine_stats(e, &s);
-    single(t, "lacuna_neurons_total", "counter", t->model, (double)s.n_neurons,
-           "Neurons of feed-forwards whose zeros are skipped (--skip-zeros), for all tokens "
-           "computed.");
-    single(t, "lacuna_neurons_active_total", "counter", t->model, (double)s.n_neurons_active,
-           "Those of them that were not zero.");
+    single(
+        t, "lacuna_neurons_total", "counter", t->model, (double)s.n_neurons,
+        "Neurons of feed-forwards where some are left out (--skip-zeros, --quality), of all tokens "
+        "computed.");
+    single(t, "lacuna_neurons_up_total", "counter", t->model, (double)s.n_neurons_up,
+           "Those of them whose rows of the up matrix were wanted.");
+    single(t, "lacuna_neurons_down_total", "counter", t->model, (double)s.n_neurons_down,
+           "Those of them whose columns of the down matrix were wanted.");
 }
 
 static void add_experts(struct text *t, const struct engine *e)

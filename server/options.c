@@ -47,7 +47,8 @@
 #define TIB (1024 * GIB)
 
 enum {
-    STEPPING = OPTIONS_SERVE | OPTIONS_RUN | OPTIONS_BENCH | OPTIONS_EVAL, /* load the weights */
+    ANSWERING = OPTIONS_SERVE | OPTIONS_RUN | OPTIONS_BENCH | OPTIONS_EVAL,
+    STEPPING = ANSWERING | OPTIONS_CALIBRATE, /* load the weights */
     ALL = STEPPING | OPTIONS_INSPECT | OPTIONS_TOKENIZE | OPTIONS_PACK,
     SERVE = OPTIONS_SERVE,
 };
@@ -94,6 +95,13 @@ const struct options_row options_rows[] = {
       GROUP_COMMAND, OPTIONS_BENCH },
     { "file", 'f', "FILE", STRING(file), .help = "text to measure; - is standard input",
       GROUP_COMMAND, OPTIONS_EVAL },
+    { "file", 'f', "FILE", STRING(file),
+      .help = "text like what the model will be asked, 100 KB or more; - is standard input", GROUP_COMMAND,
+      OPTIONS_CALIBRATE },
+    { "quality", 'q', "POINT,...", LIST(qualities),
+      .help = "measure these operating points against the exact model, side by side: names that calibrate gave them, "
+              "or the shares of neurons that every layer computes, up=0.5+down=0.4, neurons=0.5 for both", GROUP_COMMAND,
+      OPTIONS_EVAL },
     { "tokens", 0, "ID,...", NUMBERS(tokens, 0, INT32_MAX),
       .help = "measure these tokens instead of a text", GROUP_COMMAND, OPTIONS_EVAL },
     { "logits-out", 0, "FILE", STRING(logits_out),
@@ -102,6 +110,9 @@ const struct options_row options_rows[] = {
     { "chunk", 0, "N", U32(chunk, 1, 1 << 16), AUTO,
       .help = "rows per step; changes the speed, never the result", GROUP_COMMAND, OPTIONS_EVAL },
     { "out", 'o', "FILE", STRING(out), .help = "the file to write", GROUP_COMMAND, OPTIONS_PACK },
+    { "out", 'o', "FILE", STRING(out),
+      .help = "the file to write (default: the name of the model and .lacuna, beside it)", GROUP_COMMAND,
+      OPTIONS_CALIBRATE },
     { "json", 0, NULL, BOOL(json), .def = "false", .help = "print JSON instead of text",
       GROUP_COMMAND, OPTIONS_BENCH | OPTIONS_EVAL },
 
@@ -129,6 +140,13 @@ const struct options_row options_rows[] = {
       .help = "read experts that the next layer will probably want, while this one is computed; auto: in "
               "layers where most of what is foreseen is wanted; off: only what tokens have chosen",
       GROUP_MODEL, STEPPING },
+    { "sidecar", 0, "FILE", STRING(sidecar), .def = "auto",
+      .help = "what lacuna calibrate found out about this model; auto: the name of the model and .lacuna, beside it, if "
+              "there is such a file; off: nothing is known", GROUP_MODEL, ANSWERING },
+    { "quality", 'q', "POINT", STRING(quality), .def = "exact",
+      .help = "what decoded tokens may do without, of requests that do not say it themselves: exact: nothing; safe, "
+              "balanced, fast, as calibrated; or a share, 0.99: the cheapest point where so many tokens have the same "
+              "most likely next one as in the exact model", GROUP_MODEL, OPTIONS_SERVE | OPTIONS_RUN | OPTIONS_BENCH },
     { "kv-type", 0, "TYPE", CHOICE(kv_type, "f16 q8"), .def = "f16",
       .help = "what keys and values are stored as; f16: 16 bits, for a few models 32; q8: 8 bits, "
               "about 1.8 times the tokens of long sequences in --kv-bytes, not quite the same "
@@ -148,8 +166,8 @@ const struct options_row options_rows[] = {
               "memory either way, but for a file of lacuna pack", GROUP_MODEL,
       STEPPING },
     { "skip-zeros", 0, NULL, BOOL(skip_zeros), .def = "false",
-      .help = "models with ReLU: neurons that it makes zero are not computed; the same answers, faster for few "
-              "requests at a time where most neurons are zero, slower for prompts and many requests: "
+      .help = "neurons that are zero, by ReLU or as --quality takes them for zero, are not computed; the same answers, "
+              "faster for few requests at a time where many neurons are zero, slower for prompts and many requests: "
               "lacuna bench --skip-zeros says which", GROUP_MODEL,
       STEPPING },
     { "io", 0, "HOW", CHOICE(io, "auto uring pread mmap"), .def = "auto",

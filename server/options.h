@@ -22,6 +22,7 @@ enum options_command {
     OPTIONS_BENCH = 16,
     OPTIONS_EVAL = 32,
     OPTIONS_PACK = 64,
+    OPTIONS_CALIBRATE = 128,
 };
 
 struct options_list {
@@ -59,7 +60,10 @@ struct options {
     uint64_t kv_bytes;
     struct options_sizes expert_cache; /* but for bench, one */
     const char *expert_heat;
-    uint32_t kv_type; /* enum engine_kv */
+    const char *sidecar; /* NULL: the command has no such option */
+    const char *quality;
+    struct options_list qualities; /* of eval */
+    uint32_t kv_type;              /* enum engine_kv */
     uint32_t threads;
     bool pin_threads;
     const char *max_isa;

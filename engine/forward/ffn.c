@@ -5,11 +5,13 @@
  * A worker computes a tile of neurons for all rows, gate and up, and goes on with it while it lies in
  * the cache: what reaches memory is the quantised input of the down projection.
  *
- * Where neurons that are zero are skipped (repack.h), gate is computed first, and of up only the rows of neurons that
- * it leaves active, unless most are; down, which lies in columns, then skips the zeros by itself.  The bits are the
- * same, if no product of a neuron that is skipped is infinite: 0 times that would be NaN.
+ * Where neurons that are zero are skipped (repack.h), or rows' operating points take some for zero (sparsity.h), gate is
+ * computed first, and of up only the rows of neurons that it leaves active, unless most are; down, if it lies in columns,
+ * then skips the zeros by itself.  What is left out depends on the row, never on the layout: the bits are the same if all
+ * is multiplied, unless a product of a neuron that is skipped were infinite: 0 times that would be NaN.
  */
 #include <assert.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "engine/forward/forward.h"
@@ -54,24 +56,43 @@ static void dense_tile(struct forward *f, const struct gated *g, uint32_t n0, ui
     }
 }
 
-/* ---- neurons that are zero ---- */
+/* ---- neurons that are zero, or are taken for it ---- */
 
-static bool gate_decides(const struct forward *f, const struct gated *g)
+/* A tile of neurons [n0, n0 + n) of rows [t0, t0 + n_t): h [n_t][n] becomes their hidden activations. */
+struct tile {
+    const struct gated *g;
+    uint32_t n0, n, t0, n_t;
+    float *h, *up; /* up: room for as much */
+};
+
+/* Does the layout make it worth while to pick rows of up? */
+static bool picks_rows(const struct forward *f, const struct gated *g)
 {
-    return f->opt.skips_zeros && !f->shape->arch->ungated &&
-           g->down->layout == KERN_LAYOUT_COLUMNS && g->up->layout == KERN_LAYOUT_ROWS;
+    return f->opt.skips_zeros && g->down->layout == KERN_LAYOUT_COLUMNS &&
+           g->up->layout == KERN_LAYOUT_ROWS;
 }
 
-/* Returns how many of n are active. */
-static size_t count_neurons(struct forward *f, const float *h, size_t n)
+static bool drops_neurons(const struct forward *f, const struct gated *g, uint32_t t0, uint32_t t1)
 {
-    struct neuron_count *count = &f->neurons[workers_self()];
-    size_t n_active = 0;
-    for (size_t i = 0; i < n; i++)
-        n_active += h[i] != 0.0f;
-    count->n_all += n;
-    count->n_active += n_active;
-    return n_active;
+    for (uint32_t t = t0; t < t1 && g->has_points; t++)
+        if (f->row_point[t])
+            return true;
+    return false;
+}
+
+/* What rows' operating points can do without at a site becomes zero. */
+static void drop_neurons(const struct forward *f, const struct tile *tile, enum sparsity_site site)
+{
+    const struct sparsity *s = f->sparsity;
+    uint32_t layer = tile->g->layer;
+    for (uint32_t t = 0; t < tile->n_t && tile->g->has_points; t++) {
+        const struct operating_point *point = f->row_point[tile->t0 + t];
+        float limit = point ? point->layer[layer].limit[site] : 0.0f;
+        if (limit > 0.0f)
+            f->kern->drop_below(tile->h + (size_t)t * tile->n,
+                                s->weight[site] + (size_t)layer * s->n_ff + tile->n0, limit,
+                                tile->n);
+    }
 }
 
 /* Are rows of up that are picked for each token faster than all rows for all tokens?  The former take as long as
@@ -82,56 +103,121 @@ static bool picking_pays(size_t n_active, size_t n_neurons, uint32_t n_tokens)
     return 20 * n_active <= (32 + 3 * (size_t)n_tokens) * n_neurons;
 }
 
-/* Neurons that are active, by number in the tile: those of ReLU are positive. */
-static uint32_t list_neurons(const struct forward *f, const float *h, uint32_t n, uint32_t *list)
+static uint32_t count_nonzero(const float *h, uint32_t n)
 {
     uint32_t n_active = 0;
-    for (uint32_t i = 0; (i = f->kern->first_above(h, i, n, 0.0f)) < n; i++)
-        list[n_active++] = i;
+    for (uint32_t i = 0; i < n; i++)
+        n_active += h[i] != 0.0f;
     return n_active;
 }
 
-/* h [n]: act(gate) of a token, becomes act(gate) * up; up [n]: room. */
-static void multiply_active(struct forward *f, const struct gated *g, uint32_t n0, uint32_t n,
-                            uint32_t t, float *h, float *up)
+/* n neurons of row t of the tile are computed at a site. */
+static void count_row(struct forward *f, const struct tile *tile, enum sparsity_site site,
+                      uint32_t t, uint32_t n)
 {
-    uint32_t *list = f->active + (size_t)workers_self() * f->tile_values;
-    uint32_t n_active = list_neurons(f, h, n, list);
-    for (uint32_t i = 0; i < n_active; i++)
-        list[i] += n0;
-    f->kern->mul_rows(g->up, list, n_active, g->in, t, up);
-    for (uint32_t i = 0; i < n_active; i++)
-        h[list[i] - n0] *= g->up_bias ? up[i] + g->up_bias[list[i]] : up[i];
+    f->neurons[workers_self()].n[site] += n;
+    if (tile->g->has_points)
+        atomic_fetch_add_explicit(&f->row_neurons[tile->t0 + t].n[site], n, memory_order_relaxed);
 }
 
-static void gate_first_tile(struct forward *f, const struct gated *g, uint32_t n0, uint32_t n1,
-                            uint32_t t0, uint32_t t1, float *h, float *up)
+/* Returns how many are not zero. */
+static size_t count_active(struct forward *f, const struct tile *tile, enum sparsity_site site)
 {
-    uint32_t n = n1 - n0, n_t = t1 - t0;
-    size_t n_values = (size_t)n_t * n;
-    product_tile(f, g->gate, g->gate_bias, g->in, n0, n1, t0, t1, h);
-    f->kern->activate(f->shape->activation, h, NULL, h, n_values);
-    if (picking_pays(count_neurons(f, h, n_values), n, n_t)) {
-        for (uint32_t t = t0; t < t1; t++)
-            multiply_active(f, g, n0, n, t, h + (size_t)(t - t0) * n, up);
+    size_t n_active = 0;
+    for (uint32_t t = 0; t < tile->n_t; t++) {
+        uint32_t n = count_nonzero(tile->h + (size_t)t * tile->n, tile->n);
+        count_row(f, tile, site, t, n);
+        n_active += n;
+    }
+    return n_active;
+}
+
+/* h [n]: act(gate) of a token, becomes act(gate) * up. */
+static void multiply_active(struct forward *f, const struct tile *tile, uint32_t t)
+{
+    const struct gated *g = tile->g;
+    float *h = tile->h + (size_t)t * tile->n, *up = tile->up;
+    uint32_t *list = f->active + (size_t)workers_self() * f->tile_values;
+    uint32_t n_active = f->kern->list_nonzero(h, tile->n, list);
+    for (uint32_t i = 0; i < n_active; i++)
+        list[i] += tile->n0;
+    f->kern->mul_rows(g->up, list, n_active, g->in, tile->t0 + t, up);
+    for (uint32_t i = 0; i < n_active; i++)
+        h[list[i] - tile->n0] *= g->up_bias ? up[i] + g->up_bias[list[i]] : up[i];
+}
+
+/* act(gate) says which neurons are wanted. */
+static void gate_first(struct forward *f, const struct tile *tile)
+{
+    const struct gated *g = tile->g;
+    uint32_t n1 = tile->n0 + tile->n, t1 = tile->t0 + tile->n_t;
+    size_t n_values = (size_t)tile->n_t * tile->n;
+    product_tile(f, g->gate, g->gate_bias, g->in, tile->n0, n1, tile->t0, t1, tile->h);
+    f->kern->activate(f->shape->activation, tile->h, NULL, tile->h, n_values);
+    drop_neurons(f, tile, SPARSITY_UP);
+    size_t n_active = count_active(f, tile, SPARSITY_UP);
+    if (picks_rows(f, g) && picking_pays(n_active, tile->n, tile->n_t)) {
+        for (uint32_t t = 0; t < tile->n_t; t++)
+            multiply_active(f, tile, t);
         return;
     }
-    product_tile(f, g->up, g->up_bias, g->in, n0, n1, t0, t1, up);
+    product_tile(f, g->up, g->up_bias, g->in, tile->n0, n1, tile->t0, t1, tile->up);
     for (size_t i = 0; i < n_values; i++)
-        h[i] *= up[i];
+        tile->h[i] *= tile->up[i];
+}
+
+static void sparse_tile(struct forward *f, const struct tile *tile)
+{
+    size_t n_values = (size_t)tile->n_t * tile->n;
+    if (f->shape->arch->ungated) {
+        product_tile(f, tile->g->up, tile->g->up_bias, tile->g->in, tile->n0, tile->n0 + tile->n,
+                     tile->t0, tile->t0 + tile->n_t, tile->h);
+        f->kern->activate(f->shape->activation, tile->h, NULL, tile->h, n_values);
+        for (uint32_t t = 0; t < tile->n_t; t++)
+            count_row(f, tile, SPARSITY_UP, t, tile->n);
+    } else {
+        gate_first(f, tile);
+    }
+    drop_neurons(f, tile, SPARSITY_DOWN);
+    count_active(f, tile, SPARSITY_DOWN);
+    f->neurons[workers_self()].n_all += n_values;
+}
+
+/* As dense_tile; somebody looks at gate and up. */
+static void probed_tile(struct forward *f, const struct tile *tile)
+{
+    const struct gated *g = tile->g;
+    uint32_t n1 = tile->n0 + tile->n, t1 = tile->t0 + tile->n_t;
+    size_t n_values = (size_t)tile->n_t * tile->n;
+    bool has_gate = !f->shape->arch->ungated;
+    float *up = has_gate ? tile->up : tile->h, *activated = tile->h;
+    product_tile(f, g->up, g->up_bias, g->in, tile->n0, n1, tile->t0, t1, up);
+    if (has_gate)
+        product_tile(f, g->gate, g->gate_bias, g->in, tile->n0, n1, tile->t0, t1, activated);
+    f->kern->activate(f->shape->activation, activated, NULL, activated, n_values);
+    const struct neuron_tile seen = { .layer = g->layer,
+                                      .n0 = tile->n0,
+                                      .n = tile->n,
+                                      .t0 = tile->t0,
+                                      .n_t = tile->n_t,
+                                      .gate = has_gate ? tile->h : NULL,
+                                      .up = up };
+    f->probe(f->probe_ctx, &seen);
+    for (size_t i = 0; i < n_values && has_gate; i++)
+        tile->h[i] *= tile->up[i];
 }
 
 static void hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, uint32_t n1,
                         uint32_t t0, uint32_t t1)
 {
     float *h = f->tiles + (size_t)workers_self() * 2 * f->tile_values;
-    if (gate_decides(f, g)) {
-        gate_first_tile(f, g, n0, n1, t0, t1, h, h + f->tile_values);
-    } else {
-        dense_tile(f, g, n0, n1, t0, t1, h, h + f->tile_values);
-        if (f->opt.skips_zeros)
-            count_neurons(f, h, (size_t)(t1 - t0) * (n1 - n0));
-    }
+    struct tile tile = { g, n0, n1 - n0, t0, t1 - t0, h, h + f->tile_values };
+    if (f->probe && g->has_points)
+        probed_tile(f, &tile);
+    else if (f->opt.skips_zeros || drops_neurons(f, g, t0, t1))
+        sparse_tile(f, &tile);
+    else
+        dense_tile(f, g, n0, n1, t0, t1, tile.h, tile.up);
     store_tile(f, g, n0, n1, t0, t1, h);
 }
 
@@ -174,11 +260,14 @@ void ffn_hidden(struct forward *f, const struct gated *g)
     profile_end(&f->profile, PROFILE_GATE_UP);
 }
 
-void ffn_forward(struct forward *f, const struct layer_weights *w)
+void ffn_forward(struct forward *f, uint32_t layer)
 {
+    const struct layer_weights *w = &f->weights->layer[layer];
     struct kern_input in = { .x = f->in.x, .act = &f->in.act };
     struct kern_input hidden = { .x = f->hidden.x, .act = &f->hidden.act };
-    struct gated g = { .gate = &w->gate,
+    struct gated g = { .layer = layer,
+                       .has_points = true,
+                       .gate = &w->gate,
                        .up = &w->up,
                        .gate_bias = w->gate_bias,
                        .up_bias = w->up_bias,

@@ -18,8 +18,9 @@
 
 #include "engine/forward/profile.h"
 #include "engine/share.h"
-#include "engine/storage/experts.h"
 #include "engine/model/weights.h"
+#include "engine/sparsity/sparsity.h"
+#include "engine/storage/experts.h"
 #include "engine/workers.h"
 #include "kvcache/kvcache.h"
 
@@ -97,19 +98,33 @@ struct routing {
     uint32_t *n_gave_way; /* [rows] of those that may have such */
 };
 
-/* Neurons of feed-forwards in which those that are zero are skipped; a cache line for each worker. */
+/* Neurons of feed-forwards in which some need not be computed; a cache line for each worker. */
 struct neuron_count {
     _Alignas(64) uint64_t n_all;
-    uint64_t n_active;
+    uint64_t n[SPARSITY_SITES]; /* that are not zero at the site */
 };
 
 struct forward_options {
     uint32_t max_rows, max_logit_rows;
     uint32_t n_ctx; /* longest sequence */
     uint32_t n_threads;
-    /* Neurons that ReLU makes zero are not multiplied, where layouts are for it (repack.h). */
+    /* Neurons that are zero are not multiplied, where layouts are for it (repack.h). */
     bool skips_zeros;
 };
+
+/* Of a row, whose neurons many workers compute. */
+struct row_neurons {
+    _Atomic uint32_t n[SPARSITY_SITES];
+};
+
+/* Neurons [n0, n0 + n) of rows [t0, t0 + n_t) in a dense layer, whose hidden activations are gate * up, or up. */
+struct neuron_tile {
+    uint32_t layer, n0, n, t0, n_t;
+    const float *gate; /* [n_t][n] act(gate); NULL: an ungated architecture */
+    const float *up;   /* [n_t][n]; then act(up) */
+};
+/* Looks at all of them, on the worker that computed them. */
+typedef void forward_probe_fn(void *ctx, const struct neuron_tile *tile);
 
 struct forward {
     const struct model_shape *shape;
@@ -117,6 +132,9 @@ struct forward {
     const struct kern_table *kern;
     struct workers *workers;
     struct experts *experts; /* NULL: all are in memory */
+    const struct sparsity *sparsity;
+    forward_probe_fn *probe; /* NULL: nobody looks; else nothing is left out */
+    void *probe_ctx;
     _Atomic uint64_t *heartbeat;
     struct forward_options opt;
     struct profile profile;
@@ -133,9 +151,11 @@ struct forward {
     uint32_t *row_counted;
     /* [max_rows] So many of its experts, the best, are the true ones; the others may give way. */
     uint32_t *row_kept;
-    uint32_t *row_replaced; /* [max_rows] so many did, in all layers */
-    bool may_defer;         /* whether rows may be late */
-    const char *failure;    /* why; NULL: none has */
+    uint32_t *row_replaced;                   /* [max_rows] so many did, in all layers */
+    const struct operating_point **row_point; /* [max_rows] what it does without; NULL: nothing */
+    struct row_neurons *row_neurons;          /* [max_rows] computed, of all dense layers */
+    bool may_defer;                           /* whether rows may be late */
+    const char *failure;                      /* why; NULL: none has */
     struct attention_plan plan[KV_MAX_GROUPS];
 
     struct segment *segment; /* [max_rows] */
@@ -222,6 +242,8 @@ void attention_forward(struct forward *f, uint32_t layer);
 /* hidden = act(in gate^T + gate_bias) * (in up^T + up_bias): of dense layers, experts and shared
  * experts alike. */
 struct gated {
+    uint32_t layer;
+    bool has_points; /* of a dense layer: rows' operating points may drop neurons */
     const struct kern_matrix *gate, *up; /* gate is not read if the architecture is ungated */
     const float *gate_bias, *up_bias;    /* NULL: none */
     const struct kern_matrix *down;      /* what reads hidden: quantised if this is, else floats */
@@ -233,7 +255,7 @@ void ffn_hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, uint
                      uint32_t t0, uint32_t t1);
 /* All neurons of all rows. */
 void ffn_hidden(struct forward *f, const struct gated *g);
-void ffn_forward(struct forward *f, const struct layer_weights *w);
+void ffn_forward(struct forward *f, uint32_t layer);
 /* Chooses each row's experts from x [rows][n_embd], the router's input; those that are not in memory begin
  * to be read. */
 void moe_route(struct forward *f, uint32_t layer, const float *x);

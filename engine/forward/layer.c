@@ -173,7 +173,7 @@ void layer_forward(struct forward *f, uint32_t layer)
     if (has_experts)
         moe_forward(f, layer);
     else
-        ffn_forward(f, w);
+        ffn_forward(f, layer);
     forward_rows(f, ffn_output, &job, f->n_rows);
     profile_end(&f->profile, PROFILE_RESIDUAL);
 }

@@ -57,6 +57,8 @@ static void take_step(struct arena *a, struct forward *f)
     f->row_counted = take(a, f->opt.max_rows, sizeof(*f->row_counted));
     f->row_kept = take(a, f->opt.max_rows, sizeof(*f->row_kept));
     f->row_replaced = take(a, f->opt.max_rows, sizeof(*f->row_replaced));
+    f->row_point = take(a, rows, sizeof(*f->row_point));
+    f->row_neurons = take(a, rows, sizeof(*f->row_neurons));
     f->segment = take(a, rows, sizeof(*f->segment));
     f->sealing = take(a, rows, sizeof(*f->sealing));
     f->carried = take(a, rows, sizeof(*f->carried));

@@ -21,6 +21,7 @@
 #include "engine/huge.h"
 #include "engine/machine.h"
 #include "engine/model/gguf_internal.h"
+#include "engine/model/gguf_write.h"
 #include "engine/model/repack.h"
 #include "engine/storage/io.h"
 #include "kernels/kernels.h"
@@ -66,34 +67,6 @@ static int write_all(const struct packer *p, const void *data, size_t n, uint64_
 
 /* ---- the header ---- */
 
-static void put(FILE *out, const void *data, size_t n)
-{
-    fwrite(data, 1, n, out);
-}
-
-static void put_u32(FILE *out, uint32_t x)
-{
-    put(out, &x, sizeof(x));
-}
-
-static void put_u64(FILE *out, uint64_t x)
-{
-    put(out, &x, sizeof(x));
-}
-
-static void put_string(FILE *out, const char *s)
-{
-    put_u64(out, strlen(s));
-    put(out, s, strlen(s));
-}
-
-static void put_u32_key(FILE *out, const char *key, uint32_t x)
-{
-    put_string(out, key);
-    put_u32(out, GGUF_U32);
-    put_u32(out, x);
-}
-
 static bool is_of_the_file(struct gguf_str key)
 {
     static const char alignment[] = "general.alignment", split[] = "split.";
@@ -105,9 +78,9 @@ static void put_keys(FILE *out, const struct gguf_meta *meta)
 {
     for (uint64_t i = 0; i < meta->n; i++)
         if (!is_of_the_file(meta->kv[i].key))
-            put(out, meta->kv[i].stored.data, meta->kv[i].stored.len);
-    put_u32_key(out, "general.alignment", ALIGNMENT);
-    put_u32_key(out, GGUF_PANELS_KEY, KERN_PANELS_VERSION);
+            gguf_put(out, meta->kv[i].stored.data, meta->kv[i].stored.len);
+    gguf_put_u32_key(out, "general.alignment", ALIGNMENT);
+    gguf_put_u32_key(out, GGUF_PANELS_KEY, KERN_PANELS_VERSION);
 }
 
 static uint64_t n_keys(const struct gguf_meta *meta)
@@ -137,11 +110,8 @@ static void put_tensors(FILE *out, const struct packer *p)
 {
     for (uint64_t i = 0; i < p->g->n_tensors; i++) {
         const struct gguf_tensor *t = &p->g->tensors[i];
-        put_string(out, t->name);
-        put_u32(out, t->n_dims);
-        put(out, t->ne, t->n_dims * sizeof(t->ne[0]));
-        put_u32(out, t->type + GGUF_LAYOUT * t->target);
-        put_u64(out, p->offset[i]);
+        gguf_put_tensor(out, t->name, t->n_dims, t->ne, t->type + GGUF_LAYOUT * t->target,
+                        p->offset[i]);
     }
 }
 
@@ -152,10 +122,7 @@ static int write_header(struct packer *p)
     FILE *out = open_memstream(&text, &len);
     if (!out)
         return engine_fail(p->err, ENGINE_ERR_MEMORY, "no memory for the header");
-    put(out, "GGUF", 4);
-    put_u32(out, 3);
-    put_u64(out, p->g->n_tensors);
-    put_u64(out, n_keys(&p->g->meta));
+    gguf_put_header(out, p->g->n_tensors, n_keys(&p->g->meta));
     put_keys(out, &p->g->meta);
     put_tensors(out, p);
     bool is_whole = !ferror(out);

@@ -8,11 +8,11 @@
 #include <errno.h>
 #include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "engine/hash.h"
 #include "engine/storage/io.h"
+#include "engine/storage/replace_file.h"
 
 static const char magic[8] = "LACHEAT";
 
@@ -77,24 +77,7 @@ int expert_heat_write(const char *path, const struct expert_heat_model *model, c
                       struct engine_err *err)
 {
     struct header h = make_header(model, heat);
-    size_t n = n_heats(model), cap = strlen(path) + sizeof(".part");
-    char *part = malloc(cap);
-    if (!part)
-        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for a file name");
-    snprintf(part, cap, "%s.part", path);
-    FILE *f = fopen(part, "wbe");
-    bool ok = f && fwrite(&h, sizeof(h), 1, f) == 1 && fwrite(heat, sizeof(*heat), n, f) == n;
-    int error = errno;
-    if (f && fclose(f) != 0 && ok) {
-        ok = false;
-        error = errno;
-    }
-    if (ok && rename(part, path) != 0) {
-        ok = false;
-        error = errno;
-    }
-    if (!ok && f)
-        remove(part);
-    free(part);
-    return ok ? 0 : engine_fail(err, ENGINE_ERR_FILE, "%s: %s", path, io_errno_text(error));
+    const struct iovec parts[] = { { &h, sizeof(h) },
+                                   { (void *)(uintptr_t)heat, n_heats(model) * sizeof(*heat) } };
+    return replace_file(path, parts, sizeof(parts) / sizeof(parts[0]), err);
 }

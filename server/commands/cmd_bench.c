@@ -37,7 +37,7 @@ struct shape {
 
 /* Of feed-forwards whose zeros are skipped. */
 struct neurons {
-    uint64_t n_all, n_active;
+    uint64_t n_all, n_up, n_down;
 };
 
 struct result {
@@ -59,6 +59,7 @@ struct bench {
     const struct options *o;
     struct engine *e;
     const struct engine_info *info;
+    uint32_t point; /* of --quality */
     struct set set;
     struct engine_row *rows;    /* [max_rows] */
     uint32_t *row_seq;          /* [n_max] which sequence a decode row is of */
@@ -161,8 +162,7 @@ static int decode_some(struct bench *b, uint32_t *n_waiting, struct engine_err *
         b->rows[i] = (struct engine_row){ .seq = b->set.seqs[seq],
                                           .token = b->set.next[seq],
                                           .pos = b->set.len,
-                                          .want_logits = true,
-                                          .is_decoded = true };
+                                          .want_logits = true };
     }
     engine_step(b->e, b->rows, n);
     *n_waiting = 0;
@@ -227,7 +227,10 @@ static int set_fill(struct bench *b, const struct shape *s, struct engine_err *e
 {
     struct set *set = &b->set;
     uint32_t room = min_u32(longest_start(s) + s->n, b->info->n_ctx);
-    struct engine_seq_options opt = { .max_tokens = room, .no_cache = true };
+    struct engine_seq_options opt = { .max_tokens = room,
+                                      .no_cache = true,
+                                      .n_prompt = s->decode ? s->context : room,
+                                      .point = b->point };
     set_empty(set);
     for (uint32_t i = 0; i < s->batch; i++) {
         if (engine_seq_open(b->e, &opt, &set->seqs[i], err))
@@ -281,7 +284,8 @@ static int repeat_once(struct bench *b, const struct shape *s, double *seconds,
     engine_trace_experts(b->e, NULL, NULL);
     engine_stats(b->e, &last);
     b->neurons.n_all += last.n_neurons - first.n_neurons;
-    b->neurons.n_active += last.n_neurons_active - first.n_neurons_active;
+    b->neurons.n_up += last.n_neurons_up - first.n_neurons_up;
+    b->neurons.n_down += last.n_neurons_down - first.n_neurons_down;
     if (!rc && !s->decode)
         b->set.len += s->n;
     if (!rc)
@@ -317,12 +321,17 @@ static double median(double *v, uint32_t n)
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
+static bool shows_neurons(const struct bench *b)
+{
+    return b->o->skip_zeros || b->point != ENGINE_POINT_EXACT;
+}
+
 static void print_columns(const struct bench *b)
 {
-    printf("%-8s %-6s %6s %7s %8s %11s %10s", "phase", "mode", "batch", "prompt", "context",
+    printf("%-8s %-8s %6s %7s %8s %11s %10s", "phase", "mode", "batch", "prompt", "context",
            "tok/s", "ms");
-    if (b->o->skip_zeros)
-        printf(" %7s", "active");
+    if (shows_neurons(b))
+        printf(" %7s %7s", "up", "down");
     if (b->has_experts)
         bench_print_experts_heading();
     putchar('\n');
@@ -363,23 +372,26 @@ static double reached(const struct bench *b, const struct result *r)
 }
 
 /* 1: none is skipped. */
-static double active_share(const struct result *r)
+static double share_of_neurons(const struct result *r, uint64_t n)
 {
-    return r->neurons.n_all ? (double)r->neurons.n_active / (double)r->neurons.n_all : 1;
+    return r->neurons.n_all ? (double)n / (double)r->neurons.n_all : 1;
 }
 
 static const char *mode_of(const struct bench *b)
 {
+    if (b->point != ENGINE_POINT_EXACT)
+        return b->info->points[b->point].name;
     return b->o->skip_zeros ? "sparse" : "dense";
 }
 
 static void print_row(const struct bench *b, const struct result *r)
 {
     const struct shape *s = &r->shape;
-    printf("%-8s %-6s %6u %7u %8u %11.1f %10.2f", s->decode ? "decode" : "prefill", mode_of(b),
+    printf("%-8s %-8s %6u %7u %8u %11.1f %10.2f", s->decode ? "decode" : "prefill", mode_of(b),
            s->batch, s->decode ? 0 : s->n, s->context, r->tok_s, r->ms);
-    if (b->o->skip_zeros)
-        printf(" %6.1f%%", active_share(r) * 100);
+    if (shows_neurons(b))
+        printf(" %6.1f%% %6.1f%%", share_of_neurons(r, r->neurons.n_up) * 100,
+               share_of_neurons(r, r->neurons.n_down) * 100);
     if (b->has_experts)
         bench_print_experts(&r->experts, reached(b, r));
     putchar('\n');
@@ -531,8 +543,9 @@ static void print_json(const struct bench *b)
                "\"context\": %u, \"tok_s\": %.3f, \"ms\": %.4f",
                s->decode ? "decode" : "prefill", mode_of(b), s->batch, s->decode ? 0 : s->n,
                s->context, r->tok_s, r->ms);
-        if (b->o->skip_zeros)
-            printf(", \"neurons_active\": %.4f", active_share(r));
+        if (shows_neurons(b))
+            printf(", \"neurons_up\": %.4f, \"neurons_down\": %.4f",
+                   share_of_neurons(r, r->neurons.n_up), share_of_neurons(r, r->neurons.n_down));
         if (b->has_experts)
             bench_print_experts_json(&r->experts, reached(b, r));
         if (has_parts(b)) {
@@ -610,9 +623,15 @@ static int bench_open(struct bench *b, const struct options *o)
 
 static int open_model(struct bench *b, const struct engine_options *opt)
 {
-    int exit_code = cmd_engine_open(opt, &b->e);
+    int exit_code = cmd_engine_open(b->o, opt, &b->e);
     if (exit_code)
         return exit_code;
+    int point = cmd_find_point(b->e, b->o->quality, &exit_code);
+    if (point < 0) {
+        close_model(b);
+        return exit_code;
+    }
+    b->point = (uint32_t)point;
     engine_pin_self(b->e);
     b->info = engine_info(b->e);
     b->has_experts = b->info->n_experts > 0;

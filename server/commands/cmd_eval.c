@@ -12,8 +12,13 @@
 #include <string.h>
 #include <unistd.h>
 
+enum { MOST_POINTS = 64 };
+
 struct eval {
-    struct engine *e, *reference; /* NULL: what is measured is exact */
+    struct engine *e;
+    struct engine *reference; /* NULL: what is measured is exact, or the logits are wanted */
+    uint32_t points[MOST_POINTS];
+    uint32_t n_points; /* 0: one, and it is not named */
     struct engine_tokens tokens;
     FILE *logits;
     bool show; /* progress on a terminal */
@@ -21,47 +26,6 @@ struct eval {
 };
 
 /* ---- input ---- */
-
-static int read_all(FILE *f, char **text, size_t *len)
-{
-    size_t cap = 0, n = 0, got;
-    *text = NULL;
-    do {
-        if (n == cap) {
-            char *grown = realloc(*text, cap = cap ? 2 * cap : 1 << 16);
-            if (!grown)
-                return -ENOMEM;
-            *text = grown;
-        }
-        errno = 0;
-        got = fread(*text + n, 1, cap - n, f);
-        n += got;
-    } while (got > 0);
-    *len = n;
-    return ferror(f) ? -(errno ? errno : EIO) : 0;
-}
-
-static int tokenize_file(struct eval *v, const char *path)
-{
-    struct engine_err err = { 0 };
-    bool is_stdin = strcmp(path, "-") == 0;
-    char *text;
-    size_t len;
-    FILE *f = is_stdin ? stdin : fopen(path, "re");
-    if (!f)
-        return cmd_fail(EX_NOINPUT, "cannot open %s: %s", path, strerror(errno));
-    int rc = read_all(f, &text, &len);
-    int exit_code = 0;
-    if (rc)
-        exit_code = cmd_fail(rc == -ENOMEM ? EX_OSERR : EX_IOERR, "cannot read %s: %s", path,
-                             strerror(-rc));
-    else if (engine_tokenize(v->e, text, len, ENGINE_TOKENIZE_ADD_SPECIAL, &v->tokens, &err))
-        exit_code = cmd_fail_err(&err);
-    free(text);
-    if (!is_stdin)
-        fclose(f);
-    return exit_code;
-}
 
 static int take_tokens(struct eval *v, const struct options_numbers *given)
 {
@@ -78,6 +42,18 @@ static int take_tokens(struct eval *v, const struct options_numbers *given)
             return cmd_fail(EX_DATAERR, "--tokens: token %u, the vocabulary ends at %u",
                             given->items[i], info->n_vocab - 1);
         v->tokens.ids[i] = (int32_t)given->items[i];
+    }
+    return 0;
+}
+
+static int find_points(struct eval *v, const struct options_list *qualities)
+{
+    int exit_code = 0;
+    for (uint32_t i = 0; i < qualities->n; i++) {
+        int point = cmd_find_point(v->e, qualities->items[i], &exit_code);
+        if (point < 0)
+            return exit_code;
+        v->points[v->n_points++] = (uint32_t)point;
     }
     return 0;
 }
@@ -114,6 +90,21 @@ static double perplexity(double nll, uint64_t n)
     return exp(nll / (double)n);
 }
 
+static double mean_kl(const struct engine_eval_result *r)
+{
+    return r->n_compared ? r->kl / (double)r->n_compared : 0;
+}
+
+static double share_same_top(const struct engine_eval_result *r)
+{
+    return r->n_compared ? (double)r->n_same_top / (double)r->n_compared : 1;
+}
+
+static double change_of_perplexity(const struct engine_eval_result *r)
+{
+    return exp((r->nll - r->reference_nll) / (double)r->n_tokens) - 1;
+}
+
 /* What the measured engine does not compute as the model says. */
 static void print_approximations(const struct eval *v, FILE *to)
 {
@@ -135,7 +126,6 @@ static void print_approximations(const struct eval *v, FILE *to)
 
 static void print_comparison(const struct eval *v, const struct engine_eval_result *r, FILE *to)
 {
-    double n = (double)r->n_compared;
     print_approximations(v, to);
     fprintf(to, ", against exact (keys and values in %s): ", engine_info(v->reference)->kv);
     if (!r->n_compared) {
@@ -143,27 +133,12 @@ static void print_comparison(const struct eval *v, const struct engine_eval_resu
         return;
     }
     if (r->n_tokens)
-        fprintf(to, "perplexity %+.3f %%, ",
-                100 * (exp((r->nll - r->reference_nll) / (double)r->n_tokens) - 1));
+        fprintf(to, "perplexity %+.3f %%, ", 100 * change_of_perplexity(r));
     fprintf(
         to,
         "KL divergence %.2e nats per token (%.2e at most), same most likely token %.2f %%, of the "
         "%llu positions that differ\n",
-        r->kl / n, r->kl_most, 100 * (double)r->n_same_top / n, (unsigned long long)r->n_compared);
-}
-
-static void print_text(const struct eval *v, const struct engine_eval_result *r, double seconds,
-                       FILE *to)
-{
-    const struct engine_info *info = engine_info(v->e);
-    if (r->n_tokens)
-        fprintf(to, "perplexity %.4f (%.6f nats per token)\n", perplexity(r->nll, r->n_tokens),
-                r->nll / (double)r->n_tokens);
-    if (v->reference)
-        print_comparison(v, r, to);
-    fprintf(to, "%zu tokens, %llu of them predicted, windows of %u, %.1f s, %.1f tok/s%s\n",
-            v->tokens.n, (unsigned long long)r->n_tokens, info->n_ctx, seconds,
-            (double)v->tokens.n / seconds, v->reference ? " through both" : "");
+        mean_kl(r), r->kl_most, 100 * share_same_top(r), (unsigned long long)r->n_compared);
 }
 
 /* JSON has neither infinities nor a value for "nothing was predicted". */
@@ -173,6 +148,61 @@ static void print_likelihood(FILE *to, double nll, uint64_t n)
         fprintf(to, "\"nll\":%.9g,\"perplexity\":%.9g", nll, perplexity(nll, n));
     else
         fprintf(to, "\"nll\":null,\"perplexity\":null");
+}
+
+static const char *point_name(const struct eval *v, uint32_t i)
+{
+    return engine_info(v->e)->points[v->points[i]].name;
+}
+
+static void print_points(const struct eval *v, const struct engine_eval_result *r, FILE *to)
+{
+    if (!r->n_tokens)
+        return;
+    fprintf(to, "%-20s %11s %9s %9s %9s %10s %8s %8s %8s\n", "", "perplexity", "change", "KL",
+            "99 %", "same token", "up", "down", "weights");
+    fprintf(to, "%-20s %11.4f\n", "exact", perplexity(r->reference_nll, r->n_tokens));
+    for (uint32_t i = 0; i < v->n_points; i++, r++)
+        fprintf(to, "%-20s %11.4f %+8.2f%% %9.4f %9.4f %9.2f%% %7.1f%% %7.1f%% %7.1f%%\n",
+                point_name(v, i), perplexity(r->nll, r->n_tokens), 100 * change_of_perplexity(r),
+                mean_kl(r), r->kl_p99, 100 * share_same_top(r), 100 * r->up, 100 * r->down,
+                100 * r->weights);
+}
+
+static void print_points_json(const struct eval *v, const struct engine_eval_result *r, FILE *to)
+{
+    fputs(",\"points\":[", to);
+    for (uint32_t i = 0; i < v->n_points; i++, r++) {
+        fprintf(to, "%s{\"name\":\"%s\",", i ? "," : "", point_name(v, i));
+        print_likelihood(to, r->nll, r->n_tokens);
+        fprintf(to,
+                ",\"differ\":%llu,\"kl\":%.6g,\"kl_p99\":%.6g,\"kl_most\":%.6g,\"top1\":%.6f,"
+                "\"up\":%.6f,"
+                "\"down\":%.6f,\"weights\":%.6f}",
+                (unsigned long long)r->n_compared, mean_kl(r), r->kl_p99, r->kl_most,
+                share_same_top(r), r->up, r->down, r->weights);
+    }
+    fputc(']', to);
+}
+
+static void print_text(const struct eval *v, const struct engine_eval_result *r, double seconds,
+                       FILE *to)
+{
+    const struct engine_info *info = engine_info(v->e);
+    bool has_table = v->n_points > 0 && v->reference;
+    if (has_table)
+        print_points(v, r, to);
+    else if (r->n_tokens)
+        fprintf(to, "perplexity %.4f (%.6f nats per token)\n", perplexity(r->nll, r->n_tokens),
+                r->nll / (double)r->n_tokens);
+    if (v->reference && !has_table)
+        print_comparison(v, r, to);
+    fprintf(to, "%zu tokens, %llu of them predicted, windows of %u, %.1f s, %.1f tok/s%s\n",
+            v->tokens.n, (unsigned long long)r->n_tokens, info->n_ctx, seconds,
+            (double)v->tokens.n / seconds,
+            has_table      ? " through each"
+            : v->reference ? " through both"
+                           : "");
 }
 
 /* What of an engine may be an approximation. */
@@ -193,34 +223,40 @@ static void print_json(const struct eval *v, const struct engine_eval_result *r,
     print_kind(to, info);
     print_likelihood(to, r->nll, r->n_tokens);
     if (v->reference) {
-        double n = r->n_compared ? (double)r->n_compared : 1;
         fputs(",\"reference\":{", to);
         print_kind(to, engine_info(v->reference));
         print_likelihood(to, r->reference_nll, r->n_tokens);
         fprintf(to, ",\"differ\":%llu,\"kl\":%.6g,\"kl_most\":%.6g,\"top1\":%.6f}",
-                (unsigned long long)r->n_compared, r->kl / n, r->kl_most,
-                r->n_compared ? (double)r->n_same_top / n : 1.0);
+                (unsigned long long)r->n_compared, mean_kl(r), r->kl_most, share_same_top(r));
     }
+    if (v->n_points > 0 && v->reference)
+        print_points_json(v, r, to);
     fprintf(to, ",\"seconds\":%.3f}\n", seconds);
+}
+
+/* Rows of each point per step: every one wants logits. */
+static uint32_t chunk_of(const struct options *o)
+{
+    enum { ROWS = 64 };
+    return o->chunk ? o->chunk : o->experts_kept ? 1 /* as decoding does */ : ROWS;
 }
 
 static int evaluate(const struct options *o, struct eval *v)
 {
-    struct engine_eval_result result = { 0 };
+    struct engine_eval_result result[MOST_POINTS] = { 0 };
     struct engine_err err = { 0 };
-    const struct engine_info *info = engine_info(v->e);
-    uint32_t chunk = o->chunk ? o->chunk : info->max_logit_rows;
-    if (!o->chunk && o->experts_kept)
-        chunk = 1; /* as decoding does */
+    uint32_t chunk = chunk_of(o);
     v->show = isatty(STDERR_FILENO);
     v->started = v->shown = cmd_now();
     struct engine_eval_options opt = { .tokens = v->tokens.ids,
                                        .n_tokens = v->tokens.n,
                                        .n_chunk = chunk,
+                                       .points = v->n_points ? v->points : NULL,
+                                       .n_points = v->n_points,
                                        .reference = v->reference,
                                        .row = on_row,
                                        .ctx = v };
-    int rc = engine_eval(v->e, &opt, &result, &err);
+    int rc = engine_eval(v->e, &opt, result, &err);
     if (v->show)
         fputs("\r\033[K", stderr);
     if (v->logits && (ferror(v->logits) || fflush(v->logits)))
@@ -230,9 +266,9 @@ static int evaluate(const struct options *o, struct eval *v)
     double seconds = cmd_now() - v->started;
     FILE *to = v->logits == stdout ? stderr : stdout;
     if (o->json)
-        print_json(v, &result, chunk, seconds, to);
+        print_json(v, result, chunk, seconds, to);
     else
-        print_text(v, &result, seconds, to);
+        print_text(v, result, seconds, to);
     if (fflush(stdout))
         return cmd_fail(EX_IOERR, "cannot write the answer: %s", strerror(errno));
     return 0;
@@ -257,8 +293,12 @@ static int open_reference(const struct engine_options *opt, struct eval *v)
     struct engine_options exact = *opt;
     struct engine_err err = { 0 }, named = { 0 };
     bool is_exact = opt->kv == ENGINE_KV_F16 && engine_experts_are_exact(info);
-    if (is_exact || v->logits)
+    if (v->logits)
         return 0;
+    if (is_exact) {
+        v->reference = v->n_points > 0 ? v->e : NULL;
+        return 0;
+    }
     exact.kv = ENGINE_KV_F16;
     exact.experts_used = exact.experts_kept = 0;
     exact.kv_bytes = 0;
@@ -273,9 +313,10 @@ static int open_reference(const struct engine_options *opt, struct eval *v)
 static int eval_with(const struct options *o, const struct engine_options *opt, struct engine *e)
 {
     struct eval v = { .e = e };
-    int exit_code = o->tokens.n ? take_tokens(&v, &o->tokens) : tokenize_file(&v, o->file);
-    if (!exit_code && v.tokens.n == 0)
-        exit_code = cmd_fail(EX_DATAERR, "%s: no tokens", o->file);
+    int exit_code = o->tokens.n ? take_tokens(&v, &o->tokens)
+                                : cmd_tokenize_file(e, o->file, &v.tokens);
+    if (!exit_code)
+        exit_code = find_points(&v, &o->qualities);
     if (!exit_code)
         exit_code = open_logits(&v, o->logits_out);
     if (!exit_code)
@@ -285,7 +326,8 @@ static int eval_with(const struct options *o, const struct engine_options *opt, 
         exit_code = evaluate(o, &v);
     if (v.logits && v.logits != stdout && fclose(v.logits) && !exit_code)
         exit_code = cmd_fail(EX_IOERR, "cannot write %s: %s", o->logits_out, strerror(errno));
-    engine_close(v.reference);
+    if (v.reference != v.e)
+        engine_close(v.reference);
     engine_tokens_fini(&v.tokens);
     return exit_code;
 }
@@ -300,14 +342,17 @@ static int eval(const struct options *o)
     const char *path = cmd_model_path(o, false, &exit_code);
     if (!path)
         return exit_code;
+    if (o->qualities.n > MOST_POINTS)
+        return cmd_fail(EX_USAGE,
+                        "--quality: %u operating points; at most %d are measured together",
+                        o->qualities.n, MOST_POINTS);
     cmd_engine_options(o, path, &opt);
     opt.never_defers = true; /* the logits of a chunk come from one step */
-    opt.n_sequences = 1;
-    /* Every row wants logits, so a step is as long as the room for them. */
-    opt.max_logit_rows = o->chunk;
-    if (o->chunk > opt.max_rows)
-        opt.max_rows = o->chunk;
-    exit_code = cmd_engine_open(&opt, &e);
+    opt.n_sequences = 1 + o->qualities.n;
+    opt.max_logit_rows = opt.n_sequences * chunk_of(o);
+    if (opt.max_logit_rows > (opt.max_rows ? opt.max_rows : 512))
+        opt.max_rows = opt.max_logit_rows;
+    exit_code = cmd_engine_open(o, &opt, &e);
     if (exit_code)
         return exit_code;
     exit_code = eval_with(o, &opt, e);
@@ -325,11 +370,15 @@ const struct cmd cmd_eval = {
                  "the true ones before it, in windows of --ctx tokens, and prints the "
                  "perplexity.  --logits-out writes what the model said at each position.  "
                  "With --kv-type q8, --experts-used or --experts-kept it also says how far that is from the exact "
-                 "model; of keys and values longer windows differ more.  "
+                 "model; of keys and values longer windows differ more.  With --quality it compares operating points with "
+                 "the exact model, side by side: how many nats per token they lose (KL: the mean, and below which 99 % "
+                 "lie), how often the most likely token is the same, and which shares of neurons, and of all weights, a "
+                 "decoded token needs.  "
                  "Neither --chunk nor --threads changes a bit of the result, but with --experts-kept, "
                  "which is measured a token at a time unless --chunk says otherwise.",
         .example = "  lacuna eval -m model.gguf -f book.txt --ctx 2048\n"
                    "  lacuna eval -m model.gguf -f book.txt --kv-type q8\n"
+                   "  lacuna eval -m model.gguf -f book.txt --quality safe,balanced,neurons=0.5\n"
                    "  lacuna eval -m model.gguf --tokens 1,15043,3186 --logits-out logits.f32\n",
     },
     .run = eval,

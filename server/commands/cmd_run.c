@@ -29,6 +29,7 @@ struct run {
     enum sched_event_kind end;
     enum sched_finish finish;
     struct sched_usage usage;
+    uint32_t point;                 /* of --quality */
     double submitted, first, ended; /* seconds; first: 0 before the first token */
     struct engine_err err;
 };
@@ -178,6 +179,7 @@ static enum sched_refusal submit(struct sched *s, const struct options *o, const
         },
         .skip_special = !o->special,
         .n_logprobs = -1,
+        .point = run->point,
         .ctx = run,
     };
     enum sched_refusal refusal = sched_reserve(s, n_prompt);
@@ -288,10 +290,13 @@ static int run_command(const struct options *o)
     cmd_engine_options(o, path, &opt);
     opt.cancel = cmd_signals_flag();
     opt.n_sequences = 1;
-    exit_code = cmd_engine_open(&opt, &e);
+    exit_code = cmd_engine_open(o, &opt, &e);
     if (exit_code)
         return exit_code;
-    exit_code = complete(o, e, &run);
+    int point = cmd_find_point(e, o->quality, &exit_code);
+    run.point = point > 0 ? (uint32_t)point : ENGINE_POINT_EXACT;
+    if (!exit_code)
+        exit_code = complete(o, e, &run);
     engine_close(e);
     return exit_code;
 }

@@ -249,10 +249,7 @@ static char *heat_path(const struct options *o, const char *model)
         return NULL;
     if (strcmp(o->expert_heat, "auto") != 0)
         return strdup(o->expert_heat);
-    char *path = malloc(strlen(model) + sizeof(ENGINE_HEAT_SUFFIX));
-    if (path)
-        strcat(strcpy(path, model), ENGINE_HEAT_SUFFIX);
-    return path;
+    return cmd_beside_model(model, ENGINE_HEAT_SUFFIX);
 }
 
 static void keep_heat(const struct serve *s)
@@ -270,6 +267,8 @@ static int load_model(struct serve *s)
     plan_http(s->o, &opt);
     char *heat = heat_path(s->o, s->path);
     opt.heat_path = heat;
+    char *sidecar = cmd_sidecar_path(s->o, s->path);
+    opt.sidecar_path = sidecar;
     s->progress = (struct cmd_progress){ .line = !s->json && isatty(STDERR_FILENO),
                                          .log = s->json || !isatty(STDERR_FILENO),
                                          .srv = s->srv };
@@ -278,6 +277,7 @@ static int load_model(struct serve *s)
     opt.cancel = cmd_signals_flag();
     int rc = engine_open(&s->engine, &opt, &err);
     free(heat);
+    free(sidecar);
     cmd_progress_end(&s->progress);
     if (rc && err.code == ENGINE_ERR_CANCELLED)
         return EXIT_INTERRUPTED;

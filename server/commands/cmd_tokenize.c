@@ -58,7 +58,7 @@ static int tokenize(const struct options *o)
         return exit_code;
     cmd_engine_options(o, path, &opt);
     opt.vocab_only = true;
-    exit_code = cmd_engine_open(&opt, &e);
+    exit_code = cmd_engine_open(o, &opt, &e);
     if (exit_code)
         return exit_code;
     exit_code = tokenize_stream(

@@ -12,7 +12,8 @@
 #include <time.h>
 
 static const struct cmd *const commands[] = {
-    &cmd_serve, &cmd_run, &cmd_inspect, &cmd_tokenize, &cmd_bench, &cmd_eval, &cmd_pack,
+    &cmd_serve, &cmd_run,  &cmd_inspect,   &cmd_tokenize,
+    &cmd_bench, &cmd_eval, &cmd_calibrate, &cmd_pack,
 };
 enum { N_COMMANDS = sizeof(commands) / sizeof(commands[0]) };
 

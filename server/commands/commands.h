@@ -19,7 +19,7 @@ struct cmd {
 };
 
 extern const struct cmd cmd_serve, cmd_run, cmd_inspect, cmd_tokenize, cmd_bench, cmd_eval,
-    cmd_pack;
+    cmd_calibrate, cmd_pack;
 
 /* All commands, in the order of the help; NULL past the end. */
 const struct cmd *cmd_at(size_t i);
@@ -45,9 +45,17 @@ int cmd_fail_err(const struct engine_err *err); /* exit code as exit_code_of say
 const char *cmd_model_path(const struct options *o, bool from_argument, int *exit_code);
 /* What the flags say about the engine; the rest stays zeroed. */
 void cmd_engine_options(const struct options *o, const char *path, struct engine_options *out);
-/* For the commands without a server: opens with progress on a terminal, warnings on stderr.  Ends
+/* The model's path with something behind it, to be freed; NULL: no memory. */
+char *cmd_beside_model(const char *model, const char *suffix);
+/* What --sidecar names, to be freed: NULL: none; with "auto", the file beside the model if there is one. */
+char *cmd_sidecar_path(const struct options *o, const char *model);
+/* The tokens of a text, - being standard input, with the model's own start and end.  0, or the exit code. */
+int cmd_tokenize_file(const struct engine *e, const char *path, struct engine_tokens *out);
+/* The operating point of --quality; -1: the reason is printed, *exit_code set. */
+int cmd_find_point(struct engine *e, const char *quality, int *exit_code);
+/* For the commands without a server: opens, what --sidecar says included, with progress on a terminal, warnings on stderr.  Ends
  * with the exit code on failure, 0 on success. */
-int cmd_engine_open(const struct engine_options *opt, struct engine **out);
+int cmd_engine_open(const struct options *o, const struct engine_options *opt, struct engine **out);
 /* A SIGBUS from now on says that the model's file was truncated while mapped, and exits 74. */
 void cmd_guard_mapping(void);
 

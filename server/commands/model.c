@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -39,6 +40,25 @@ const char *cmd_model_path(const struct options *o, bool from_argument, int *exi
     return *exit_code ? NULL : path;
 }
 
+char *cmd_beside_model(const char *model, const char *suffix)
+{
+    char *path;
+    return asprintf(&path, "%s%s", model, suffix) < 0 ? NULL : path;
+}
+
+char *cmd_sidecar_path(const struct options *o, const char *model)
+{
+    if (!o->sidecar || strcmp(o->sidecar, "off") == 0)
+        return NULL;
+    if (strcmp(o->sidecar, "auto") != 0)
+        return strdup(o->sidecar);
+    char *path = cmd_beside_model(model, ENGINE_SIDECAR_SUFFIX);
+    if (path && access(path, F_OK) == 0)
+        return path;
+    free(path);
+    return NULL;
+}
+
 void cmd_engine_options(const struct options *o, const char *path, struct engine_options *out)
 {
     static const struct options_size choose = { 0 };
@@ -65,16 +85,28 @@ void cmd_engine_options(const struct options *o, const char *path, struct engine
     };
 }
 
-int cmd_engine_open(const struct engine_options *opt, struct engine **out)
+int cmd_find_point(struct engine *e, const char *quality, int *exit_code)
 {
+    struct engine_err err = { 0 };
+    int point = engine_find_point(e, quality, &err);
+    if (point < 0)
+        *exit_code = cmd_fail(EX_USAGE, "--quality: %s", err.text);
+    return point;
+}
+
+int cmd_engine_open(const struct options *o, const struct engine_options *opt, struct engine **out)
+{
+    char *sidecar = cmd_sidecar_path(o, opt->model_path);
     struct engine_err err = { 0 };
     struct cmd_progress progress = { .line = isatty(STDERR_FILENO) };
     struct engine_options with_progress = *opt;
     with_progress.progress = cmd_progress_show;
     with_progress.progress_ctx = &progress;
     cmd_guard_mapping();
+    with_progress.sidecar_path = sidecar;
     int rc = engine_open(out, &with_progress, &err);
     cmd_progress_end(&progress);
+    free(sidecar);
     if (rc)
         return cmd_fail_err(&err);
     const struct engine_info *info = engine_info(*out);

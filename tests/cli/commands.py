@@ -6,7 +6,7 @@ from harness import SANITIZER_WORDS, SLOWNESS, binary, clean_environment
 
 USAGE, DATAERR, NOINPUT, UNAVAILABLE, CONFIG, INTERRUPTED = 64, 65, 66, 69, 78, 130
 
-COMMANDS = ["serve", "run", "inspect", "tokenize", "bench", "eval", "pack"]
+COMMANDS = ["serve", "run", "inspect", "tokenize", "bench", "eval", "calibrate", "pack"]
 
 
 def lacuna(*words, stdin=b"", environment=None, seconds=120):

@@ -132,8 +132,8 @@ static void expect_picked(float bias, uint32_t n_tokens, bool has_up_bias, bool 
     struct codes active = compute(l, true);
     uint32_t n = n_active(l);
     cr_expect_eq(n_picked, are_picked ? n : 0, "%u of %u", n_picked, n);
-    cr_expect(l->count.n_all == n_tokens * N_FF && l->count.n_active == n, "%u",
-              (unsigned)l->count.n_active);
+    cr_expect(l->count.n_all == n_tokens * N_FF && l->count.n[SPARSITY_UP] == n, "%u",
+              (unsigned)l->count.n[SPARSITY_UP]);
     cr_expect_eq(memcmp(&active, &all, sizeof(all)), 0);
     layer_close(l);
 }

@@ -151,6 +151,87 @@ Test(max_sum_exp, every_variant_gives_the_bits_of_ref)
     }
 }
 
+Test(sum_exp_diff, every_variant_gives_the_bits_of_ref)
+{
+    for (size_t s = 0; s < N_SIZES; s++) {
+        float *p = random_floats(sizes[s], s), *q = random_floats(sizes[s], s + 100);
+        float a = ref()->sum_exp_diff(p, q, sizes[s], 1.0f);
+        for (uint32_t v = 0; v < kern_n_usable(); v++) {
+            float b = kern_usable(v)->sum_exp_diff(p, q, sizes[s], 1.0f);
+            expect_bits("sum_exp_diff", kern_usable(v), &b, &a, 1);
+        }
+        free(p), free(q);
+    }
+}
+
+Test(sum_exp_diff, is_what_it_says)
+{
+    float p[] = { 1, 2, 3 }, q[] = { 1, 1, 1 };
+    double expected = exp(2 - 3) * 1 + exp(3 - 3) * 2;
+    cr_assert_float_eq(ref()->sum_exp_diff(p, q, 3, 3.0f), expected, 1e-6);
+}
+
+/* With what is not finite, and zeros of both signs, at every place. */
+static float *odd_floats(size_t n, uint64_t seed)
+{
+    static const float odd[] = { NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 1e-43f };
+    float *x = random_floats(n, seed);
+    for (size_t i = seed % 5; i < n; i += 5)
+        x[i] = odd[i / 5 % (sizeof(odd) / sizeof(odd[0]))];
+    return x;
+}
+
+Test(drop_below, every_variant_gives_the_bits_of_ref)
+{
+    static const float limits[] = { 0.0f, 0.1f, 0.5f, INFINITY };
+    for (size_t s = 0; s < N_SIZES * 4; s++) {
+        size_t n = sizes[s / 4];
+        float *x = odd_floats(n, s), *weight = random_floats(n, s + 50);
+        float *a = malloc((n + 1) * sizeof(*a)), *b = malloc((n + 1) * sizeof(*b));
+        for (size_t i = 0; i < n; i++)
+            weight[i] = fabsf(weight[i]);
+        memcpy(a, x, n * sizeof(*a));
+        ref()->drop_below(a, weight, limits[s % 4], n);
+        for (uint32_t v = 0; v < kern_n_usable(); v++) {
+            memcpy(b, x, n * sizeof(*b));
+            kern_usable(v)->drop_below(b, weight, limits[s % 4], n);
+            expect_bits("drop_below", kern_usable(v), b, a, (uint32_t)n);
+        }
+        free(x), free(weight), free(a), free(b);
+    }
+}
+
+Test(drop_below, what_weighs_less_becomes_zero_and_nothing_does_at_limit_zero)
+{
+    float x[] = { -1, 1, 3, -3, NAN }, weight[] = { 1, 2, 1, 0.5f, 1 };
+    float same[5];
+    memcpy(same, x, sizeof(x));
+    ref()->drop_below(same, weight, 0, 5);
+    cr_assert_arr_eq(same, x, sizeof(x));
+    ref()->drop_below(x, weight, 2, 5);
+    cr_assert(x[0] == 0 && x[1] == 1 && x[2] == 3 && x[3] == 0 && isnan(x[4]));
+}
+
+Test(list_nonzero, every_variant_lists_what_is_not_zero)
+{
+    uint32_t a[512], b[512];
+    for (size_t s = 0; s < N_SIZES; s++) {
+        uint32_t n = (uint32_t)sizes[s];
+        if (n > 512)
+            continue;
+        float *x = odd_floats(n, s);
+        uint32_t n_a = ref()->list_nonzero(x, n, a), n_expected = 0;
+        for (uint32_t i = 0; i < n; i++)
+            n_expected += x[i] < 0 || x[i] > 0;
+        cr_assert_eq(n_a, n_expected);
+        for (uint32_t v = 0; v < kern_n_usable(); v++) {
+            cr_assert_eq(kern_usable(v)->list_nonzero(x, n, b), n_a, "%s", kern_usable(v)->name);
+            cr_assert_arr_eq(b, a, n_a * sizeof(*a));
+        }
+        free(x);
+    }
+}
+
 Test(quantise, every_variant_gives_the_bits_of_ref)
 {
     enum { ROWS = 5, COLS = 96 };

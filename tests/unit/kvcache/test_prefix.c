@@ -235,7 +235,8 @@ Test(match, another_salt_and_private_sequences_find_nothing)
 }
 
 /* How much of the tokens such a sequence finds. */
-static int64_t found(struct kv *kv, const char *way, uint32_t own_from, const int32_t *t, uint32_t n)
+static int64_t found(struct kv *kv, const char *way, uint32_t own_from, const int32_t *t,
+                     uint32_t n)
 {
     struct kv_seq *s = open_own(kv, way, own_from);
     int64_t n_found = kv_seq_match(s, t, n);

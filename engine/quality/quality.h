@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * quality.h - what approximations cost, and how to choose them.
+ *
+ *   measure.c        engine_eval: likelihood and divergence of operating points, side by side
+ *   calibrate.c      engine_calibrate, top to bottom
+ *   neuron_stats.c   how much each neuron counts, on a text
+ *   neuron_budget.c  how much each part may leave out
+ *   bytes.c          what a token reads
+ */
+#ifndef LACUNA_ENGINE_QUALITY_H
+#define LACUNA_ENGINE_QUALITY_H
+
+#include "engine/internal.h"
+
+/* ---- bytes.c ---- */
+
+/* The share of the bytes of all weights that a decoded token reads, if of the dense feed-forwards' neurons these shares
+ * of rows of up and columns of down are. */
+double quality_weights_share(const struct engine *e, double up, double down);
+
+/* ---- neuron_budget.c: pure ---- */
+
+enum {
+    BUDGET_STEPS = SPARSITY_LEVELS + 1, /* shares are multiples of 1 / BUDGET_STEPS */
+    BUDGET_TRIALS = 2,
+};
+
+/* A layer's feed-forward. */
+struct budget_layer {
+    double
+        bytes[SPARSITY_SITES]; /* that it reads there if nothing is left out; 0: nothing can be */
+    /* What is left out at a site with so many steps of neurons, as the sum of the squares of what they add: 0 for none,
+     * ascending. */
+    double energy[SPARSITY_SITES][BUDGET_STEPS];
+    /* What was lost where this layer and site alone left out budget_trial_steps(i). */
+    double loss[SPARSITY_SITES][BUDGET_TRIALS];
+    uint32_t steps[SPARSITY_SITES]; /* out: what it shall leave out */
+};
+uint32_t budget_trial_steps(uint32_t trial);
+/* Chooses steps of all layers so that most bytes are saved and the losses together stay within `allowed`.  A loss is taken
+ * for a power of the energy, whose factor and exponent the trials give.  Columns of down whose rows of up are left out
+ * are, too. */
+void budget_spend(struct budget_layer *layers, uint32_t n_layers, double allowed);
+
+/* ---- neuron_stats.c ---- */
+
+/* Fills s->weight and s->level, and the energies of `layers`, from tokens, which run through the model twice, all computed.
+ * step: called after each step with the tokens that are done, of 2 * n; not 0: gives up, ENGINE_ERR_CANCELLED. */
+int neuron_stats_gather(struct engine *e, struct sparsity *s, struct budget_layer *layers,
+                        const int32_t *tokens, size_t n, int (*step)(void *ctx, uint64_t done),
+                        void *ctx, struct engine_err *err);
+
+#endif

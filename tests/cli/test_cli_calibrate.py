@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`lacuna calibrate`, and what it leaves: operating points that eval, bench and run can be asked for."""
+import json
+import shutil
+
+import pytest
+
+from commands import DATAERR, NOINPUT, USAGE, good, lacuna, refused
+from harness import ROOT
+
+MODEL = ROOT / "tests/golden/arch/llama.gguf"
+TEXT = ROOT / "openapi.yaml"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model with its calibration beside it."""
+    path = tmp_path_factory.mktemp("calibrated") / "model.gguf"
+    shutil.copy(MODEL, path)
+    said = good("calibrate", "-m", path, "-f", TEXT, seconds=300).decode()
+    assert all(name in said for name in ("safe", "balanced", "fast", f"{path}.lacuna")), said
+    return str(path)
+
+
+def text_part(tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT.read_text()[:3000])
+    return str(path)
+
+
+def test_points_are_measured_side_by_side(model, tmp_path):
+    names = ["exact", "safe", "fast", "up=0.7+down=0.5", "neurons=1"]
+    answer = json.loads(good("eval", "-m", model, "-f", text_part(tmp_path), "--json", "--quality", ",".join(names)))
+    points = {point["name"]: point for point in answer["points"]}
+    assert list(points) == names
+    for name in ("exact", "neurons=1"):
+        assert points[name]["differ"] == 0 and points[name]["kl"] == 0 and points[name]["top1"] == 1
+        assert points[name]["nll"] == answer["reference"]["nll"] and points[name]["weights"] == 1
+    assert 0 < points["safe"]["kl"] < points["fast"]["kl"] <= points["fast"]["kl_p99"] <= points["fast"]["kl_most"]
+    assert 1 > points["safe"]["weights"] > points["fast"]["weights"] > 0
+    uniform = points["up=0.7+down=0.5"]
+    assert abs(uniform["up"] - 0.7) < 0.1 and abs(uniform["down"] - 0.5) < 0.1
+
+
+def test_the_table_has_a_line_for_each_point(model, tmp_path):
+    lines = good("eval", "-m", model, "-f", text_part(tmp_path), "--quality", "safe", "-q", "fast").decode().splitlines()
+    assert lines[0].split()[:2] == ["perplexity", "change"]
+    assert [line.split()[0] for line in lines[1:4]] == ["exact", "safe", "fast"]
+
+
+def test_bench_and_run_take_a_point(model):
+    rows = json.loads(good("bench", "-m", model, "-p", "20", "-n", "20", "-r", "1", "--quality", "fast", "--json"))
+    assert [row["mode"] for row in rows] == ["fast", "fast"]
+    assert rows[0]["neurons_up"] == 1, "prompts are computed whole"
+    assert rows[1]["neurons_up"] < 1 and rows[1]["neurons_down"] < 1
+    words = ("run", "-m", model, "-n", "40", "the")
+    exact, fast = good(*words), good(*words, "--quality", "up=0.2+down=0.2")
+    assert exact and fast and exact != fast
+    assert good(*words, "--quality", "neurons=1") == exact
+    assert good(*words, "--quality", "up=0.2+down=0.2", "--skip-zeros") == fast, "another layout, the same answer"
+
+
+def test_a_share_of_same_tokens_chooses_the_cheapest_point_that_keeps_it(model):
+    words = ("run", "-m", model, "-n", "30", "the", "--quality")
+    assert good(*words, "1") == good(*words, "exact")
+    assert good(*words, "0") == good(*words, "fast")
+
+
+def test_what_is_no_point_is_refused_with_what_would_be(model):
+    for quality in ("fastest", "up=2", "neurons"):
+        assert "neurons=0.5" in refused(USAGE, "run", "-m", model, "the", "--quality", quality)
+    assert "lacuna calibrate" in refused(USAGE, "run", "-m", MODEL, "the", "--quality", "neurons=0.5")
+    assert "operating point" in refused(USAGE, "run", "-m", model, "the", "--quality", "fast", "--sidecar", "off")
+
+
+def test_the_calibration_of_another_model_is_refused(model):
+    other = ROOT / "tests/golden/arch/gemma3.gguf"
+    said = lacuna("run", "-m", other, "the", "--sidecar", f"{model}.lacuna")
+    assert said.returncode and "another model" in said.error and "--sidecar off" in said.error
+
+
+def test_what_cannot_be_calibrated_is_refused(tmp_path):
+    assert "--file" in refused(USAGE, "calibrate", "-m", MODEL)
+    assert "no/such" in refused(NOINPUT, "calibrate", "-m", MODEL, "-f", "no/such")
+    short = tmp_path / "short.txt"
+    short.write_text("a few words")
+    out = tmp_path / "out.lacuna"
+    assert "4096" in refused(DATAERR, "calibrate", "-m", MODEL, "-f", short, "-o", out)
+    assert not out.exists()
+    mixture = ROOT / "tests/golden/arch/qwen3moe.gguf"
+    assert "mixtures" in lacuna("calibrate", "-m", mixture, "-f", TEXT, "-o", out).error
+    folder = tmp_path / "no" / "such.lacuna"
+    assert "such.lacuna" in lacuna("calibrate", "-m", MODEL, "-f", TEXT, "-o", folder, seconds=300).error
