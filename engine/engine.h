@@ -134,6 +134,7 @@ int engine_keep_heat(struct engine *e, struct engine_err *err);
  * Prompts, and the first tokens of a sequence, are always computed whole. */
 struct engine_point {
     const char *name;
+    uint64_t hash;     /* of what is left out */
     double kl, kl_p99; /* KL(exact || this) per token, nats: mean, 99th percentile */
     double same_top;   /* share of tokens whose most likely next one is the same */
     double perplexity; /* as a multiple of the exact one */

@@ -60,8 +60,8 @@ int engine_seq_open(struct engine *e, const struct engine_seq_options *opt, stru
     const struct operating_point *point = point_of(e, opt->point);
     *out = NULL;
     if (point) {
-        kv.own_way = &point->way;
-        kv.own_way_bytes = sizeof(point->way);
+        kv.own_way = &point->info.hash;
+        kv.own_way_bytes = sizeof(point->info.hash);
         kv.own_from = first_sparse(opt->n_prompt);
     }
     if (opt->max_tokens > e->info.n_ctx)

@@ -230,6 +230,7 @@ static void count_work(struct sched_request *r)
     r->n_work_prompt = r->n_prompt_tokens * r->opt.n;
     for (uint32_t i = 0; i < r->n_choices; i++)
         r->n_work_output += r->choices[i].max_tokens;
+    r->usage.point = r->opt.point;
     r->usage.prompt_tokens = r->n_prompt_tokens < UINT32_MAX ? (uint32_t)r->n_prompt_tokens
                                                              : UINT32_MAX;
 }

@@ -43,6 +43,7 @@ struct srv {
     struct prepare *prepare;
     struct http *http;
     char model_name[256]; /* canonical; what every answer says */
+    uint32_t point;       /* of --quality */
     char fingerprint[64];
     int64_t opened_at; /* seconds since 1970 */
     uint64_t opened_ns;

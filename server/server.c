@@ -166,7 +166,8 @@ void srv_loading(struct srv *s, uint64_t done_bytes, uint64_t total_bytes)
 #endif
 
 /* Changes whenever the same request may get another answer: kernels of another instruction set, or
- * made by another compiler, round differently, and so do keys and values of other types. */
+ * made by another compiler, round differently, and so do keys and values of other types; what is left out
+ * at the operating points is what a calibration found. */
 static void make_fingerprint(struct srv *s)
 {
     const struct engine_info *info = engine_info(s->engine);
@@ -177,6 +178,9 @@ static void make_fingerprint(struct srv *s)
              LACUNA_OPTIMIZED);
     for (const char *c = text; *c; c++)
         hash = (hash ^ (unsigned char)*c) * 16777619u;
+    for (uint32_t i = 1; i < info->n_points; i++)
+        hash = (hash ^ (uint32_t)info->points[i].hash) * 16777619u;
+    hash ^= s->point;
     snprintf(s->fingerprint, sizeof(s->fingerprint), "lacuna-%s-%08x", LACUNA_VERSION, hash);
 }
 
@@ -193,9 +197,21 @@ static struct sched_options sched_options_of(const struct srv_options *opt)
     };
 }
 
+static int find_quality(struct srv *s, struct engine *e, struct engine_err *err)
+{
+    struct engine_err why = { 0 };
+    int point = s->opt.quality ? engine_find_point(e, s->opt.quality, &why) : ENGINE_POINT_EXACT;
+    if (point < 0)
+        return engine_fail(err, ENGINE_ERR_OPTION, "--quality: %.400s", why.text);
+    s->point = (uint32_t)point;
+    return 0;
+}
+
 int srv_attach(struct srv *s, struct engine *e, struct engine_err *err)
 {
     struct sched_options options = sched_options_of(&s->opt);
+    if (find_quality(s, e, err) != 0)
+        return -1;
     if (sched_open(&s->sched, e, &options, err) != 0)
         return -1;
     s->engine = e;

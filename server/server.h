@@ -57,7 +57,8 @@ struct srv_options { /* borrowed strings must live until srv_close; a zeroed fie
     uint32_t max_queue_wait_s;  /* 0: 60 */
     uint32_t itl_target_ms;     /* 0: twice what the streams take alone */
     bool speculate;             /* as sched_options */
-    uint32_t ping_s;            /* SSE comment after this silence; 0: 5; UINT32_MAX: off */
+    const char *quality; /* of requests that do not say it: see engine_find_point; NULL: exact */
+    uint32_t ping_s;     /* SSE comment after this silence; 0: 5; UINT32_MAX: off */
     uint32_t request_timeout_s; /* 0: none */
     uint32_t watchdog_s;        /* engine heartbeat older than this: /live is 503; 0: 60 */
     /* Called once, on the watch thread, when the engine has stood still for twice as long: nothing

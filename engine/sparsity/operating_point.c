@@ -151,7 +151,7 @@ static void set_limits(const struct sparsity *s, struct operating_point *p,
                        const struct layer_point *layer)
 {
     memcpy(p->layer, layer, s->n_layers * sizeof(*p->layer));
-    p->way = hash_bytes(p->layer, s->n_layers * sizeof(*p->layer), 0);
+    p->info.hash = hash_bytes(p->layer, s->n_layers * sizeof(*p->layer), 0);
 }
 
 static struct operating_point *point_new(const struct sparsity *s, const char *name,
@@ -195,6 +195,7 @@ int sparsity_add(struct sparsity *s, const char *name, const struct layer_point 
 void sparsity_set_limits(struct sparsity *s, uint32_t point, const struct layer_point *layer)
 {
     set_limits(s, s->points[point], layer);
+    s->infos[point] = s->points[point]->info;
 }
 
 void sparsity_truncate(struct sparsity *s, uint32_t n)
@@ -205,9 +206,10 @@ void sparsity_truncate(struct sparsity *s, uint32_t n)
 
 void sparsity_set_info(struct sparsity *s, uint32_t point, const struct engine_point *info)
 {
-    const char *name = s->points[point]->info.name;
+    const struct engine_point before = s->points[point]->info;
     s->points[point]->info = *info;
-    s->points[point]->info.name = name;
+    s->points[point]->info.name = before.name;
+    s->points[point]->info.hash = before.hash;
     s->infos[point] = s->points[point]->info;
 }
 

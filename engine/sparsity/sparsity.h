@@ -45,7 +45,6 @@ struct layer_point {
 struct operating_point {
     struct engine_point info;
     struct layer_point *layer; /* [n_layers] */
-    uint64_t way; /* a hash of the limits: what keys and values of its tokens have in common */
 };
 
 struct sparsity {
@@ -84,7 +83,7 @@ int sparsity_find(const struct sparsity *s, const char *text);
 void sparsity_set_limits(struct sparsity *s, uint32_t point, const struct layer_point *layer);
 /* Forgets points from number n on, which no sequence uses. */
 void sparsity_truncate(struct sparsity *s, uint32_t n);
-/* The measures of a point. */
+/* The measures of a point; name and hash stay. */
 void sparsity_set_info(struct sparsity *s, uint32_t point, const struct engine_point *info);
 
 /* A name, or "up=0.5+down=0.4": the same shares of neurons computed in all layers, as the calibration's text had it;

@@ -25,6 +25,7 @@ enum {
     API_MAX_BIASES = 1024,
     API_MAX_SALT_BYTES = 1024,
     API_MAX_ID_BYTES = 128,
+    API_MAX_QUALITY_BYTES = 64,
     API_MAX_TEXT_BYTES = 1 << 20, /* of a text that is tokenized whatever the context holds */
 };
 
@@ -104,6 +105,8 @@ struct api_completion {
     int32_t max_predict_ms;   /* 0, -1: any */
     bool timings_per_token, return_progress;
     char request_id[API_MAX_ID_BYTES + 1]; /* "": not given */
+    char quality[API_MAX_QUALITY_BYTES +
+                 1]; /* name of an operating point, or a share; "": not given */
     bool has_stream_options;
     struct api_unknown unknown;
     int32_t *ids; /* all prompts' ids */

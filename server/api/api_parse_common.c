@@ -109,6 +109,40 @@ static int parse_logit_bias(struct api_reader *r, const char *name, const json_t
     return 0;
 }
 
+/* A name, or a number, which is kept as text. */
+static int parse_quality(struct api_reader *r, const char *name, const json_t *v, void *out)
+{
+    struct api_completion *c = out;
+    if (json_is_number(v)) {
+        double share = json_number_value(v);
+        if (!(share >= 0 && share <= 1))
+            return api_fail(r->err, API_INVALID_VALUE, name, "'%s' must be between 0 and 1, not %g",
+                            name, share);
+        snprintf(c->quality, sizeof(c->quality), "%.17g", share);
+        return 0;
+    }
+    if (!json_is_string(v))
+        return api_wrong_type(r, name, v, "a string or a number");
+    size_t len = json_string_length(v);
+    if (len == 0 || len > API_MAX_QUALITY_BYTES || strlen(json_string_value(v)) != len)
+        return api_fail(r->err, API_INVALID_VALUE, name, "'%s' must be 1 to %d bytes long", name,
+                        API_MAX_QUALITY_BYTES);
+    memcpy(c->quality, json_string_value(v), len + 1);
+    return 0;
+}
+
+static int parse_lacuna(struct api_reader *r, const char *name, const json_t *v, void *out)
+{
+    static const struct api_field members[] = {
+        { "quality", API_KIND_CUSTOM, .parse = parse_quality },
+    };
+    if (!json_is_object(v))
+        return api_wrong_type(r, name, v, "an object");
+    struct api_reader inner = *r;
+    inner.within = "lacuna.";
+    return api_read_fields(&inner, v, &(struct api_table)API_TABLE(members), 1, out);
+}
+
 struct stream_options {
     bool include_usage, include_obfuscation, continuous_usage;
 };
@@ -273,6 +307,7 @@ static const struct api_field fields[] = {
     { "stream_interval", API_KIND_U32, AT(stream_interval), .min = 1, .max = MAX_TOKEN_COUNT },
     { "timings_per_token", API_KIND_BOOL, AT(timings_per_token) },
     { "return_progress", API_KIND_BOOL, AT(return_progress) },
+    { "lacuna", API_KIND_CUSTOM, .parse = parse_lacuna },
     { "t_max_predict_ms", API_KIND_I32, AT(max_predict_ms), .min = -1, .max = INT32_MAX },
     /* known, not built: refused unless they ask for nothing (min) */
     { "prompt_logprobs", API_KIND_UNBUILT, .min = -1 },

@@ -231,15 +231,42 @@ void api_render_head(struct buf *b, const struct api_head *h)
     buf_str(b, ",\"choices\":[");
 }
 
+/* Of no token: all of nothing. */
+static double share_of(uint64_t n, double all)
+{
+    return all > 0 ? (double)n / all : 1;
+}
+
+static void add_quality(struct buf *b, const struct sched_usage *u, const struct engine_info *info)
+{
+    const struct engine_point *p = &info->points[u->point];
+    double n_all = (double)u->decoded_rows * info->n_neurons;
+    buf_str(b, "\"quality\":{\"point\":");
+    buf_json_str(b, p->name);
+    buf_printf(b, ",\"up\":%.4f,\"down\":%.4f", share_of(u->up_neurons, n_all),
+               share_of(u->down_neurons, n_all));
+    if (p->same_top > 0) /* it was measured */
+        buf_printf(b, ",\"expected\":{\"kl\":%.6f,\"same_top\":%.4f}", p->kl, p->same_top);
+    buf_char(b, '}');
+}
+
 /* What was not computed as the model says. */
 static void add_approximations(struct buf *b, const struct sched_usage *u,
                                const struct engine_info *info)
 {
-    if (engine_experts_are_exact(info))
+    bool has_experts = !engine_experts_are_exact(info), has_point = u->point != ENGINE_POINT_EXACT;
+    if (!has_experts && !has_point)
         return;
-    buf_printf(b, ",\"lacuna\":{\"experts\":{\"used\":%u,\"of\":%u,\"kept\":%u,\"replaced\":%llu}}",
-               info->n_experts_used, info->n_experts_used_exact, info->n_experts_kept,
-               (unsigned long long)u->replaced_experts);
+    buf_str(b, ",\"lacuna\":{");
+    if (has_experts)
+        buf_printf(b, "\"experts\":{\"used\":%u,\"of\":%u,\"kept\":%u,\"replaced\":%llu}",
+                   info->n_experts_used, info->n_experts_used_exact, info->n_experts_kept,
+                   (unsigned long long)u->replaced_experts);
+    if (has_experts && has_point)
+        buf_char(b, ',');
+    if (has_point)
+        add_quality(b, u, info);
+    buf_char(b, '}');
 }
 
 void api_render_usage(struct buf *b, const struct sched_usage *u, const struct engine_info *info)

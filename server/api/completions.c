@@ -227,6 +227,26 @@ static int settle_max_tokens(struct completion *c, struct api_error *err)
     return -1;
 }
 
+/* The operating point that the request asks for, or the server's. */
+static int settle_point(struct completion *c, struct api_error *err)
+{
+    const struct engine_info *info = engine_info(c->srv->engine);
+    char names[256] = "";
+    int point = (int)c->srv->point;
+    if (c->req.quality[0])
+        point = engine_point(c->srv->engine, c->req.quality);
+    c->point = (uint32_t)point;
+    if (point >= 0)
+        return 0;
+    for (uint32_t i = 0; i < info->n_points && strlen(names) + 80 < sizeof(names); i++)
+        snprintf(names + strlen(names), sizeof(names) - strlen(names), "%s'%s'", i ? ", " : "",
+                 info->points[i].name);
+    return api_fail(err, API_INVALID_VALUE, "lacuna.quality",
+                    "'lacuna.quality' must be a share of tokens, such as 0.99, or one of %s: what "
+                    "this model is calibrated for",
+                    names);
+}
+
 static uint64_t choose_seed(const struct api_completion *req)
 {
     uint64_t seed = srv_now_ns();
@@ -285,6 +305,7 @@ static struct sched_options_request options_of(struct completion *c)
         .key = key_of(c->x),
         .cache_salt = { r->cache_salt, r->cache_salt ? strlen(r->cache_salt) : 0 },
         .no_cache = !r->cache_prompt,
+        .point = c->point,
         .progress = r->return_progress && r->stream && c->n_choices == 1,
         .ctx = c,
     };
@@ -327,7 +348,7 @@ static int submit(struct completion *c, struct api_error *err)
 {
     struct sched_request *job;
     struct engine_err why = { 0 };
-    if (settle_max_tokens(c, err) != 0)
+    if (settle_max_tokens(c, err) != 0 || settle_point(c, err) != 0)
         return -1;
     struct sched_options_request options = options_of(c);
     reset_choices(c);

@@ -38,6 +38,7 @@ struct completion {
     struct engine_tokens *tokens; /* of text prompts */
     struct sched_prompt *prompts;
     uint32_t n_tokenized;
+    uint32_t point; /* of engine_info.points */
     uint32_t max_tokens;
     uint64_t n_reserved;
     bool has_seat;

@@ -21,6 +21,21 @@ static void add_default_params(struct buf *b, const struct srv *s)
         s->opt.max_tokens_default ? s->opt.max_tokens_default : COMPLETION_TOKENS);
 }
 
+static void add_points(struct buf *b, const struct engine_info *info)
+{
+    buf_str(b, ",\"operating_points\":[");
+    for (uint32_t i = 0; i < info->n_points; i++) {
+        const struct engine_point *p = &info->points[i];
+        buf_printf(b, "%s{\"name\":", i ? "," : "");
+        buf_json_str(b, p->name);
+        buf_printf(b,
+                   ",\"kl\":%.6f,\"kl_p99\":%.6f,\"same_top\":%.4f,\"perplexity\":%.4f,\"up\":%.4f,"
+                   "\"down\":%.4f,\"weights\":%.4f}",
+                   p->kl, p->kl_p99, p->same_top, p->perplexity, p->up, p->down, p->weights);
+    }
+    buf_char(b, ']');
+}
+
 void api_props_answer(struct http_exchange *x)
 {
     const struct srv *s = x->srv;
@@ -34,6 +49,7 @@ void api_props_answer(struct http_exchange *x)
     buf_json_str(&b, s->model_name);
     buf_str(&b, ",\"chat_template\":");
     buf_json_str(&b, info->chat_template);
+    add_points(&b, info);
     buf_str(&b, ",\"build_info\":\"" LACUNA_VERSION " (" LACUNA_COMMIT ")\"}");
     http_reply_json(x, 200, &b);
 }

@@ -88,6 +88,7 @@ static void server_options(const struct options *o, const char *path, struct srv
         .max_queue_wait_s = o->max_queue_wait_s,
         .itl_target_ms = o->itl_target_ms,
         .speculate = o->speculate == 1,
+        .quality = o->quality,
         .ping_s = o->ping_s,
         .request_timeout_s = o->request_timeout_s,
         .watchdog_s = o->watchdog_s,

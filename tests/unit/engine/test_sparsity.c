@@ -207,7 +207,6 @@ Test(sidecar, what_is_written_is_read)
         cr_assert_eq(memcmp(&x, &y, sizeof(x)), 0);
         cr_assert_arr_eq(b->points[p]->layer, a->points[p]->layer,
                          N_LAYERS * sizeof(struct layer_point));
-        cr_assert_eq(b->points[p]->way, a->points[p]->way);
     }
     sparsity_close(a);
     sparsity_close(b);

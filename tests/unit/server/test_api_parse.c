@@ -91,7 +91,8 @@ Test(api_parse, every_field_is_read)
          "\"add_special_tokens\":false,\"truncate_prompt_tokens\":-1,"
          "\"truncation_side\":\"right\",\"return_token_ids\":true,"
          "\"return_tokens_as_token_ids\":true,\"request_id\":\"r.1\",\"cache_prompt\":false,"
-         "\"cache_salt\":\"s\",\"response_format\":{\"type\":\"text\"},\"priority\":0}",
+         "\"cache_salt\":\"s\",\"response_format\":{\"type\":\"text\"},\"priority\":0,"
+         "\"lacuna\":{\"quality\":\"fast\"}}",
          &c);
     cr_expect_str_eq(c.model, "m");
     cr_expect(c.echo && c.stream && c.include_usage && c.continuous_usage && c.ignore_eos);
@@ -118,7 +119,25 @@ Test(api_parse, every_field_is_read)
     cr_expect_eq(c.truncate_prompt_tokens, API_TO_CONTEXT_END);
     cr_expect_str_eq(c.request_id, "r.1");
     cr_expect_str_eq(c.cache_salt, "s");
+    cr_expect_str_eq(c.quality, "fast");
     api_completion_fini(&c);
+}
+
+Test(api_parse, a_quality_is_a_name_or_a_share)
+{
+    struct api_completion c;
+    take("{\"prompt\":\"a\",\"lacuna\":{\"quality\":0.99}}", &c);
+    cr_expect_float_eq(strtod(c.quality, NULL), 0.99, 1e-15);
+    api_completion_fini(&c);
+    take("{\"prompt\":\"a\",\"lacuna\":{}}", &c);
+    cr_expect_str_eq(c.quality, "");
+    api_completion_fini(&c);
+    take("{\"prompt\":\"a\",\"lacuna\":null}", &c);
+    api_completion_fini(&c);
+    refuse("{\"prompt\":\"a\",\"lacuna\":{\"quality\":1.01}}", "invalid_value", "lacuna.quality");
+    refuse("{\"prompt\":\"a\",\"lacuna\":{\"quality\":\"\"}}", "invalid_value", "lacuna.quality");
+    refuse("{\"prompt\":\"a\",\"lacuna\":{\"quality\":true}}", "invalid_type", "lacuna.quality");
+    refuse("{\"prompt\":\"a\",\"lacuna\":7}", "invalid_type", "lacuna");
 }
 
 Test(api_parse, all_four_forms_of_prompts)

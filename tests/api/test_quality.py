@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Requests that may do without some of the model's neurons: as they ask, the same alone and in company, and it is said."""
+import concurrent.futures
+import shutil
+import subprocess
+
+import pytest
+
+from harness import ROOT, SLOWNESS, binary, clean_environment
+
+FIXTURE = ROOT / "tests/golden/arch/llama.gguf"
+TEXT = ROOT / "openapi.yaml"
+QUALITIES = [None, "exact", "safe", "balanced", "fast", 0.5, 1]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """A model with its calibration beside it."""
+    path = tmp_path_factory.mktemp("calibrated") / "model.gguf"
+    shutil.copy(FIXTURE, path)
+    subprocess.run([binary(), "calibrate", "-m", path, "-f", TEXT], check=True, capture_output=True,
+                   env=clean_environment(), timeout=300 * SLOWNESS)
+    return path
+
+
+def body(i, quality=None):
+    one = {"prompt": [5 + i % 3, *range(6, 6 + 23 * (i % 4))], "max_tokens": 60, "temperature": 0.8, "seed": i,
+           "ignore_eos": True, "return_token_ids": True}
+    return one if quality is None else {**one, "lacuna": {"quality": quality}}
+
+
+def complete(client, i, quality=None):
+    answer = client.post("/v1/completions", body(i, quality))
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def token_ids(answer):
+    return answer["choices"][0]["token_ids"]
+
+
+def test_a_request_gets_the_quality_that_it_asks_for_and_it_is_said(start, model):
+    client = start(model=str(model))
+    points = {point["name"]: point for point in client.get("/props").json()["operating_points"]}
+    assert list(points) == ["exact", "safe", "balanced", "fast"]
+    exact = [complete(client, i) for i in range(6)]
+    assert all("lacuna" not in answer["usage"] for answer in exact)
+    for same in ("exact", 1):
+        assert [token_ids(complete(client, i, same)) for i in range(6)] == [token_ids(answer) for answer in exact]
+    fast = [complete(client, i, "fast") for i in range(6)]
+    assert [token_ids(answer) for answer in fast] != [token_ids(answer) for answer in exact]
+    for answer in fast:
+        said, point = answer["usage"]["lacuna"]["quality"], points["fast"]
+        assert said["point"] == "fast" and 0 < said["down"] < 1 and 0 < said["up"] < 1
+        assert said["expected"] == {"kl": point["kl"], "same_top": point["same_top"]}
+    cheapest = complete(client, 1, 0)
+    assert cheapest["usage"]["lacuna"]["quality"]["point"] == "fast" and token_ids(cheapest) == token_ids(fast[1])
+    assert client.metric("lacuna_neurons_down_total") < client.metric("lacuna_neurons_total")
+
+
+def test_answers_do_not_depend_on_company_or_on_what_is_stored(start, model):
+    """Requests of all qualities and overlapping prompts at once, twice, with few pages: some are paused."""
+    jobs = [(i, quality) for i in range(6) for quality in QUALITIES]
+    alone = start(model=str(model))
+    expected = [token_ids(complete(alone, i, quality)) for i, quality in jobs]
+    for options in ((), ("--kv-bytes", "1M", "--ctx", "256"), ("--skip-zeros",), ("--threads", "3")):
+        client = start(*options, model=str(model))
+        for _ in range(2):
+            with concurrent.futures.ThreadPoolExecutor(16) as pool:
+                found = list(pool.map(lambda job: token_ids(complete(client, *job)), jobs))
+            assert found == expected, options
+
+
+def test_the_servers_quality_is_that_of_requests_that_do_not_say_it(start, model):
+    exact = start(model=str(model))
+    fast = start("--quality", "fast", model=str(model))
+    assert complete(fast, 1)["usage"]["lacuna"]["quality"]["point"] == "fast"
+    assert token_ids(complete(fast, 1)) == token_ids(complete(exact, 1, "fast"))
+    assert token_ids(complete(fast, 1, "exact")) == token_ids(complete(exact, 1))
+    assert "lacuna" not in complete(fast, 1, "exact")["usage"]
+    own = start("--quality", "up=0.5+down=0.3", model=str(model))
+    said = complete(own, 1)["usage"]["lacuna"]["quality"]
+    assert said["point"] == "up=0.5+down=0.3" and "expected" not in said, "nobody measured it"
+    assert abs(said["up"] - 0.5) < 0.2 and abs(said["down"] - 0.3) < 0.2
+    prints = {client.get("/v1/models") and complete(client, 1)["system_fingerprint"] for client in (exact, fast, own)}
+    assert len(prints) == 3
+
+
+def test_streams_and_several_choices_say_it_too(start, model):
+    client = start("--quality", "fast", model=str(model))
+    chunks = client.stream([5, 6, 7], max_tokens=40, ignore_eos=True, stream_options={"include_usage": True})
+    assert chunks[-1]["usage"]["lacuna"]["quality"]["point"] == "fast"
+    whole = client.complete([5, 6, 7], max_tokens=40, n=3, temperature=1, seed=4, ignore_eos=True)
+    assert 0 < whole["usage"]["lacuna"]["quality"]["down"] < 1
+    again = client.complete([5, 6, 7], max_tokens=40, n=3, temperature=1, seed=4, ignore_eos=True, cache_prompt=False)
+    assert [choice["text"] for choice in again["choices"]] == [choice["text"] for choice in whole["choices"]]
+
+
+@pytest.mark.parametrize("lacuna, param", [
+    ({"quality": "fastest"}, "lacuna.quality"), ({"quality": ""}, "lacuna.quality"),
+    ({"quality": 1.5}, "lacuna.quality"), ({"quality": -1}, "lacuna.quality"), ({"quality": []}, "lacuna.quality"),
+    ({"quality": "up=0.5"}, "lacuna.quality"), ("fast", "lacuna"),
+])
+def test_what_is_no_quality_is_refused_by_name(start, model, lacuna, param):
+    client = start(model=str(model))
+    answer = client.post("/v1/completions", {**body(1), "lacuna": lacuna})
+    assert answer.status_code == 400 and answer.json()["error"]["param"] == param, answer.text
+
+
+def test_without_a_calibration_all_is_exact(start):
+    client = start(model=str(FIXTURE))
+    assert token_ids(complete(client, 1, "exact")) == token_ids(complete(client, 1))
+    assert token_ids(complete(client, 1, 0.5)) == token_ids(complete(client, 1)), "the exact model keeps any share"
+    answer = client.post("/v1/completions", body(1, "fast"))
+    assert answer.status_code == 400 and "'exact'" in answer.json()["error"]["message"]
+
+
+def test_a_calibration_of_another_model_ends_the_start(model):
+    other = ROOT / "tests/golden/arch/gemma3.gguf"
+    done = subprocess.run([binary(), "serve", "-m", other, "--sidecar", f"{model}.lacuna", "--listen", "127.0.0.1:0"],
+                          capture_output=True, env=clean_environment(), timeout=60 * SLOWNESS)
+    assert done.returncode != 0 and b"another model" in done.stdout + done.stderr
