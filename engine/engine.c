@@ -479,7 +479,8 @@ static int open_model(struct engine *e, struct engine_err *err)
     struct config_options config = { .n_vocab = e->info.n_vocab,
                                      .gating = e->opt.gating,
                                      .experts_used = e->opt.experts_used,
-                                     .kv = e->opt.kv };
+                                     .kv = e->opt.kv,
+                                     .keeps_bounds = e->opt.choose_pages };
     if (config_read(&e->shape, e->gguf, &config, err) != 0 || check_kept(e, err) != 0)
         return -1;
     choose_layouts(e);

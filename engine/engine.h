@@ -106,6 +106,8 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
     /* Neurons that are zero, since ReLU or an operating point makes them so, are not multiplied: the same bits, in
      * another layout of the feed-forward, which is faster for few rows with few active neurons, and slower for many. */
     bool skip_zeros;
+    bool
+        choose_pages; /* pages keep what operating points with a budget of tokens choose them by: 3 % more memory */
     bool vocab_only;           /* tokenizer only: no weights, no steps */
     enum engine_gating gating; /* overrides expert_gating_func */
     bool never_defers;        /* steps wait for experts until these fail: see ENGINE_ROW_DEFERRED */
@@ -185,7 +187,8 @@ static inline bool engine_experts_are_exact(const struct engine_info *i)
  * has the same most likely next one.  -1: there is none.  Any thread, while nobody adds to them. */
 int engine_point(const struct engine *e, const char *quality);
 /* The same, or the number of one that is made from "up=0.5+down=0.4", the shares of neurons that every layer computes,
- * "neurons=0.5": of both (which wants a calibration).  -1: there is none, see *err (ENGINE_ERR_INPUT).  [loop] */
+ * "neurons=0.5": of both (which wants a calibration); "tokens=2048": decoded tokens attend to so many (which wants
+ * choose_pages).  -1: there is none, see *err (ENGINE_ERR_INPUT).  [loop] */
 int engine_find_point(struct engine *e, const char *text, struct engine_err *err);
 
 /* ---- text: any thread ---- */
@@ -341,7 +344,9 @@ struct engine_row {
     enum engine_row_status status;
     uint32_t n_replaced;   /* experts of all layers that gave way: see experts_kept */
     uint32_t n_up, n_down; /* of engine_info.n_neurons, computed: see engine_point */
-    const float *logits;   /* [n_vocab] until the next step, if wanted and done */
+    uint64_t n_pages_seen,
+        n_pages_read; /* where pages were chosen, of all layers and KV heads: there, and chosen */
+    const float *logits; /* [n_vocab] until the next step, if wanted and done */
 };
 
 /* The calling thread is the one that steps from now on: with pin_threads it stays on a core.  Threads that it
@@ -536,6 +541,7 @@ struct engine_eval_result {
     double nll;        /* sum of negative log-likelihoods, nats */
     /* Where something may have been left out (struct engine_point): the shares that were not. */
     double up, down, weights;
+    double pages; /* and of the pages of keys and values, where these were chosen */
     /* With a reference: */
     double reference_nll;
     uint64_t n_compared; /* positions whose logits differ in any bit: others had nothing to lose */

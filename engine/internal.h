@@ -61,6 +61,8 @@ struct engine_seq {
     struct kv_seq *kv;
     uint32_t n_prompt;                   /* positions before it are not decoded */
     const struct operating_point *point; /* NULL: nothing is left out */
+    uint16_t *lists;                     /* see struct run */
+    uint32_t list_cap;
     uint64_t late_since_ns; /* it waits for experts and has not come on since; 0: it does not */
     uint32_t late_end;      /* then: the tokens before this one have been rows, */
     uint32_t late_layers;   /* the first of which was late in the last of so many layers */

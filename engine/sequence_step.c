@@ -38,6 +38,22 @@ static uint32_t first_sparse(uint32_t n_prompt)
     return n_prompt > SPARSITY_FIRST_POS ? n_prompt : SPARSITY_FIRST_POS;
 }
 
+/* Room for the pages that it chooses; false: no memory. */
+static bool take_lists(const struct engine *e, struct engine_seq *seq,
+                       const struct operating_point *point)
+{
+    seq->list_cap = point ? sparsity_most_pages(point, e->shape.n_layers) : 0;
+    seq->lists = seq->list_cap > 0 ? malloc(page_lists_bytes(&e->shape, seq->list_cap)) : NULL;
+    return seq->list_cap == 0 || seq->lists;
+}
+
+static void free_seq(struct engine_seq *seq)
+{
+    if (seq)
+        free(seq->lists);
+    free(seq);
+}
+
 int engine_point(const struct engine *e, const char *quality)
 {
     return sparsity_find(e->sparsity, quality);
@@ -63,14 +79,15 @@ int engine_seq_open(struct engine *e, const struct engine_seq_options *opt, stru
         kv.own_way = &point->info.hash;
         kv.own_way_bytes = sizeof(point->info.hash);
         kv.own_from = first_sparse(opt->n_prompt);
+        kv.own_step = sparsity_most_pages(point, e->shape.n_layers) > 0 ? PAGE_CHOICE_STEP : 0;
     }
     if (opt->max_tokens > e->info.n_ctx)
         return engine_fail(err, ENGINE_ERR_CONTEXT,
                            "a sequence of %u tokens was asked for; the context holds %u",
                            opt->max_tokens, e->info.n_ctx);
     struct engine_seq *seq = calloc(1, sizeof(*seq));
-    if (!seq || kv_seq_open(e->kv, &kv, &seq->kv) != 0) {
-        free(seq);
+    if (!seq || !take_lists(e, seq, point) || kv_seq_open(e->kv, &kv, &seq->kv) != 0) {
+        free_seq(seq);
         return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for a sequence of %u tokens",
                            opt->max_tokens);
     }
@@ -87,7 +104,7 @@ void engine_seq_close(struct engine_seq *seq)
         return;
     kv_seq_close(seq->kv);
     engine_stats_update(seq->e);
-    free(seq);
+    free_seq(seq);
 }
 
 static int no_pages(uint32_t n_tokens, struct engine_err *err)
@@ -120,13 +137,15 @@ int engine_seq_fork(const struct engine_seq *seq, struct engine_seq **out, struc
 {
     struct engine_seq *fork = calloc(1, sizeof(*fork));
     *out = NULL;
-    if (!fork || kv_seq_fork(seq->kv, &fork->kv) != 0) {
-        free(fork);
+    if (!fork || !take_lists(seq->e, fork, seq->point) || kv_seq_fork(seq->kv, &fork->kv) != 0) {
+        free_seq(fork);
         return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for another sequence");
     }
     fork->e = seq->e;
     fork->n_prompt = seq->n_prompt;
     fork->point = seq->point;
+    if (seq->lists)
+        memcpy(fork->lists, seq->lists, page_lists_bytes(&seq->e->shape, seq->list_cap));
     *out = fork;
     return 0;
 }
@@ -174,8 +193,7 @@ static void add_row(struct forward *f, struct engine_row *row)
 {
     bool is_sparse = row->pos >= first_sparse(row->seq->n_prompt);
     f->row_point[f->n_rows] = is_sparse ? row->seq->point : NULL;
-    for (uint32_t site = 0; site < SPARSITY_SITES; site++)
-        atomic_store_explicit(&f->row_neurons[f->n_rows].n[site], 0, memory_order_relaxed);
+    memset(&f->row_counts[f->n_rows], 0, sizeof(*f->row_counts)); /* nobody else is at work */
     f->token[f->n_rows] = row->token;
     f->place[f->n_rows] = (struct row_place){ row->pos, f->n_runs };
     if (row->want_logits) {
@@ -195,7 +213,13 @@ static void add_run(struct engine *e, struct engine_row *rows, uint32_t i, uint3
     int rc = kv_seq_reserve(seq->kv, rows[end - 1].pos + 1);
     assert(rc == 0); /* engine_seq_grow came before */
     f->run[f->n_runs] = (struct run){
-        .seq = seq->kv, .row0 = f->n_rows, .n_rows = end - i, .pos0 = rows[i].pos
+        .seq = seq->kv,
+        .row0 = f->n_rows,
+        .n_rows = end - i,
+        .pos0 = rows[i].pos,
+        .first_sparse = first_sparse(seq->n_prompt),
+        .lists = seq->lists,
+        .list_cap = seq->list_cap,
     };
     for (uint32_t r = i; r < end; r++) {
         assert(rows[r].pos == rows[i].pos + (r - i));
@@ -274,9 +298,11 @@ static uint32_t count_drafts(const struct engine_row *rows, uint32_t n_rows)
 static void report_row(const struct forward *f, uint32_t n_neurons, uint32_t r,
                        struct engine_row *row)
 {
-    const _Atomic uint32_t *n = f->row_neurons[r].n;
+    const _Atomic uint32_t *n = f->row_counts[r].n;
     bool is_counted = f->row_point[r] || f->opt.skips_zeros;
     row->n_replaced = f->row_replaced[r];
+    row->n_pages_seen = atomic_load_explicit(&f->row_counts[r].n_pages_seen, memory_order_relaxed);
+    row->n_pages_read = atomic_load_explicit(&f->row_counts[r].n_pages_read, memory_order_relaxed);
     row->n_up = is_counted ? atomic_load_explicit(&n[SPARSITY_UP], memory_order_relaxed)
                            : n_neurons;
     row->n_down = is_counted ? atomic_load_explicit(&n[SPARSITY_DOWN], memory_order_relaxed)

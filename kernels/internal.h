@@ -73,6 +73,10 @@ void ref_kv_store(void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t sl
                   uint32_t head_dim, const float *k, const float *v, size_t stride);
 void ref_kv_seal(void *page, uint32_t page_tokens, const void *const *parts, uint32_t part_tokens,
                  uint32_t head_dim);
+void ref_kv_bounds(const void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t head_dim,
+                   uint16_t *bounds);
+void ref_score_pages(const float *q, const float *size, const uint16_t *const *bounds, uint32_t n,
+                     uint32_t n_tiles, uint32_t head_dim, float *score);
 void ref_attend(const struct kern_attend *a);
 void ref_attend_fold(float *m, float *l, float *o, float m_i, float l_i, const float *o_i,
                      uint32_t head_dim);
@@ -108,6 +112,26 @@ static inline size_t kern_q8_v_codes(uint32_t page_tokens, uint32_t slot, uint32
 static inline size_t kern_q8_v_factors(uint32_t page_tokens, uint32_t slot, uint32_t head_dim)
 {
     return kern_q8_v_codes(page_tokens, page_tokens, head_dim) + sizeof(uint16_t) * slot;
+}
+
+/* Of a channel whose keys in a tile lie in [least, most]: the middle, and what reaches from there to both ends. */
+static inline void kern_bound(float least, float most, uint16_t *middle, uint16_t *half)
+{
+    *middle = kern_f32_to_f16(0.5f * least + 0.5f * most);
+    float m = kern_f16_to_f32(*middle), above = most - m, below = m - least;
+    float reach = above > below ? above : below;
+    *half = kern_f32_to_f16(reach);
+    if (kern_f16_to_f32(*half) < reach)
+        ++*half; /* the next larger one, or infinity */
+}
+
+/* What a page of Q8 has instead of the keys. */
+static inline void kern_q8_bounds(const uint16_t *factors, uint32_t head_dim, uint16_t *bounds)
+{
+    for (uint32_t c = 0; c < head_dim; c++) {
+        float lo = kern_f16_to_f32(factors[c]), step = kern_f16_to_f32(factors[head_dim + c]);
+        kern_bound(lo, lo + 255.0f * step, &bounds[c], &bounds[head_dim + c]);
+    }
 }
 
 /* The visible tokens of query i, relative to the item's first; 0 and 0 if there are none. */

@@ -190,6 +190,8 @@ enum kern_kv {
 
 /* Bytes of one KV head's page, a multiple of 64.  page_tokens: a multiple of KERN_ATTN_TILE. */
 size_t kern_kv_bytes(enum kern_kv kv, uint32_t page_tokens, uint32_t head_dim);
+/* Of the bounds of its keys, the same. */
+size_t kern_bounds_bytes(uint32_t page_tokens, uint32_t head_dim);
 
 enum kern_activation {
     KERN_ACTIVATION_SILU,
@@ -285,6 +287,17 @@ struct kern_table {
      * pages of part_tokens each. */
     void (*kv_seal)(void *page, uint32_t page_tokens, const void *const *parts,
                     uint32_t part_tokens, uint32_t head_dim);
+
+    /* The bounds of a page's keys, for choosing pages: of each tile and channel the middle of the keys' range, and no less
+     * than half of its width, in binary16: [page_tokens / 32][2][head_dim]. */
+    void (*kv_bounds)(const void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t head_dim,
+                      uint16_t *bounds);
+
+    /* score[i]: no key of page i has a larger product with some queries, all taken together: the largest over its tiles of
+     * the sum over c of q_c middle_c + size_c half_c (fma's in this order, c ascending, by 16 lanes and the tree), where q is
+     * the sum of the queries, size that of their absolute values (Quest, arXiv 2406.10774).  bounds[i]: as above. */
+    void (*score_pages)(const float *q, const float *size, const uint16_t *const *bounds,
+                        uint32_t n, uint32_t n_tiles, uint32_t head_dim, float *score);
 
     void (*attend)(const struct kern_attend *a);
 

@@ -98,6 +98,66 @@ static void seal_values(uint8_t *codes, uint16_t *lo, uint16_t *step, const uint
         codes[c] = code_of(f, row[c]);
 }
 
+static const uint16_t *as_f16(const uint8_t *p)
+{
+    return (const uint16_t *)(const void *)p;
+}
+
+/* Keys of a channel in a tile; what is no number has no place in a range. */
+static void tile_range(const void *page, enum kern_kv kv, size_t at, float *least, float *most)
+{
+    *least = INFINITY;
+    *most = -INFINITY;
+    for (uint32_t j = 0; j < KERN_ATTN_TILE; j++) {
+        float k = kv == KERN_KV_F32 ? ((const float *)page)[at + j]
+                                    : kern_f16_to_f32(((const uint16_t *)page)[at + j]);
+        *least = k < *least ? k : *least;
+        *most = k > *most ? k : *most;
+    }
+}
+
+void ref_kv_bounds(const void *page, enum kern_kv kv, uint32_t page_tokens, uint32_t head_dim,
+                   uint16_t *bounds)
+{
+    for (uint32_t slot = 0; slot < page_tokens; slot += KERN_ATTN_TILE, bounds += 2 * head_dim) {
+        if (kv == KERN_KV_Q8) {
+            kern_q8_bounds(
+                as_f16((const uint8_t *)page + kern_q8_k_factors(page_tokens, slot, head_dim)),
+                head_dim, bounds);
+            continue;
+        }
+        for (uint32_t c = 0; c < head_dim; c++) {
+            float least, most;
+            tile_range(page, kv, kern_k_tile(slot, head_dim) + (size_t)c * KERN_ATTN_TILE, &least,
+                       &most);
+            kern_bound(least, most, &bounds[c], &bounds[head_dim + c]);
+        }
+    }
+}
+
+static float score_tile(const float *q, const float *size, const uint16_t *bounds,
+                        uint32_t head_dim)
+{
+    float lane[16] = { 0 };
+    for (uint32_t c = 0; c < head_dim; c++) {
+        lane[c % 16] = fmaf(q[c], kern_f16_to_f32(bounds[c]), lane[c % 16]);
+        lane[c % 16] = fmaf(size[c], kern_f16_to_f32(bounds[head_dim + c]), lane[c % 16]);
+    }
+    return ref_tree(lane);
+}
+
+void ref_score_pages(const float *q, const float *size, const uint16_t *const *bounds, uint32_t n,
+                     uint32_t n_tiles, uint32_t head_dim, float *score)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        score[i] = -INFINITY;
+        for (uint32_t t = 0; t < n_tiles; t++) {
+            float s = score_tile(q, size, bounds[i] + (size_t)t * 2 * head_dim, head_dim);
+            score[i] = s > score[i] ? s : score[i];
+        }
+    }
+}
+
 void ref_kv_seal(void *page, uint32_t page_tokens, const void *const *parts, uint32_t part_tokens,
                  uint32_t head_dim)
 {
@@ -117,11 +177,6 @@ void ref_kv_seal(void *page, uint32_t page_tokens, const void *const *parts, uin
 }
 
 /* ---- Q8: reading it ---- */
-
-static const uint16_t *as_f16(const uint8_t *p)
-{
-    return (const uint16_t *)(const void *)p;
-}
 
 /* A query as a tile of keys wants it. */
 struct q8_query {

@@ -95,6 +95,11 @@ uint32_t kern_block_tokens(uint32_t type, uint32_t n_cols, uint32_t n_tokens)
     return n_tokens > 0 ? (n_tokens + n_blocks - 1) / n_blocks : 1;
 }
 
+size_t kern_bounds_bytes(uint32_t page_tokens, uint32_t head_dim)
+{
+    return (size_t)(page_tokens / KERN_ATTN_TILE) * 2 * head_dim * sizeof(uint16_t);
+}
+
 size_t kern_kv_bytes(enum kern_kv kv, uint32_t page_tokens, uint32_t head_dim)
 {
     size_t values = (size_t)page_tokens * head_dim, bytes;

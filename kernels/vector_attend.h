@@ -396,6 +396,70 @@ static void vec_kv_seal(void *page, uint32_t page_tokens, const void *const *par
     }
 }
 
+/* ---- which pages matter ---- */
+
+/* Keys of a channel in a tile. */
+KERN_INLINE void vec_tile_range(const void *page, enum kern_kv kv, size_t at, float *least,
+                                float *most)
+{
+    v16 a = vec_load_kv(page, kv, at), b = vec_load_kv(page, kv, at + 16);
+    v16 infinite = v16_set1(INFINITY), minus = v16_set1(-INFINITY);
+    /* A NaN is the first operand, of which the second one comes out. */
+    v16 lo = v16_min(b, v16_min(a, infinite)), hi = v16_max(b, v16_max(a, minus));
+    *least = -v16_max_lane(v16_neg(lo));
+    *most = v16_max_lane(hi);
+}
+
+static void vec_kv_bounds(const void *page, enum kern_kv kv, uint32_t page_tokens,
+                          uint32_t head_dim, uint16_t *bounds)
+{
+    for (uint32_t slot = 0; slot < page_tokens; slot += KERN_ATTN_TILE, bounds += 2 * head_dim) {
+        size_t tile = kern_k_tile(slot, head_dim);
+        if (kv == KERN_KV_Q8) {
+            kern_q8_bounds(
+                vec_f16_at((const uint8_t *)page + kern_q8_k_factors(page_tokens, slot, head_dim)),
+                head_dim, bounds);
+            continue;
+        }
+        for (uint32_t c = 0; c < head_dim; c++) {
+            float least, most;
+            if (kv == KERN_KV_F32)
+                vec_tile_range(page, KERN_KV_F32, tile + (size_t)c * KERN_ATTN_TILE, &least, &most);
+            else
+                vec_tile_range(page, KERN_KV_F16, tile + (size_t)c * KERN_ATTN_TILE, &least, &most);
+            kern_bound(least, most, &bounds[c], &bounds[head_dim + c]);
+        }
+    }
+}
+
+static inline float vec_score_tile(const float *q, const float *size, const uint16_t *bounds,
+                                   uint32_t head_dim)
+{
+    v16 acc = v16_set1(0.0f);
+    for (uint32_t c = 0; c < head_dim; c += 16) {
+        acc = v16_fma(v16_load(q + c), v16_load_f16(bounds + c), acc);
+        acc = v16_fma(v16_load(size + c), v16_load_f16(bounds + head_dim + c), acc);
+    }
+    return v16_tree(acc);
+}
+
+/* Bounds lie far apart, a few lines each: the processor does not know where the next are. */
+static void vec_score_pages(const float *q, const float *size, const uint16_t *const *bounds,
+                            uint32_t n, uint32_t n_tiles, uint32_t head_dim, float *score)
+{
+    enum { AHEAD = 8 };
+    for (uint32_t i = 0; i < n; i++) {
+        prefetch_stream((const uint8_t *)bounds[i + AHEAD < n ? i + AHEAD : n - 1],
+                        n_tiles * 2 * head_dim * sizeof(uint16_t));
+        float most = -INFINITY;
+        for (uint32_t t = 0; t < n_tiles; t++) {
+            float s = vec_score_tile(q, size, bounds[i] + (size_t)t * 2 * head_dim, head_dim);
+            most = s > most ? s : most;
+        }
+        score[i] = most;
+    }
+}
+
 /* ---- attention: what all ways share ---- */
 
 /* Scores become weights: masked, capped, exponentials of the distance to the maximum.  Outside of

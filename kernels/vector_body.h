@@ -347,10 +347,11 @@ static float vec_sum_exp_diff(const float *p, const float *q, size_t n, float ma
         .mul_mat = vec_mul_mat, .mul_rows = vec_mul_rows, .rms_norm = vec_rms_norm,                \
         .add_scaled = vec_add_scaled, .activate = vec_activate, .rope = vec_rope,                  \
         .drop_below = vec_drop_below, .list_nonzero = vec_list_nonzero, .kv_store = vec_kv_store,  \
-        .kv_seal = vec_kv_seal, .attend = vec_attend, .attend_fold = vec_attend_fold,              \
-        .attend_last = vec_attend_last, .max_index = vec_max_index,                                \
-        .first_above = vec_first_above, .all_finite = vec_all_finite, .peak = vec_peak,            \
-        .read = vec_read, .max_sum_exp = vec_max_sum_exp, .sum_exp_diff = vec_sum_exp_diff         \
+        .kv_seal = vec_kv_seal, .kv_bounds = vec_kv_bounds, .score_pages = vec_score_pages,        \
+        .attend = vec_attend, .attend_fold = vec_attend_fold, .attend_last = vec_attend_last,      \
+        .max_index = vec_max_index, .first_above = vec_first_above, .all_finite = vec_all_finite,  \
+        .peak = vec_peak, .read = vec_read, .max_sum_exp = vec_max_sum_exp,                        \
+        .sum_exp_diff = vec_sum_exp_diff                                                           \
     }
 
 #endif

@@ -86,6 +86,7 @@ struct kv_seq {
     bool is_private;
     struct kv_hash salt;
     struct kv_hash own_way; /* how it makes what others make otherwise of the same tokens */
+    uint32_t own_step;      /* see kv_seq_options */
     uint32_t own_from;      /* its first position that is not, */
     uint32_t own_page;      /* and the page that this lies in; KV_NO_PAGE: all are */
     struct kv_hash chain;   /* of the sealed pages; of the salt alone at first */

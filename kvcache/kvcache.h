@@ -83,6 +83,7 @@ struct kv_seq_options {
     const void *own_way;
     size_t own_way_bytes;
     uint32_t own_from;
+    uint32_t own_step; /* what is found behind own_from ends at a multiple of it; 0: anywhere */
 };
 
 /* An empty sequence.  0 or -ENOMEM. */

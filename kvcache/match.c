@@ -147,10 +147,21 @@ static bool may_copy(const struct kv_seq *seq, const uint32_t source[KV_MAX_GROU
     return true;
 }
 
+/* Of n tokens more, so many that the sequence can go on behind them. */
+static uint32_t end_at_step(const struct kv_seq *seq, uint32_t n)
+{
+    uint32_t end = seq->n_committed + n;
+    if (seq->own_page == KV_NO_PAGE || seq->own_step == 0 || end <= seq->own_from)
+        return n;
+    end -= end % seq->own_step;
+    end = end > seq->own_from ? end : seq->own_from;
+    return end > seq->n_committed ? end - seq->n_committed : 0;
+}
+
 static void match_part(struct kv_seq *seq, const int32_t *tokens, uint32_t n_tokens)
 {
     uint32_t source[KV_MAX_GROUPS];
-    uint32_t n = find_part(seq, tokens, n_tokens, source);
+    uint32_t n = end_at_step(seq, find_part(seq, tokens, n_tokens, source));
     if (n == 0 || !may_copy(seq, source))
         return;
     for (uint32_t g = 0; g < seq->kv->n_groups; g++)

@@ -92,6 +92,7 @@ int kv_seq_open(struct kv *kv, const struct kv_seq_options *opt, struct kv_seq *
     seq->is_private = opt->is_private;
     seq->salt = kv_hash_salt(kv, opt->salt, opt->salt_bytes);
     seq->own_page = KV_NO_PAGE;
+    seq->own_step = opt->own_step;
     if (opt->own_way_bytes > 0) {
         /* Where in its page it begins counts, too: that page has both. */
         seq->own_from = opt->own_from;
@@ -132,6 +133,7 @@ int kv_seq_fork(const struct kv_seq *seq, struct kv_seq **out)
     fork->salt = seq->salt;
     fork->own_way = seq->own_way;
     fork->own_from = seq->own_from;
+    fork->own_step = seq->own_step;
     fork->own_page = seq->own_page;
     fork->chain = seq->chain;
     memcpy(fork->open_tokens, seq->open_tokens, sizeof(fork->open_tokens));

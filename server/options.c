@@ -100,7 +100,8 @@ const struct options_row options_rows[] = {
       OPTIONS_CALIBRATE },
     { "quality", 'q', "POINT,...", LIST(qualities),
       .help = "measure these operating points against the exact model, side by side: names that calibrate gave them, "
-              "or the shares of neurons that every layer computes, up=0.5+down=0.4, neurons=0.5 for both", GROUP_COMMAND,
+              "or the shares of neurons that every layer computes, up=0.5+down=0.4, neurons=0.5 for both; with "
+              "--choose-pages also how many tokens of a context a decoded one attends to, tokens=2048", GROUP_COMMAND,
       OPTIONS_EVAL },
     { "tokens", 0, "ID,...", NUMBERS(tokens, 0, INT32_MAX),
       .help = "measure these tokens instead of a text", GROUP_COMMAND, OPTIONS_EVAL },
@@ -146,7 +147,7 @@ const struct options_row options_rows[] = {
     { "quality", 'q', "POINT", STRING(quality), .def = "exact",
       .help = "what decoded tokens may do without, of requests that do not say it themselves: exact: nothing; safe, "
               "balanced, fast, as calibrated; or a share, 0.99: the cheapest point where so many tokens have the same "
-              "most likely next one as in the exact model", GROUP_MODEL, OPTIONS_SERVE | OPTIONS_RUN | OPTIONS_BENCH },
+              "most likely next one as in the exact model; or, with --choose-pages, tokens=2048", GROUP_MODEL, OPTIONS_SERVE | OPTIONS_RUN | OPTIONS_BENCH },
     { "kv-type", 0, "TYPE", CHOICE(kv_type, "f16 q8"), .def = "f16",
       .help = "what keys and values are stored as; f16: 16 bits, for a few models 32; q8: 8 bits, "
               "about 1.8 times the tokens of long sequences in --kv-bytes, not quite the same "
@@ -170,6 +171,9 @@ const struct options_row options_rows[] = {
               "faster for few requests at a time where many neurons are zero, slower for prompts and many requests: "
               "lacuna bench --skip-zeros says which", GROUP_MODEL,
       STEPPING },
+    { "choose-pages", 0, NULL, BOOL(choose_pages), .def = "false",
+      .help = "pages of keys and values keep what decoded tokens can choose them by (3 % more memory), so that --quality "
+              "tokens=2048 can bound how much of a long context each of them reads", GROUP_MODEL, ANSWERING },
     { "io", 0, "HOW", CHOICE(io, "auto uring pread mmap"), .def = "auto",
       .help = "how files are read: experts that are on demand, models with --no-mmap, by bench --disk; uring: "
               "io_uring; pread: a pool of threads; auto: io_uring where the kernel and the container allow "

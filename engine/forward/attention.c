@@ -195,7 +195,7 @@ static bool shares_item(uint32_t group, const struct run *run, const struct run 
 
 static uint32_t end_item(const struct forward *f, const struct attention_plan *plan, uint32_t at)
 {
-    const struct run *run = &f->run[plan->split_run[at]];
+    const struct run *run = &f->whole_run[plan->split_run[at]];
     uint32_t last = run->row0 + run->n_rows - 1;
     return plan->row_item0[last] + plan->row_items[last];
 }
@@ -204,7 +204,7 @@ static uint32_t end_item(const struct forward *f, const struct attention_plan *p
 static uint32_t end_of_even_items(const struct forward *f, const struct attention_plan *plan,
                                   uint32_t at)
 {
-    const struct run *run = &f->run[plan->split_run[at]];
+    const struct run *run = &f->whole_run[plan->split_run[at]];
     uint32_t item0 = plan->row_item0[run->row0], n_whole = end_item(f, plan, at) - item0 - 1;
     uint32_t n_blocks = n_blocks_of(f->shape, run->n_rows * group_of(f->shape));
     uint32_t n_even = n_whole * n_blocks / f->opt.n_threads * f->opt.n_threads;
@@ -215,16 +215,16 @@ static uint32_t end_of_even_items(const struct forward *f, const struct attentio
 static void plan_part(struct forward *f, struct attention_plan *plan, uint32_t group, uint32_t at,
                       uint32_t item)
 {
-    const struct run *run = &f->run[plan->split_run[at]];
+    const struct run *run = &f->whole_run[plan->split_run[at]];
     struct attention_work work = {
         .first_row = plan->n_rows, .item0 = item, .item1 = item + 1, .is_part = true
     };
     gather_rows(plan, run, item);
     for (uint32_t i = at + 1; i < plan->n_split; i++) {
         uint32_t other = plan->split_run[i];
-        if (plan->run_item[other] > item || !shares_item(group, run, &f->run[other], item))
+        if (plan->run_item[other] > item || !shares_item(group, run, &f->whole_run[other], item))
             continue;
-        gather_rows(plan, &f->run[other], item);
+        gather_rows(plan, &f->whole_run[other], item);
         plan->run_item[other] = item + 1;
     }
     uint32_t n = plan->n_rows - work.first_row, most = KERN_ATTN_MAX_QUERIES;
@@ -260,7 +260,7 @@ static void plan_parts(struct forward *f, struct attention_plan *plan, uint32_t 
             plan_part(f, plan, group, i, item);
         }
     for (uint32_t i = 0; i < plan->n_split && paging_has_open_pages(f->shape); i++)
-        plan_open_pages(f, plan, &f->run[plan->split_run[i]]);
+        plan_open_pages(f, plan, &f->whole_run[plan->split_run[i]]);
 }
 
 /* ---- the plan of a group ---- */
@@ -270,7 +270,7 @@ static uint32_t n_prompt_rows(const struct forward *f)
 {
     uint32_t n = 0;
     for (uint32_t i = 0; i < f->n_runs; i++)
-        n += decodes(&f->run[i]) ? 0 : f->run[i].n_rows;
+        n += decodes(&f->whole_run[i]) ? 0 : f->whole_run[i].n_rows;
     return n;
 }
 
@@ -288,11 +288,13 @@ static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t 
         plan->row_partial[row] = NO_PARTIAL;
     }
     for (uint32_t i = 0; i < f->n_runs; i++) {
-        if (!split(f, plan, window, &f->run[i], &n_partials)) {
-            plan_whole(f, plan, window, &f->run[i], most);
+        if (f->whole_run[i].n_rows == 0)
+            continue;
+        if (!split(f, plan, window, &f->whole_run[i], &n_partials)) {
+            plan_whole(f, plan, window, &f->whole_run[i], most);
             continue;
         }
-        plan->run_item[i] = plan->row_item0[f->run[i].row0];
+        plan->run_item[i] = plan->row_item0[f->whole_run[i].row0];
         plan->split_run[plan->n_split++] = i;
     }
     plan_parts(f, plan, group);
@@ -301,6 +303,7 @@ static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t 
 /* Groups run one after the other: they share the memory of the partials. */
 void attention_plan_step(struct forward *f)
 {
+    memcpy(f->whole_run, f->run, f->n_runs * sizeof(*f->run));
     uint32_t n_queries = n_prompt_rows(f) * group_of(f->shape);
     for (uint32_t g = 0; g < f->shape->n_groups; g++)
         plan_group(f, &f->plan[g], g, n_queries);
@@ -425,20 +428,20 @@ static void store_partials(const struct attention_job *job, const struct attenti
     }
 }
 
-static float *output_of(const struct forward *f, uint32_t row, uint32_t head)
+float *attention_head_output(const struct forward *f, uint32_t row, uint32_t head)
 {
     return f->attn.x + ((size_t)row * f->shape->n_heads + head) * f->shape->head_dim;
 }
 
-/* The end of a query's softmax: its own token, then the division. */
-static void finish_query(const struct forward *f, uint32_t row, uint32_t head, float *m, float *l,
-                         float *o)
+void attention_finish_query(const struct forward *f, uint32_t row, uint32_t head, float *m,
+                            float *l)
 {
     const struct model_shape *s = f->shape;
     size_t kv_head = head / group_of(s);
     size_t kv = ((size_t)row * s->n_kv_heads + kv_head) * s->head_dim;
     f->kern->attend_last(f->q + ((size_t)row * s->n_heads + head) * s->head_dim, f->k + kv,
-                         f->v + kv, s->attention_soft_cap, s->head_dim, m, l, o);
+                         f->v + kv, s->attention_soft_cap, s->head_dim, m, l,
+                         attention_head_output(f, row, head));
 }
 
 /* The running softmax of a block's queries; o points into the output rows. */
@@ -463,7 +466,7 @@ static void fold_items(const struct attention_job *job, const struct attention_w
     for (uint32_t i = 0; i < b->n_q; i++) {
         fold.m[i] = -INFINITY;
         fold.l[i] = 0.0f;
-        fold.o[i] = output_of(f, row_of(job, w, i), head_of(job, w, i));
+        fold.o[i] = attention_head_output(f, row_of(job, w, i), head_of(job, w, i));
         memset(fold.o[i], 0, f->shape->head_dim * sizeof(float));
     }
     for (uint32_t item = w->item0; item < w->item1; item++) {
@@ -475,7 +478,7 @@ static void fold_items(const struct attention_job *job, const struct attention_w
         fold_block(f, &fold, b);
     }
     for (uint32_t i = 0; i < b->n_q; i++)
-        finish_query(f, row_of(job, w, i), head_of(job, w, i), &fold.m[i], &fold.l[i], fold.o[i]);
+        attention_finish_query(f, row_of(job, w, i), head_of(job, w, i), &fold.m[i], &fold.l[i]);
 }
 
 static void work_item(void *ctx, uint32_t item)
@@ -501,12 +504,12 @@ static void fold_partials(const struct attention_job *job, uint32_t row)
     uint32_t dim = f->shape->head_dim, n = n_partials_of(f, job->plan, row);
     for (uint32_t h = 0; h < f->shape->n_heads; h++) {
         size_t at = job->plan->row_partial[row] + (size_t)h * n;
-        float m = -INFINITY, l = 0.0f, *o = output_of(f, row, h);
+        float m = -INFINITY, l = 0.0f, *o = attention_head_output(f, row, h);
         memset(o, 0, dim * sizeof(float));
         for (uint32_t i = 0; i < n; i++, at++)
             f->kern->attend_fold(&m, &l, o, f->partial_m[at], f->partial_l[at],
                                  f->partial_o + at * dim, dim);
-        finish_query(f, row, h, &m, &l, o);
+        attention_finish_query(f, row, h, &m, &l);
     }
 }
 
@@ -543,6 +546,12 @@ void attention_forward(struct forward *f, uint32_t layer)
         .plan = &f->plan[shape->group],
         .o = &f->weights->layer[layer].o,
     };
+    uint32_t n_choosers = f->shape->keeps_bounds ? page_attention_list(f, layer) : 0;
+    if (n_choosers > 0) {
+        plan_group(f, &f->layer_plan, shape->group, n_prompt_rows(f) * group_of(f->shape));
+        job.plan = &f->layer_plan;
+        page_attention_forward(f, layer);
+    }
     workers_run(f->workers, work_item, &job, job.plan->n_work);
     forward_rows(f, finish_row, &job, f->n_rows);
     if (f->profile.is_on)

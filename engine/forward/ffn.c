@@ -117,7 +117,7 @@ static void count_row(struct forward *f, const struct tile *tile, enum sparsity_
 {
     f->neurons[workers_self()].n[site] += n;
     if (tile->g->has_points)
-        atomic_fetch_add_explicit(&f->row_neurons[tile->t0 + t].n[site], n, memory_order_relaxed);
+        atomic_fetch_add_explicit(&f->row_counts[tile->t0 + t].n[site], n, memory_order_relaxed);
 }
 
 /* Returns how many are not zero. */

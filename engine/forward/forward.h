@@ -5,6 +5,7 @@
  *   step.c       rows -> runs, embeddings, angles; the layers; the head
  *   layer.c      one block, top to bottom
  *   paging.c     where the keys and values of a step's rows go
+ *   page_attention.c   of rows that choose pages
  *   attention.c  the work list over (sequence, KV head, items of 1,024 tokens) and its execution
  *   ffn.c        gated products, and the dense feed-forward
  *   moe.c        router, experts, shared expert
@@ -19,6 +20,7 @@
 #include "engine/forward/profile.h"
 #include "engine/share.h"
 #include "engine/model/weights.h"
+#include "engine/sparsity/page_choice.h"
 #include "engine/sparsity/sparsity.h"
 #include "engine/storage/experts.h"
 #include "engine/workers.h"
@@ -30,6 +32,10 @@ struct run {
     uint32_t row0, n_rows; /* of the step */
     uint32_t pos0;         /* position of row0 */
     uint32_t spare_page;   /* see paging.c: first of the spare pages that it writes on */
+    uint32_t first_sparse; /* the first position whose operating point counts */
+    /* Of the sequence: pages that the tokens of its open page have chosen, at most list_cap; NULL: it chooses none. */
+    uint16_t *lists;
+    uint32_t list_cap;
 };
 
 /* Adjacent rows of one run whose positions lie in one group of SEGMENT_ROWS. */
@@ -112,9 +118,16 @@ struct forward_options {
     bool skips_zeros;
 };
 
-/* Of a row, whose neurons many workers compute. */
-struct row_neurons {
-    _Atomic uint32_t n[SPARSITY_SITES];
+/* Of a row, that many workers compute. */
+struct row_counts {
+    _Atomic uint32_t n[SPARSITY_SITES]; /* neurons computed, of all dense layers */
+    _Atomic uint64_t n_pages_seen, n_pages_read;
+};
+
+/* Of a worker that chooses pages: [pages of the longest sequence] each. */
+struct page_scratch {
+    const uint16_t **bounds;
+    float *score, *sorted;
 };
 
 /* Neurons [n0, n0 + n) of rows [t0, t0 + n_t) in a dense layer, whose hidden activations are gate * up, or up. */
@@ -153,10 +166,15 @@ struct forward {
     uint32_t *row_kept;
     uint32_t *row_replaced;                   /* [max_rows] so many did, in all layers */
     const struct operating_point **row_point; /* [max_rows] what it does without; NULL: nothing */
-    struct row_neurons *row_neurons;          /* [max_rows] computed, of all dense layers */
+    struct row_counts *row_counts;            /* [max_rows] */
     bool may_defer;                           /* whether rows may be late */
     const char *failure;                      /* why; NULL: none has */
     struct attention_plan plan[KV_MAX_GROUPS];
+    /* Of the layer at hand, if rows choose pages in it; and the runs, but for these rows, which are their last ones. */
+    struct attention_plan layer_plan;
+    struct run *whole_run;         /* [max_rows] */
+    uint32_t *chooser, n_choosers; /* [max_rows] those rows */
+    uint8_t *page_scratch;         /* [n_threads] see page_scratch_of */
 
     struct segment *segment; /* [max_rows] */
     uint32_t n_segments;
@@ -222,7 +240,7 @@ void paging_plan_step(struct forward *f);
 /* Writes the K and V of a segment. */
 void paging_store(struct forward *f, const struct layer_shape *layer,
                   const struct segment *segment);
-/* Once all rows are written: makes the sealed form of the pages that they complete. */
+/* Once all rows are written: makes of the pages that they complete what is made of such. */
 void paging_seal(struct forward *f, const struct layer_shape *layer);
 /* Once nobody reads the layer's open pages any more: takes those begun in this step over. */
 void paging_carry(struct forward *f, const struct layer_shape *layer);
@@ -237,7 +255,22 @@ uint8_t *paging_open_part(const struct forward *f, const struct layer_shape *lay
 
 /* attention.c */
 void attention_plan_step(struct forward *f);
+/* Where a query's output goes. */
+float *attention_head_output(const struct forward *f, uint32_t row, uint32_t head);
+/* The end of a query's softmax, whose weighted values lie in its output: its own token, then the division. */
+void attention_finish_query(const struct forward *f, uint32_t row, uint32_t head, float *m,
+                            float *l);
 void attention_forward(struct forward *f, uint32_t layer);
+
+/* page_attention.c */
+enum { PAGE_LIST_SLOTS = KV_PAGE_TOKENS / PAGE_CHOICE_STEP };
+/* Bytes of a sequence's lists of at most cap pages (struct run). */
+size_t page_lists_bytes(const struct model_shape *s, uint32_t cap);
+/* Finds the rows that choose pages in the layer, and sets whole_run.  Returns how many. */
+uint32_t page_attention_list(struct forward *f, uint32_t layer);
+/* Their attention. */
+void page_attention_forward(struct forward *f, uint32_t layer);
+struct page_scratch page_scratch_of(const struct forward *f, uint32_t worker);
 
 /* hidden = act(in gate^T + gate_bias) * (in up^T + up_bias): of dense layers, experts and shared
  * experts alike. */

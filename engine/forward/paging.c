@@ -11,6 +11,8 @@
  *   - pages that it begins lie, for the layer at hand, in spare ones of the step;
  *   - what it completes is sealed into the table's page before attention;
  *   - a last page that stays open is carried into the parts after it.
+ *
+ * Where pages are chosen (page_choice.h), the bounds of a page's keys are made once it is complete.
  */
 #include <assert.h>
 #include <string.h>
@@ -60,15 +62,28 @@ uint8_t *paging_open_part(const struct forward *f, const struct layer_shape *lay
     return p + kv_head * head_part_bytes(f->shape);
 }
 
+/* Is there anything to be done with a page that is complete? */
+static bool has_sealing(const struct model_shape *s)
+{
+    return paging_has_open_pages(s) || s->keeps_bounds;
+}
+
 /* ---- the plan ---- */
 
-static void plan_run(struct forward *f, uint32_t r, uint32_t *n_spare)
+/* Pages that it completes. */
+static void plan_sealing(struct forward *f, uint32_t r)
+{
+    const struct run *run = &f->run[r];
+    uint32_t end = run->pos0 + run->n_rows;
+    for (uint32_t p = run->pos0 / KV_PAGE_TOKENS; p < end / KV_PAGE_TOKENS; p++)
+        f->sealing[f->n_sealing++] = (struct sealing){ r, p };
+}
+
+static void plan_open_pages(struct forward *f, uint32_t r, uint32_t *n_spare)
 {
     struct run *run = &f->run[r];
     uint32_t first = run->pos0 / KV_PAGE_TOKENS, end = run->pos0 + run->n_rows;
     uint32_t last = (end - 1) / KV_PAGE_TOKENS;
-    for (uint32_t p = first; p < end / KV_PAGE_TOKENS; p++)
-        f->sealing[f->n_sealing++] = (struct sealing){ r, p };
     run->spare_page = *n_spare;
     *n_spare += last - first;
     if (last > first && end % KV_PAGE_TOKENS != 0)
@@ -90,8 +105,10 @@ void paging_plan_step(struct forward *f)
     f->n_sealing = f->n_carried = f->n_segments = 0;
     for (uint32_t r = 0; r < f->n_runs; r++)
         add_segments(f, &f->run[r]);
+    for (uint32_t r = 0; r < f->n_runs && has_sealing(f->shape); r++)
+        plan_sealing(f, r);
     for (uint32_t r = 0; r < f->n_runs && paging_has_open_pages(f->shape); r++)
-        plan_run(f, r, &n_spare);
+        plan_open_pages(f, r, &n_spare);
     assert(n_spare <= f->opt.max_rows / 2);
 }
 
@@ -133,11 +150,16 @@ static void seal_head(void *ctx, uint32_t item)
     uint32_t head = item % s->n_kv_heads;
     uint8_t *page = kv_page(run->seq, job->layer->group, job->layer->layer_in_group,
                             sealing->page_no);
-    const void *parts[CONFIG_OPEN_PARTS];
-    for (uint32_t i = 0; i < CONFIG_OPEN_PARTS; i++)
-        parts[i] = paging_open_part(f, job->layer, run, sealing->page_no, i, head);
-    f->kern->kv_seal(page + head * config_head_page_bytes(s), KV_PAGE_TOKENS, parts, PART_TOKENS,
-                     s->head_dim);
+    page += head * config_head_page_bytes(s);
+    if (paging_has_open_pages(s)) {
+        const void *parts[CONFIG_OPEN_PARTS];
+        for (uint32_t i = 0; i < CONFIG_OPEN_PARTS; i++)
+            parts[i] = paging_open_part(f, job->layer, run, sealing->page_no, i, head);
+        f->kern->kv_seal(page, KV_PAGE_TOKENS, parts, PART_TOKENS, s->head_dim);
+    }
+    if (s->keeps_bounds)
+        f->kern->kv_bounds(page, s->kv, KV_PAGE_TOKENS, s->head_dim,
+                           (uint16_t *)(void *)(page + config_bounds_at(s)));
 }
 
 void paging_seal(struct forward *f, const struct layer_shape *layer)

@@ -44,6 +44,42 @@ static void take_act(struct arena *a, struct activations *out, uint64_t rows, ui
     out->act.xs16 = take(a, rows * n / 16 + 1, sizeof(float));
 }
 
+static void take_plan(struct arena *a, const struct forward *f, struct attention_plan *plan)
+{
+    const struct model_shape *s = f->shape;
+    uint64_t rows = f->opt.max_rows;
+    /* Blocks of a row: of its query heads of one KV head, up to 48 together. */
+    uint64_t blocks = (uint64_t)s->n_kv_heads *
+                      ((s->n_heads / s->n_kv_heads + KERN_ATTN_MAX_QUERIES - 1) /
+                       KERN_ATTN_MAX_QUERIES);
+    plan->work = take(a, rows * blocks + f->max_partials, sizeof(*plan->work));
+    plan->rows = take(a, rows + f->max_partials, sizeof(uint32_t));
+    plan->row_partial = take(a, rows, sizeof(uint32_t));
+    plan->row_item0 = take(a, rows, sizeof(uint32_t));
+    plan->row_items = take(a, rows, sizeof(uint32_t));
+    plan->split_run = take(a, rows, sizeof(uint32_t));
+    plan->run_item = take(a, rows, sizeof(uint32_t));
+}
+
+/* Where pages are chosen. */
+static uint64_t most_pages(const struct forward *f)
+{
+    return f->opt.n_ctx / KV_PAGE_TOKENS + 1;
+}
+
+static uint64_t page_scratch_bytes(const struct forward *f)
+{
+    uint64_t per_page = sizeof(const uint16_t *) + 2 * sizeof(float);
+    return (most_pages(f) * per_page + ALIGN - 1) / ALIGN * ALIGN;
+}
+
+struct page_scratch page_scratch_of(const struct forward *f, uint32_t worker)
+{
+    uint8_t *p = f->page_scratch + worker * page_scratch_bytes(f);
+    float *score = (float *)(void *)(p + most_pages(f) * sizeof(const uint16_t *));
+    return (struct page_scratch){ (const uint16_t **)(void *)p, score, score + most_pages(f) };
+}
+
 static void take_step(struct arena *a, struct forward *f)
 {
     const struct model_shape *s = f->shape;
@@ -58,23 +94,18 @@ static void take_step(struct arena *a, struct forward *f)
     f->row_kept = take(a, f->opt.max_rows, sizeof(*f->row_kept));
     f->row_replaced = take(a, f->opt.max_rows, sizeof(*f->row_replaced));
     f->row_point = take(a, rows, sizeof(*f->row_point));
-    f->row_neurons = take(a, rows, sizeof(*f->row_neurons));
+    f->row_counts = take(a, rows, sizeof(*f->row_counts));
     f->segment = take(a, rows, sizeof(*f->segment));
     f->sealing = take(a, rows, sizeof(*f->sealing));
     f->carried = take(a, rows, sizeof(*f->carried));
     f->spare_pages = take(a, paging_spare_bytes(s, f->opt.max_rows), 1);
-    for (uint32_t g = 0; g < s->n_groups; g++) {
-        /* Blocks of a row: of its query heads of one KV head, up to 48 together. */
-        uint64_t blocks = (uint64_t)s->n_kv_heads *
-                          ((s->n_heads / s->n_kv_heads + KERN_ATTN_MAX_QUERIES - 1) /
-                           KERN_ATTN_MAX_QUERIES);
-        f->plan[g].work = take(a, rows * blocks + f->max_partials, sizeof(*f->plan[g].work));
-        f->plan[g].rows = take(a, rows + f->max_partials, sizeof(uint32_t));
-        f->plan[g].row_partial = take(a, rows, sizeof(uint32_t));
-        f->plan[g].row_item0 = take(a, rows, sizeof(uint32_t));
-        f->plan[g].row_items = take(a, rows, sizeof(uint32_t));
-        f->plan[g].split_run = take(a, rows, sizeof(uint32_t));
-        f->plan[g].run_item = take(a, rows, sizeof(uint32_t));
+    for (uint32_t g = 0; g < s->n_groups; g++)
+        take_plan(a, f, &f->plan[g]);
+    f->whole_run = take(a, rows, sizeof(*f->whole_run));
+    if (s->keeps_bounds) {
+        take_plan(a, f, &f->layer_plan);
+        f->chooser = take(a, rows, sizeof(*f->chooser));
+        f->page_scratch = take(a, f->opt.n_threads, page_scratch_bytes(f));
     }
     f->partial_m = take(a, f->max_partials, sizeof(float));
     f->partial_l = take(a, f->max_partials, sizeof(float));

@@ -331,6 +331,7 @@ int config_read(struct model_shape *shape, const struct gguf *g, const struct co
         return -1;
     shape->arch = r.arch;
     shape->kv = choose_kv(g, r.arch, opt->kv);
+    shape->keeps_bounds = opt->keeps_bounds;
     if (read_sizes(&r, shape, opt->n_vocab) != 0 || read_attention(&r, shape) != 0 ||
         read_experts(&r, shape, opt->gating) != 0 || use_fewer(&r, shape, opt->experts_used) != 0 ||
         read_scales(&r, shape) != 0 || read_activation(&r, &shape->activation) != 0 ||
@@ -342,9 +343,15 @@ int config_read(struct model_shape *shape, const struct gguf *g, const struct co
     return 0;
 }
 
-size_t config_head_page_bytes(const struct model_shape *s)
+size_t config_bounds_at(const struct model_shape *s)
 {
     return kern_kv_bytes(s->kv, KV_PAGE_TOKENS, s->head_dim);
+}
+
+size_t config_head_page_bytes(const struct model_shape *s)
+{
+    return config_bounds_at(s) +
+           (s->keeps_bounds ? kern_bounds_bytes(KV_PAGE_TOKENS, s->head_dim) : 0);
 }
 
 struct kv_group_options config_kv_group(const struct model_shape *s, uint32_t group)

@@ -52,6 +52,7 @@ struct model_shape {
     struct rope_shape rope[CONFIG_MAX_ROPES];
     struct layer_shape *layer; /* [n_layers] */
     enum kern_kv kv;           /* what pages hold of keys and values */
+    bool keeps_bounds;         /* and the bounds of their keys: see page_choice.h */
     uint32_t n_groups;
     uint32_t group_window[2], group_layers[2];
 };
@@ -64,6 +65,7 @@ struct config_options {
     enum engine_gating gating;
     uint32_t experts_used; /* per token; 0: as the file says */
     enum engine_kv kv;
+    bool keeps_bounds;
 };
 
 /* All but the ropes, which may need tensors (rope.h).  On failure *shape is to be given to
@@ -74,7 +76,8 @@ void config_fini(struct model_shape *shape);
 
 /* The pages of a KV group, but for their number. */
 struct kv_group_options config_kv_group(const struct model_shape *shape, uint32_t group);
-/* Bytes of one KV head in one page of one layer. */
+/* Bytes of one KV head in one page of one layer; and where in them the bounds of its keys lie, if they are kept. */
 size_t config_head_page_bytes(const struct model_shape *shape);
+size_t config_bounds_at(const struct model_shape *shape);
 
 #endif

@@ -29,8 +29,8 @@ struct side {
     double nll;
     struct verdict *verdict; /* [n_chunk] */
     float *kl;               /* [n_tokens] of positions that differ */
-    uint64_t n_sparse, n_up,
-        n_down; /* rows where something may be left out; neurons of them computed */
+    /* Rows where something may be left out: neurons of them computed, and pages where these were chosen. */
+    uint64_t n_sparse, n_up, n_down, n_pages_seen, n_pages_read;
 };
 
 struct eval {
@@ -106,8 +106,10 @@ static void judge(void *ctx, uint32_t row)
     }
 }
 
-static void tally_neurons(struct side *s, const struct engine_row *row)
+static void tally_work(struct side *s, const struct engine_row *row)
 {
+    s->n_pages_seen += row->n_pages_seen;
+    s->n_pages_read += row->n_pages_read;
     if (row->pos < SPARSITY_FIRST_POS)
         return;
     s->n_sparse++;
@@ -123,7 +125,7 @@ static void tally_row(const struct eval *v, struct side *s, size_t row)
     if (!out)
         return;
     out->n_tokens += v->begin + row + 1 < v->window_end;
-    tally_neurons(s, &s->rows[row]);
+    tally_work(s, &s->rows[row]);
     if (!verdict->differs)
         return;
     s->kl[out->n_compared++] = (float)verdict->kl;
@@ -307,6 +309,7 @@ static void finish_side(const struct eval *v, struct side *s)
     out->up = n_all > 0 ? (double)s->n_up / n_all : 1;
     out->down = n_all > 0 ? (double)s->n_down / n_all : 1;
     out->weights = quality_weights_share(s->e, out->up, out->down);
+    out->pages = s->n_pages_seen > 0 ? (double)s->n_pages_read / (double)s->n_pages_seen : 1;
     if (v->has_reference)
         out->reference_nll = v->side[v->n_sides - 1].nll;
     qsort(s->kl, out->n_compared, sizeof(*s->kl), by_value);

@@ -7,9 +7,13 @@
 #include <string.h>
 
 #include "engine/hash.h"
+#include "engine/sparsity/page_choice.h"
 #include "engine/sparsity/sparsity.h"
 
-enum { NAME_MAX_BYTES = 64 };
+enum {
+    NAME_MAX_BYTES = 64,
+    WHOLE_LAYERS = 2, /* the first ones look at everything: their attention is flat (Quest) */
+};
 
 static const char *const site_names[SPARSITY_SITES] = { "up", "down" };
 
@@ -55,6 +59,8 @@ int sparsity_open(struct sparsity **out, const struct model_shape *shape, struct
     s->n_layers = shape->n_layers;
     s->n_ff = shape->n_ff;
     s->has_gate = !shape->arch->ungated;
+    s->keeps_bounds = shape->keeps_bounds;
+    s->layer_shape = shape->layer;
     int rc = take_arrays(s) ? add_exact(s, err) : no_memory(err);
     if (rc != 0) {
         sparsity_close(s);
@@ -215,10 +221,27 @@ void sparsity_set_info(struct sparsity *s, uint32_t point, const struct engine_p
 
 /* ---- the text ---- */
 
-/* Shares of neurons that are computed. */
+uint32_t sparsity_most_pages(const struct operating_point *p, uint32_t n_layers)
+{
+    uint32_t most = 0;
+    for (uint32_t l = 0; l < n_layers; l++)
+        most = p->layer[l].pages > most ? p->layer[l].pages : most;
+    return most;
+}
+
+/* Shares of neurons that are computed, and tokens that are attended to; 0: all. */
 struct densities {
     double site[SPARSITY_SITES];
+    uint32_t n_tokens;
 };
+
+/* Whole pages, and as many as a choice needs. */
+static bool parse_tokens(double value, struct densities *d)
+{
+    const double least = (PAGE_CHOICE_LEAST_PAGES + 1) * KV_PAGE_TOKENS, most = 1 << 20;
+    d->n_tokens = value >= least && value <= most ? (uint32_t)value : 0;
+    return d->n_tokens > 0;
+}
 
 /* "up=0.5"; the length of it, 0: it is no such text. */
 static size_t parse_part(const char *text, struct densities *d)
@@ -228,7 +251,11 @@ static size_t parse_part(const char *text, struct densities *d)
     if (n >= end)
         return 0;
     double value = strtod(text + n + 1, &stop);
-    if (stop != text + end || stop == text + n + 1 || !(value >= 0 && value <= 1))
+    if (stop != text + end || stop == text + n + 1)
+        return 0;
+    if (n == strlen("tokens") && strncmp(text, "tokens", n) == 0)
+        return parse_tokens(value, d) ? end : 0;
+    if (!(value >= 0 && value <= 1))
         return 0;
     bool is_known = false;
     for (uint32_t site = 0; site < SPARSITY_SITES; site++) {
@@ -258,9 +285,12 @@ static int add_uniform(struct sparsity *s, const char *name, const struct densit
     struct layer_point *layer = calloc(s->n_layers, sizeof(*layer));
     if (!layer)
         return no_memory(err);
-    for (uint32_t l = 0; l < s->n_layers; l++)
+    for (uint32_t l = 0; l < s->n_layers; l++) {
         for (uint32_t site = 0; site < SPARSITY_SITES; site++)
             layer[l].limit[site] = sparsity_limit(s, site, l, 1 - d->site[site]);
+        if (d->n_tokens > 0 && l >= WHOLE_LAYERS && s->layer_shape[l].window == 0)
+            layer[l].pages = d->n_tokens / KV_PAGE_TOKENS;
+    }
     int point = sparsity_add(s, name, layer, err);
     free(layer);
     return point;
@@ -275,10 +305,18 @@ int sparsity_parse(struct sparsity *s, const char *text, struct engine_err *err)
     if (!*text || !parse_densities(text, &d))
         return engine_fail(
             err, ENGINE_ERR_INPUT,
-            "'%.80s' is neither an operating point of this model nor shares of neurons that are "
-            "computed, such as up=0.5+down=0.4 or neurons=0.5",
+            "'%.80s' is neither an operating point of this model nor what decoded tokens do with: "
+            "shares of neurons, up=0.5+down=0.4 or neurons=0.5, tokens of a context, tokens=2048 "
+            "(256 "
+            "or more)",
             text);
-    if (!sparsity_is_calibrated(s))
+    if (d.n_tokens > 0 && !s->keeps_bounds)
+        return engine_fail(err, ENGINE_ERR_INPUT,
+                           "'%.80s' chooses pages of keys and values, and these were not made for "
+                           "it (--choose-pages)",
+                           text);
+    bool wants_limits = d.site[SPARSITY_UP] < 1 || d.site[SPARSITY_DOWN] < 1;
+    if (wants_limits && !sparsity_is_calibrated(s))
         return engine_fail(
             err, ENGINE_ERR_INPUT,
             "'%.80s' wants the calibration of this model: see lacuna calibrate, --sidecar", text);

@@ -37,9 +37,10 @@ enum sparsity_site {
     SPARSITY_SITES,
 };
 
-/* Of a layer; 0: nothing is below. */
+/* Of a layer; 0: nothing is below, or out of reach. */
 struct layer_point {
     float limit[SPARSITY_SITES];
+    uint32_t pages; /* of keys and values at most, the open one included: see page_choice.h */
 };
 
 struct operating_point {
@@ -49,13 +50,14 @@ struct operating_point {
 
 struct sparsity {
     uint32_t n_layers, n_ff;
-    bool has_gate;
-    float *weight[SPARSITY_SITES];   /* [n_layers][n_ff] */
-    float *level[SPARSITY_SITES];    /* [n_layers][SPARSITY_LEVELS] */
-    uint64_t n_tokens;               /* of the text that was calibrated with */
-    struct operating_point **points; /* [SPARSITY_MAX_POINTS]; they stay where they are */
-    struct engine_point *infos;      /* [SPARSITY_MAX_POINTS] copies, for struct engine_info */
-    uint32_t n_points;               /* the first is ENGINE_POINT_EXACT: no limits */
+    bool has_gate, keeps_bounds;
+    const struct layer_shape *layer_shape; /* [n_layers] */
+    float *weight[SPARSITY_SITES];         /* [n_layers][n_ff] */
+    float *level[SPARSITY_SITES];          /* [n_layers][SPARSITY_LEVELS] */
+    uint64_t n_tokens;                     /* of the text that was calibrated with */
+    struct operating_point **points;       /* [SPARSITY_MAX_POINTS]; they stay where they are */
+    struct engine_point *infos; /* [SPARSITY_MAX_POINTS] copies, for struct engine_info */
+    uint32_t n_points;          /* the first is ENGINE_POINT_EXACT: no limits */
 };
 
 /* Without weights and levels, but for the exact point.  Only dense layers have neurons here. */
@@ -67,6 +69,9 @@ static inline bool sparsity_is_calibrated(const struct sparsity *s)
 {
     return s->n_tokens > 0;
 }
+
+/* The most pages that a layer of a point attends to; 0: all. */
+uint32_t sparsity_most_pages(const struct operating_point *p, uint32_t n_layers);
 
 /* The limit below which a share of a layer's neurons lies. */
 float sparsity_limit(const struct sparsity *s, enum sparsity_site site, uint32_t layer,

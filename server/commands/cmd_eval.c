@@ -159,14 +159,14 @@ static void print_points(const struct eval *v, const struct engine_eval_result *
 {
     if (!r->n_tokens)
         return;
-    fprintf(to, "%-20s %11s %9s %9s %9s %10s %8s %8s %8s\n", "", "perplexity", "change", "KL",
-            "99 %", "same token", "up", "down", "weights");
+    fprintf(to, "%-20s %11s %9s %9s %9s %10s %8s %8s %8s %8s\n", "", "perplexity", "change", "KL",
+            "99 %", "same token", "up", "down", "weights", "pages");
     fprintf(to, "%-20s %11.4f\n", "exact", perplexity(r->reference_nll, r->n_tokens));
     for (uint32_t i = 0; i < v->n_points; i++, r++)
-        fprintf(to, "%-20s %11.4f %+8.2f%% %9.4f %9.4f %9.2f%% %7.1f%% %7.1f%% %7.1f%%\n",
+        fprintf(to, "%-20s %11.4f %+8.2f%% %9.4f %9.4f %9.2f%% %7.1f%% %7.1f%% %7.1f%% %7.1f%%\n",
                 point_name(v, i), perplexity(r->nll, r->n_tokens), 100 * change_of_perplexity(r),
                 mean_kl(r), r->kl_p99, 100 * share_same_top(r), 100 * r->up, 100 * r->down,
-                100 * r->weights);
+                100 * r->weights, 100 * r->pages);
 }
 
 static void print_points_json(const struct eval *v, const struct engine_eval_result *r, FILE *to)
@@ -178,9 +178,9 @@ static void print_points_json(const struct eval *v, const struct engine_eval_res
         fprintf(to,
                 ",\"differ\":%llu,\"kl\":%.6g,\"kl_p99\":%.6g,\"kl_most\":%.6g,\"top1\":%.6f,"
                 "\"up\":%.6f,"
-                "\"down\":%.6f,\"weights\":%.6f}",
+                "\"down\":%.6f,\"weights\":%.6f,\"pages\":%.6f}",
                 (unsigned long long)r->n_compared, mean_kl(r), r->kl_p99, r->kl_most,
-                share_same_top(r), r->up, r->down, r->weights);
+                share_same_top(r), r->up, r->down, r->weights, r->pages);
     }
     fputc(']', to);
 }

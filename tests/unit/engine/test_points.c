@@ -11,16 +11,18 @@
 
 #include "engine/internal.h"
 
-enum { N = 150, MAX_ROWS = 48, N_CALIBRATE = 4096 };
+enum { N = 360, MAX_ROWS = 48, N_CALIBRATE = 4096 };
 
-/* SwiGLU, GeGLU with norms around, squared ReLU without a gate, a mixture with dense layers among them, quantised. */
+/* SwiGLU, GeGLU with norms around, squared ReLU without a gate, more layers, quantised. */
 static const char *const models[] = {
-    "tests/golden/arch/llama.gguf", "tests/golden/arch/gemma3.gguf", "tests/golden/arch/arcee.gguf",
+    "tests/golden/arch/llama.gguf", "tests/golden/arch/gemma3.gguf",
+    "tests/golden/arch/arcee.gguf", "tests/golden/arch/smollm3.gguf",
     "tests/golden/quant/Q4_0.gguf", "tests/golden/quant/Q6_K.gguf",
 };
 enum { N_MODELS = sizeof(models) / sizeof(models[0]) };
 
-static const char *const texts[] = { "exact", "neurons=0.5", "up=0.4+down=0.25", "neurons=1" };
+static const char *const texts[] = { "exact", "neurons=0.5", "up=0.4+down=0.25+tokens=256",
+                                     "tokens=256", "neurons=1" };
 enum { N_POINTS = sizeof(texts) / sizeof(texts[0]) };
 
 struct bench {
@@ -37,7 +39,8 @@ static struct engine *open_engine(const struct bench *b, const char *sidecar, bo
                                   .sidecar_path = sidecar,
                                   .skip_zeros = skip_zeros,
                                   .n_threads = threads,
-                                  .n_ctx = 256,
+                                  .n_ctx = 512,
+                                  .choose_pages = true,
                                   .n_sequences = 8,
                                   .kv = kv,
                                   .max_rows = MAX_ROWS,
@@ -49,7 +52,7 @@ static struct engine *open_engine(const struct bench *b, const char *sidecar, bo
 
 static int32_t token_at(uint32_t which, uint32_t i)
 {
-    return (int32_t)((i * 2654435761u + (i < 100 ? 0 : which) * 40503u) >> 8) % 280 + 3;
+    return (int32_t)((i * 2654435761u + (i < 200 ? 0 : which) * 40503u) >> 8) % 280 + 3;
 }
 
 static void calibrate(struct engine *e, const struct engine_goal *goals, uint32_t n_goals)
@@ -176,6 +179,23 @@ Test(points, what_leaves_out_nothing_has_the_bits_of_the_exact_one)
     }
 }
 
+/* Its own page is one of the budget of four: the fifth page is the first where others are left out. */
+Test(points, a_token_attends_to_as_many_pages_as_it_may)
+{
+    struct bench b = bench_open(models[3]);
+    struct engine *e = open_engine(&b, b.sidecar, false, 1, ENGINE_KV_F16);
+    float *exact = alone(e, "exact", 0, 5), *few = alone(e, "tokens=256", 0, 5);
+    cr_assert_eq(first_difference(e, exact, few), 4 * KV_PAGE_TOKENS);
+    free(few);
+    few = alone(e, "tokens=256", 0, 300);
+    cr_assert_eq(first_difference(e, exact, few), 300, "those of the prompt see everything");
+    few = (free(few), alone(e, "tokens=512", 0, 5));
+    cr_assert_eq(first_difference(e, exact, few), N, "there are no more");
+    free(exact), free(few);
+    engine_close(e);
+    bench_close(&b);
+}
+
 Test(points, rows_tell_how_many_neurons_were_computed)
 {
     struct bench b = bench_open(models[0]);
@@ -216,7 +236,7 @@ static uint32_t dice(uint32_t n)
     return (uint32_t)(state >> 32) % n;
 }
 
-static const uint32_t prompt_lengths[] = { 1, 40, 64, 101 };
+static const uint32_t prompt_lengths[] = { 1, 64, 101, 266 };
 enum { N_LENGTHS = sizeof(prompt_lengths) / sizeof(prompt_lengths[0]) };
 
 /* Of all sequences there can be. */
@@ -334,6 +354,7 @@ Test(points, nor_where_keys_and_values_have_8_bits)
 {
     expect_same_bits(models[0], ENGINE_KV_Q8);
     expect_same_bits(models[1], ENGINE_KV_Q8);
+    expect_same_bits(models[3], ENGINE_KV_Q8);
 }
 
 /* ---- calibration ---- */
@@ -393,7 +414,7 @@ Test(eval, points_side_by_side_give_what_each_gives_alone)
 {
     struct bench b = bench_open(models[1]);
     struct engine *e = open_engine(&b, b.sidecar, false, 2, ENGINE_KV_F16);
-    int32_t tokens[2 * N];
+    static int32_t tokens[2 * N];
     uint32_t points[N_POINTS];
     struct engine_eval_result together[N_POINTS], one;
     for (uint32_t i = 0; i < 2 * N; i++)
@@ -414,7 +435,8 @@ Test(eval, points_side_by_side_give_what_each_gives_alone)
         cr_assert_eq(engine_eval(e, &opt, &one, NULL), 0);
         cr_assert_eq(memcmp(&one, &together[p], sizeof(one)), 0, "%s", texts[p]);
     }
-    cr_assert(together[0].n_compared == 0 && together[3].n_compared == 0);
+    cr_assert(together[0].n_compared == 0 && together[4].n_compared == 0);
+    cr_assert(together[3].pages < 1 && together[1].pages == 1);
     cr_assert(together[1].kl > 0 && together[2].kl > 0, "%g, %g", together[1].kl, together[2].kl);
     cr_assert(together[1].weights < 1 && together[2].weights < together[1].weights);
     cr_assert_eq(together[0].weights, 1);

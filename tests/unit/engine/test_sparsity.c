@@ -12,15 +12,26 @@
 #include "engine/sparsity/sparsity.h"
 #include "tests/support/gguf_build.h"
 
-enum { N_LAYERS = 3, N_FF = 8 };
+enum { N_LAYERS = 5, N_FF = 8 };
 
-static struct sparsity *open_sparsity(bool is_ungated)
+/* The last layer but one has a window. */
+static struct sparsity *open_sparsity_of(bool is_ungated, bool keeps_bounds)
 {
+    static struct layer_shape layers[N_LAYERS] = { [N_LAYERS - 2] = { .window = 64 } };
     struct arch arch = { .ungated = is_ungated };
-    struct model_shape shape = { .arch = &arch, .n_layers = N_LAYERS, .n_ff = N_FF };
+    struct model_shape shape = { .arch = &arch,
+                                 .n_layers = N_LAYERS,
+                                 .n_ff = N_FF,
+                                 .keeps_bounds = keeps_bounds,
+                                 .layer = layers };
     struct sparsity *s;
     cr_assert_eq(sparsity_open(&s, &shape, NULL), 0);
     return s;
+}
+
+static struct sparsity *open_sparsity(bool is_ungated)
+{
+    return open_sparsity_of(is_ungated, false);
 }
 
 /* Level i of layer l is (i + 1) (l + 1). */
@@ -103,6 +114,31 @@ Test(parse, without_a_calibration_there_is_only_what_is_exact)
     sparsity_close(s);
 }
 
+Test(parse, tokens_are_pages_of_layers_that_see_everything)
+{
+    struct sparsity *s = open_sparsity_of(false, true);
+    cr_assert_eq(sparsity_parse(s, "tokens=2048", NULL), 1, "it takes no calibration");
+    static const uint32_t expected[N_LAYERS] = { 0, 0, 32, 0,
+                                                 32 }; /* first ones are whole, one has a window */
+    for (uint32_t l = 0; l < N_LAYERS; l++)
+        cr_assert_eq(s->points[1]->layer[l].pages, expected[l], "layer %u", l);
+    cr_assert_eq(sparsity_most_pages(s->points[1], N_LAYERS), 32);
+    cr_assert_eq(sparsity_most_pages(s->points[0], N_LAYERS), 0);
+    cr_assert_eq(sparsity_parse(s, "tokens=255", NULL), -1);
+    cr_assert_eq(sparsity_parse(s, "tokens=1e9", NULL), -1);
+    cr_assert_eq(sparsity_parse(s, "tokens=256+neurons=1", NULL), 2);
+    sparsity_close(s);
+}
+
+Test(parse, without_bounds_no_pages_are_chosen)
+{
+    struct sparsity *s = open_sparsity(false);
+    struct engine_err err = { 0 };
+    cr_assert_eq(sparsity_parse(s, "tokens=2048", &err), -1);
+    cr_assert_not_null(strstr(err.text, "--choose-pages"), "%s", err.text);
+    sparsity_close(s);
+}
+
 Test(parse, without_a_gate_all_rows_of_up_are_computed)
 {
     struct sparsity *s = open_sparsity(true);
@@ -115,7 +151,9 @@ Test(parse, without_a_gate_all_rows_of_up_are_computed)
 
 static uint32_t add(struct sparsity *s, const char *name, double same_top, double weights)
 {
-    struct layer_point layer[N_LAYERS] = { { { 1, 2 } }, { { 3, 0 } }, { { 0, 4 } } };
+    struct layer_point layer[N_LAYERS] = { { .limit = { 1, 2 } },
+                                           { .limit = { 3, 0 } },
+                                           { .limit = { 0, 4 } } };
     struct engine_point info = { .kl = 0.01,
                                  .kl_p99 = 0.1,
                                  .same_top = same_top,

@@ -492,3 +492,100 @@ Test(attend_last, every_variant_gives_the_bits_of_ref_and_adds_one_token)
     }
     free(q), free(k), free(v);
 }
+
+/* ---- the bounds of pages ---- */
+
+static uint16_t *bounds_of(const struct kern_table *k, const struct cache *c, uint32_t page)
+{
+    uint16_t *bounds = malloc(kern_bounds_bytes(PAGE, c->dim));
+    k->kv_bounds(c->page[page], c->kv, PAGE, c->dim, bounds);
+    return bounds;
+}
+
+static void expect_bounds(uint32_t dim, enum kern_kv kv)
+{
+    struct cache c;
+    cache_init(&c, dim, kv);
+    for (uint32_t p = 0; p < N_TOKENS / PAGE; p++) {
+        uint16_t *expected = bounds_of(kern_select("ref"), &c, p);
+        for (uint32_t t = p * PAGE; t < (p + 1) * PAGE && kv == KERN_KV_F16; t++)
+            for (uint32_t i = 0; i < dim; i++) {
+                const uint16_t *b = expected + t % PAGE / KERN_ATTN_TILE * 2 * dim;
+                float key = kern_f16_to_f32(kern_f32_to_f16(c.k[(size_t)t * dim + i]));
+                cr_assert(fabsf(key - kern_f16_to_f32(b[i])) <= kern_f16_to_f32(b[dim + i]));
+            }
+        for (uint32_t v = 0; v < kern_n_usable(); v++) {
+            uint16_t *found = bounds_of(kern_usable(v), &c, p);
+            cr_assert_arr_eq(found, expected, kern_bounds_bytes(PAGE, dim), "%s, dim %u, kv %d",
+                             kern_usable(v)->name, dim, kv);
+            free(found);
+        }
+        free(expected);
+    }
+    cache_fini(&c);
+}
+
+Test(kv_bounds, hold_all_keys_and_every_variant_gives_the_bits_of_ref)
+{
+    for (uint32_t dim = 16; dim <= 128; dim *= 2) {
+        expect_bounds(dim, KERN_KV_F16);
+        expect_bounds(dim, KERN_KV_F32);
+        expect_bounds(dim, KERN_KV_Q8);
+    }
+}
+
+Test(kv_bounds, of_odd_keys_are_the_same_in_every_variant)
+{
+    static const float odd[] = { NAN, INFINITY, -INFINITY, 0.0f, -0.0f, 1e-7f, 65504 };
+    enum { DIM = 16, N_ODD = sizeof(odd) / sizeof(odd[0]) };
+    struct cache c;
+    cache_init(&c, DIM, KERN_KV_F32);
+    for (uint32_t p = 0; p < 8; p++) {
+        float *keys = c.page[p];
+        for (uint32_t i = 0; i < PAGE * DIM; i++)
+            if (p == 7 || i % (p + 2) == 0)
+                keys[i] = odd[(i + p) % (p == 7 ? 1 : p == 6 ? 4 : N_ODD)];
+        uint16_t *expected = bounds_of(kern_select("ref"), &c, p);
+        for (uint32_t v = 0; v < kern_n_usable(); v++) {
+            uint16_t *found = bounds_of(kern_usable(v), &c, p);
+            cr_assert_arr_eq(found, expected, kern_bounds_bytes(PAGE, DIM), "%s, page %u",
+                             kern_usable(v)->name, p);
+            free(found);
+        }
+        free(expected);
+    }
+    cache_fini(&c);
+}
+
+Test(score_pages, no_product_is_larger_and_every_variant_gives_the_bits_of_ref)
+{
+    enum { N_PAGES = N_TOKENS / PAGE, DIM = 80, GROUP = 3 };
+    struct cache c;
+    cache_init(&c, DIM, KERN_KV_F16);
+    const uint16_t *bounds[N_PAGES];
+    float sum[DIM] = { 0 }, size[DIM] = { 0 }, expected[N_PAGES], found[N_PAGES];
+    float *q = random_floats(GROUP * DIM, 9);
+    for (uint32_t i = 0; i < GROUP * DIM; i++) {
+        sum[i % DIM] += q[i];
+        size[i % DIM] += fabsf(q[i]);
+    }
+    for (uint32_t p = 0; p < N_PAGES; p++)
+        bounds[p] = bounds_of(kern_select("ref"), &c, p);
+    kern_select("ref")->score_pages(sum, size, bounds, N_PAGES, PAGE / KERN_ATTN_TILE, DIM,
+                                    expected);
+    for (uint32_t t = 0; t < N_PAGES * PAGE; t++) {
+        double product = 0;
+        for (uint32_t i = 0; i < DIM; i++)
+            product += (double)sum[i] *
+                       (double)kern_f16_to_f32(kern_f32_to_f16(c.k[(size_t)t * DIM + i]));
+        cr_assert(product <= (double)expected[t / PAGE] + 1e-3);
+    }
+    for (uint32_t v = 0; v < kern_n_usable(); v++) {
+        kern_usable(v)->score_pages(sum, size, bounds, N_PAGES, PAGE / KERN_ATTN_TILE, DIM, found);
+        cr_assert_arr_eq(found, expected, sizeof(found), "%s", kern_usable(v)->name);
+    }
+    for (uint32_t p = 0; p < N_PAGES; p++)
+        free((void *)(uintptr_t)bounds[p]);
+    free(q);
+    cache_fini(&c);
+}

@@ -278,6 +278,29 @@ Test(match, a_prompt_finds_what_the_common_way_made_of_all_of_it)
     }
 }
 
+Test(match, behind_where_the_own_way_begins_a_hit_ends_at_its_step)
+{
+    static const uint32_t limits[] = { 69, 70, 71, 72, 75, 76, 127, 128, 130, 131, 132, 200 };
+    int32_t t[MAX];
+    fill(t, MAX, 1);
+    struct kv *kv = open_kv(64, 0, 0, 0);
+    struct kv_seq_options opt = {
+        .max_tokens = MAX, .own_way = "few", .own_way_bytes = 3, .own_from = 70, .own_step = 4
+    };
+    struct kv_seq *s = open_with(kv, &opt);
+    cr_assert(compute(s, 1, t, 220));
+    kv_seq_close(s);
+    for (uint32_t i = 0; i < sizeof(limits) / sizeof(limits[0]); i++) {
+        uint32_t n = limits[i], expected = n <= 70 ? n : n / 4 * 4 > 70 ? n / 4 * 4 : 70;
+        s = open_with(kv, &opt);
+        cr_assert_eq(kv_seq_match(s, t, n), expected, "%u", n);
+        expect_tokens(s, 1, 0, t);
+        expect_valid(kv);
+        kv_seq_close(s);
+    }
+    kv_close(kv);
+}
+
 Test(match, a_fork_goes_on_in_its_sequences_way)
 {
     int32_t t[MAX];

@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0
+ *
+ * page_choice.c - the highest scores by quickselect: it does not matter in which order pages are compared.
+ */
+#include "engine/sparsity/page_choice.h"
+
+#include <math.h>
+
+static void swap(float *a, float *b)
+{
+    float x = *a;
+    *a = *b;
+    *b = x;
+}
+
+/* Moves what is above x[0] to the front; returns where x[0] then lies. */
+static uint32_t partition(float *x, uint32_t n)
+{
+    uint32_t at = 0;
+    swap(&x[0], &x[n / 2]); /* scores may ascend or descend */
+    for (uint32_t i = 1; i < n; i++)
+        if (x[i] > x[0])
+            swap(&x[++at], &x[i]);
+    swap(&x[0], &x[at]);
+    return at;
+}
+
+/* The k-th largest of n values, k from 1 on; x is reordered. */
+static float kth_largest(float *x, uint32_t n, uint32_t k)
+{
+    for (;;) {
+        uint32_t at = partition(x, n);
+        if (at + 1 == k)
+            return x[at];
+        if (at + 1 > k) {
+            n = at;
+            continue;
+        }
+        k -= at + 1;
+        n -= at + 1;
+        x += at + 1;
+    }
+}
+
+static uint32_t list_all(uint32_t from, uint32_t to, uint16_t *list)
+{
+    for (uint32_t i = from; i < to; i++)
+        *list++ = (uint16_t)i;
+    return to - from;
+}
+
+/* What is no number is worst. */
+static float worth(float score)
+{
+    return isnan(score) ? -INFINITY : score;
+}
+
+/* The k best of pages [from, to). */
+static uint32_t list_best(const float *score, uint32_t from, uint32_t to, uint32_t k,
+                          float *scratch, uint16_t *list)
+{
+    uint32_t n = 0, n_above = 0;
+    for (uint32_t i = from; i < to; i++)
+        scratch[i - from] = worth(score[i]);
+    float least = kth_largest(scratch, to - from, k);
+    for (uint32_t i = from; i < to; i++)
+        n_above += worth(score[i]) > least;
+    for (uint32_t i = from, n_ties = k - n_above; i < to; i++) {
+        bool is_tie = worth(score[i]) == least && n_ties > 0;
+        if (worth(score[i]) > least || is_tie)
+            list[n++] = (uint16_t)i;
+        n_ties -= is_tie;
+    }
+    return n;
+}
+
+uint32_t page_choice(const float *score, uint32_t n, uint32_t most, float *scratch, uint16_t *list)
+{
+    uint32_t n_last = most / 4 < PAGE_CHOICE_LAST ? most / 4 : PAGE_CHOICE_LAST;
+    if (n <= most)
+        return list_all(0, n, list);
+    if (n_last == 0)
+        n_last = 1;
+    uint32_t n_listed = list_all(0, PAGE_CHOICE_FIRST, list), end = n - n_last;
+    n_listed += list_best(score, PAGE_CHOICE_FIRST, end, most - PAGE_CHOICE_FIRST - n_last, scratch,
+                          list + n_listed);
+    return n_listed + list_all(end, n, list + n_listed);
+}
