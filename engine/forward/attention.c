@@ -521,14 +521,18 @@ static void finish_row(void *ctx, uint32_t row)
     forward_quantise_row(job->f, &job->f->attn, job->o, row);
 }
 
-/* What the rows see, and the pages that hold it, each run's once. */
-static void count_attention(struct forward *f, const struct layer_shape *layer)
+/* What the rows see, and the pages that hold it, each run's once; of rows that choose, what they chose. */
+static void count_attention(struct forward *f, const struct layer_shape *layer, uint64_t n_chosen)
 {
     const struct model_shape *s = f->shape;
     uint64_t token_bytes = s->n_kv_heads * config_head_page_bytes(s) / KV_PAGE_TOKENS;
+    profile_add(&f->profile, PROFILE_ATTENTION, n_chosen * token_bytes,
+                2 * n_chosen * s->n_heads * s->head_dim);
     for (uint32_t i = 0; i < f->n_runs; i++) {
-        const struct run *run = &f->run[i];
+        const struct run *run = &f->whole_run[i];
         uint64_t n_seen = 0;
+        if (run->n_rows == 0)
+            continue;
         for (uint32_t pos = run->pos0; pos < run->pos0 + run->n_rows; pos++)
             n_seen += pos + 1 - kv_first_visible(layer->window, pos);
         uint64_t n_read = run->pos0 + run->n_rows - kv_first_visible(layer->window, run->pos0);
@@ -546,14 +550,15 @@ void attention_forward(struct forward *f, uint32_t layer)
         .plan = &f->plan[shape->group],
         .o = &f->weights->layer[layer].o,
     };
-    uint32_t n_choosers = f->shape->keeps_bounds ? page_attention_list(f, layer) : 0;
-    if (n_choosers > 0) {
+    bool has_choosers = f->shape->keeps_bounds && page_attention_list(f, layer) > 0;
+    uint64_t n_chosen = 0; /* tokens */
+    if (has_choosers) {
         plan_group(f, &f->layer_plan, shape->group, n_prompt_rows(f) * group_of(f->shape));
         job.plan = &f->layer_plan;
-        page_attention_forward(f, layer);
+        n_chosen = page_attention_forward(f, layer);
     }
     workers_run(f->workers, work_item, &job, job.plan->n_work);
     forward_rows(f, finish_row, &job, f->n_rows);
     if (f->profile.is_on)
-        count_attention(f, shape);
+        count_attention(f, shape, n_chosen);
 }

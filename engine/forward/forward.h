@@ -268,8 +268,8 @@ enum { PAGE_LIST_SLOTS = KV_PAGE_TOKENS / PAGE_CHOICE_STEP };
 size_t page_lists_bytes(const struct model_shape *s, uint32_t cap);
 /* Finds the rows that choose pages in the layer, and sets whole_run.  Returns how many. */
 uint32_t page_attention_list(struct forward *f, uint32_t layer);
-/* Their attention. */
-void page_attention_forward(struct forward *f, uint32_t layer);
+/* Their attention.  Returns to how many tokens, all rows together. */
+uint64_t page_attention_forward(struct forward *f, uint32_t layer);
 struct page_scratch page_scratch_of(const struct forward *f, uint32_t worker);
 
 /* hidden = act(in gate^T + gate_bias) * (in up^T + up_bias): of dense layers, experts and shared

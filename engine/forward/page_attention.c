@@ -248,10 +248,14 @@ static void attend_item(void *ctx, uint32_t item)
     atomic_fetch_add_explicit(&counts->n_pages_read, list[0] + 1u, memory_order_relaxed);
 }
 
-void page_attention_forward(struct forward *f, uint32_t layer)
+uint64_t page_attention_forward(struct forward *f, uint32_t layer)
 {
     struct page_job job = { f, layer, &f->shape->layer[layer] };
     uint32_t n = f->n_choosers * f->shape->n_kv_heads;
+    uint64_t n_pages = 0;
     workers_run(f->workers, choose_item, &job, n);
     workers_run(f->workers, attend_item, &job, n);
+    for (uint32_t i = 0; i < f->n_choosers; i++)
+        n_pages += most_pages(f, f->chooser[i], layer) + 1; /* all of the budget: there are more */
+    return n_pages * KV_PAGE_TOKENS;
 }
