@@ -186,8 +186,8 @@ static inline bool engine_experts_are_exact(const struct engine_info *i)
 /* The number of the point that is called so; or, of "0.99", of the one that reads least where so large a share of tokens
  * has the same most likely next one.  -1: there is none.  Any thread, while nobody adds to them. */
 int engine_point(const struct engine *e, const char *quality);
-/* The same, or the number of one that is made from "up=0.5+down=0.4", the shares of neurons that every layer computes,
- * "neurons=0.5": of both (which wants a calibration); "tokens=2048": decoded tokens attend to so many (which wants
+/* The same, or the number of one that is made from "up=0.5+down=0.4", the shares of neurons that are not zero which
+ * every layer computes, "neurons=0.5": of both (which wants a calibration); "tokens=2048": decoded tokens attend to so many (which wants
  * choose_pages).  -1: there is none, see *err (ENGINE_ERR_INPUT).  [loop] */
 int engine_find_point(struct engine *e, const char *text, struct engine_err *err);
 

@@ -100,7 +100,8 @@ const struct options_row options_rows[] = {
       OPTIONS_CALIBRATE },
     { "quality", 'q', "POINT,...", LIST(qualities),
       .help = "measure these operating points against the exact model, side by side: names that calibrate gave them, "
-              "or the shares of neurons that every layer computes, up=0.5+down=0.4, neurons=0.5 for both; with "
+              "or the shares of neurons (of those that are not zero) that every layer computes, up=0.5+down=0.4, neurons=0.5 "
+              "for both; with "
               "--choose-pages also how many tokens of a context a decoded one attends to, tokens=2048", GROUP_COMMAND,
       OPTIONS_EVAL },
     { "tokens", 0, "ID,...", NUMBERS(tokens, 0, INT32_MAX),

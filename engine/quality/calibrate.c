@@ -3,7 +3,7 @@
  * calibrate.c - from a text to operating points:
  *
  *     look     how much each neuron counts, and limits for shares of them        (neuron_stats.c)
- *     try      what each layer and site alone loses at two shares                (engine_eval)
+ *     try      what each layer and site alone loses at some shares               (engine_eval)
  *     choose   shares for all of them together, within a loss                    (neuron_budget.c)
  *     tune     losses together are not their sum: the allowance is corrected until what is measured fits
  *     verify   the measures that are kept, on text that none of this has seen
@@ -20,7 +20,7 @@
 
 enum {
     SIDE_BY_SIDE = 7, /* operating points, beside the exact one */
-    TRY_TOKENS = 1024,
+    TRY_TOKENS = 768,
     TUNE_TOKENS = 2048,
     VERIFY_TOKENS = 8192,
     WINDOW = 1024,

@@ -7,7 +7,7 @@
 
 #include "engine/quality/quality.h"
 
-static const uint32_t trial_steps[BUDGET_TRIALS] = { 8, 14 };
+static const uint32_t trial_steps[BUDGET_TRIALS] = { 7, 13, 17 };
 
 uint32_t budget_trial_steps(uint32_t trial)
 {
@@ -21,24 +21,34 @@ static double positive(double x)
     return x > least ? x : least;
 }
 
-/* How fast the loss grows with the energy: in theory with its first power. */
-static double exponent_of(const struct budget_layer *l, uint32_t site)
+/* How fast the loss grows with the energy from a trial to the next: in theory with its first power, and less is noise. */
+static double exponent_of(const struct budget_layer *l, uint32_t site, uint32_t trial)
 {
-    const double least = 0.7, most = 2;
-    const double *e = l->energy[site];
-    double energies = positive(e[trial_steps[1]]) / positive(e[trial_steps[0]]);
-    double losses = positive(l->loss[site][1]) / positive(l->loss[site][0]);
+    const double least = 1, most = 4;
+    const double *e = l->energy[site], *loss = l->loss[site];
+    double energies = positive(e[trial_steps[trial + 1]]) / positive(e[trial_steps[trial]]);
+    double losses = positive(loss[trial + 1]) / positive(loss[trial]);
     double exponent = energies > 1.01 ? log(losses) / log(energies) : 1;
     return exponent < least ? least : exponent > most ? most : exponent;
 }
 
+/* The trial from which on the steps lie in the same piece of the curve. */
+static uint32_t piece_of(uint32_t steps)
+{
+    uint32_t piece = 0;
+    while (piece + 2 < BUDGET_TRIALS && steps > trial_steps[piece + 1])
+        piece++;
+    return piece;
+}
+
 static double loss_of(const struct budget_layer *l, uint32_t site, uint32_t steps)
 {
-    double of_trial = positive(l->energy[site][trial_steps[1]]);
+    uint32_t piece = piece_of(steps);
+    double energy = positive(l->energy[site][trial_steps[piece + 1]]);
     if (steps == 0)
         return 0;
-    return positive(l->loss[site][1]) *
-           pow(l->energy[site][steps] / of_trial, exponent_of(l, site));
+    return positive(l->loss[site][piece + 1]) *
+           pow(l->energy[site][steps] / energy, exponent_of(l, site, piece));
 }
 
 /* Of all layers, sites and steps. */

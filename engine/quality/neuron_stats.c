@@ -192,7 +192,8 @@ static double bin_square(uint32_t i)
     return middle * middle;
 }
 
-/* Below `level` lies the share of what was counted, whose squares add up to `energy`. */
+/* Below `level` lies the share of what was counted and is not zero (there is nothing to choose among zeros), whose squares
+ * add up to `energy`. */
 struct quantile {
     double level, energy;
 };
@@ -201,9 +202,9 @@ static struct quantile quantile_of(const uint64_t n[N_BINS], double share)
 {
     double all = 0, below = 0;
     struct quantile q = { 0 };
-    for (uint32_t i = 0; i < N_BINS; i++)
+    for (uint32_t i = 1; i < N_BINS; i++)
         all += (double)n[i];
-    for (uint32_t i = 0; i < N_BINS - 1; i++) {
+    for (uint32_t i = 1; i < N_BINS - 1; i++) {
         double here = (double)n[i], wanted = share * all - below;
         if (n[i] > 0 && here >= wanted) {
             q.level = bin_begin(i) + wanted / here * (bin_begin(i + 1) - bin_begin(i));
@@ -225,8 +226,7 @@ static void set_levels(const struct stats *st, uint32_t layer, uint32_t site)
     energy[0] = 0;
     for (uint32_t i = 0; i < SPARSITY_LEVELS; i++) {
         struct quantile q = quantile_of(n, (double)(i + 1) / (SPARSITY_LEVELS + 1));
-        /* Among zeros there is nothing to choose. */
-        level[i] = q.level < bin_begin(1) ? 0 : (float)q.level;
+        level[i] = (float)q.level;
         energy[i + 1] = q.energy;
     }
 }

@@ -23,7 +23,7 @@ double quality_weights_share(const struct engine *e, double up, double down);
 
 enum {
     BUDGET_STEPS = SPARSITY_LEVELS + 1, /* shares are multiples of 1 / BUDGET_STEPS */
-    BUDGET_TRIALS = 2,
+    BUDGET_TRIALS = 3,
 };
 
 /* A layer's feed-forward. */
@@ -38,9 +38,8 @@ struct budget_layer {
     uint32_t steps[SPARSITY_SITES]; /* out: what it shall leave out */
 };
 uint32_t budget_trial_steps(uint32_t trial);
-/* Chooses steps of all layers so that most bytes are saved and the losses together stay within `allowed`.  A loss is taken
- * for a power of the energy, whose factor and exponent the trials give.  Columns of down whose rows of up are left out
- * are, too. */
+/* Chooses steps of all layers so that most bytes are saved and the losses together stay within `allowed`.  Between trials,
+ * and beyond them, a loss is taken for a power of the energy.  Columns of down whose rows of up are left out are, too. */
 void budget_spend(struct budget_layer *layers, uint32_t n_layers, double allowed);
 
 /* ---- neuron_stats.c ---- */

@@ -24,9 +24,10 @@
 #include "engine/model/config.h"
 
 enum {
-    SPARSITY_LEVELS = 19, /* limits per site: below level i lies the share (i + 1) / 20 */
-    SPARSITY_FIRST_POS =
-        16, /* positions before it are computed whole: they draw the attention of all others */
+    /* Limits per site: below level i lies the share (i + 1) / 20 of what is not zero. */
+    SPARSITY_LEVELS = 19,
+    /* Positions before it are computed whole: they draw the attention of all others. */
+    SPARSITY_FIRST_POS = 16,
     SPARSITY_MAX_POINTS = 256,
 };
 
@@ -73,7 +74,7 @@ static inline bool sparsity_is_calibrated(const struct sparsity *s)
 /* The most pages that a layer of a point attends to; 0: all. */
 uint32_t sparsity_most_pages(const struct operating_point *p, uint32_t n_layers);
 
-/* The limit below which a share of a layer's neurons lies. */
+/* The limit below which a share of a layer's neurons that are not zero lies. */
 float sparsity_limit(const struct sparsity *s, enum sparsity_site site, uint32_t layer,
                      double share);
 
