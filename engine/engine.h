@@ -554,6 +554,40 @@ struct engine_eval_result {
 int engine_eval(struct engine *e, const struct engine_eval_options *opt,
                 struct engine_eval_result *out, struct engine_err *err);
 
+/* What a long text asks for at its end. */
+enum engine_task {
+    ENGINE_TASK_PASSKEY,   /* a number that stands somewhere in it */
+    ENGINE_TASK_NEEDLE,    /* a sentence that does */
+    ENGINE_TASK_KEYS,      /* one of eight numbers */
+    ENGINE_TASK_PAIRS,     /* the value of a key, both UUIDs; there is nothing else in it */
+    ENGINE_TASK_VARIABLES, /* a number by the last of four names, each the name of the one before */
+    ENGINE_TASK_WORDS,     /* the word that is most frequent */
+    ENGINE_N_TASKS
+};
+const char *engine_task_name(uint32_t task); /* "passkey"; NULL behind the last */
+
+struct engine_task_options {
+    uint32_t task, n_tokens,
+        n_samples; /* of each text about so many tokens; what is asked for stands at all depths */
+    uint64_t seed;
+    const uint32_t *points; /* [n_points] of engine_info.points, beside the exact one */
+    uint32_t n_points;
+    int (*progress)(void *ctx, uint32_t done, uint32_t total); /* or NULL; not 0 stops */
+    void *ctx;
+};
+
+/* Means of the samples, and of what changed from the exact point to this one, with what the mean may be off by, 95 times of
+ * 100. */
+struct engine_task_result {
+    uint32_t n_samples;
+    double solved;  /* share of samples where each token of the answer is the most likely one */
+    double logprob; /* of the answer, nats */
+    double solved_change, solved_margin, logprob_change, logprob_margin;
+};
+/* Asks the same texts at the exact point, out[0], and at the others, out[1 ..].  The answer is decoded, the text a prompt. */
+int engine_eval_task(struct engine *e, const struct engine_task_options *opt,
+                     struct engine_task_result *out, struct engine_err *err);
+
 /* ---- commands: calibrate; [loop] ---- */
 
 /* An operating point that is wanted: as few bytes of weights as this loss allows. */

@@ -106,6 +106,14 @@ const struct options_row options_rows[] = {
       OPTIONS_EVAL },
     { "tokens", 0, "ID,...", NUMBERS(tokens, 0, INT32_MAX),
       .help = "measure these tokens instead of a text", GROUP_COMMAND, OPTIONS_EVAL },
+    { "tasks", 0, "TASK,...", LIST(tasks),
+      .help = "instead of a text, ask long texts made up for it what they said: passkey, needle, keys (one of eight), "
+              "pairs (of UUIDs), variables (through four names), words (the most frequent), all", GROUP_COMMAND,
+      OPTIONS_EVAL },
+    { "lengths", 0, "N,...", NUMBERS(lengths, 128, 1 << 24), .def = "4096",
+      .help = "tokens of these texts", GROUP_COMMAND, OPTIONS_EVAL },
+    { "samples", 0, "N", U32(samples, 1, 100000), .def = "50",
+      .help = "texts of each task and length", GROUP_COMMAND, OPTIONS_EVAL },
     { "logits-out", 0, "FILE", STRING(logits_out),
       .help = "write the logits: 32-bit floats, row i = logits after token i; - is standard "
               "output", GROUP_COMMAND, OPTIONS_EVAL },

@@ -107,8 +107,9 @@ struct options {
     struct options_numbers prompts, batches, contexts;
     uint32_t gen, repeat;
     const char *file, *logits_out;
-    struct options_numbers tokens;
-    uint32_t chunk;
+    struct options_numbers tokens, lengths;
+    struct options_list tasks;
+    uint32_t chunk, samples;
     bool json, profile, roofline, disk;
     /* pack */
     const char *out;

@@ -3,6 +3,7 @@
  * quality.h - what approximations cost, and how to choose them.
  *
  *   measure.c        engine_eval: likelihood and divergence of operating points, side by side
+ *   tasks.c          engine_eval_task: what points still find in a long context; task_text.c: its texts
  *   calibrate.c      engine_calibrate, top to bottom
  *   neuron_stats.c   how much each neuron counts, on a text
  *   neuron_budget.c  how much each part may leave out

@@ -4,6 +4,7 @@
  * exact is from what is, and logits as raw floats for comparison with another engine.
  */
 #include "server/commands/commands.h"
+#include "server/commands/eval_tasks.h"
 
 #include <errno.h>
 #include <math.h>
@@ -12,7 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST_POINTS = 64 };
+enum { MOST_POINTS = 64, TASK_SPARE = 256 /* tokens: texts are not quite as long as asked */ };
 
 struct eval {
     struct engine *e;
@@ -310,9 +311,18 @@ static int open_reference(const struct engine_options *opt, struct eval *v)
     return cmd_fail_err(&named);
 }
 
+static int eval_with_tasks(const struct options *o, struct eval *v)
+{
+    int exit_code = find_points(v, &o->qualities);
+    engine_pin_self(v->e);
+    return exit_code ? exit_code : eval_tasks(o, v->e, v->points, v->n_points);
+}
+
 static int eval_with(const struct options *o, const struct engine_options *opt, struct engine *e)
 {
     struct eval v = { .e = e };
+    if (o->tasks.n > 0)
+        return eval_with_tasks(o, &v);
     int exit_code = o->tokens.n ? take_tokens(&v, &o->tokens)
                                 : cmd_tokenize_file(e, o->file, &v.tokens);
     if (!exit_code)
@@ -337,10 +347,15 @@ static int eval(const struct options *o)
     struct engine_options opt;
     struct engine *e;
     int exit_code;
-    if (!o->file == !o->tokens.n)
-        return cmd_fail(EX_USAGE, "what to measure: give either --file TEXT or --tokens ID,...");
+    if ((o->file != NULL) + (o->tokens.n > 0) + (o->tasks.n > 0) != 1)
+        return cmd_fail(
+            EX_USAGE,
+            "what to measure: give one of --file TEXT, --tokens ID,... and --tasks TASK,...");
     const char *path = cmd_model_path(o, false, &exit_code);
     if (!path)
+        return exit_code;
+    exit_code = eval_tasks_check(o);
+    if (exit_code)
         return exit_code;
     if (o->qualities.n > MOST_POINTS)
         return cmd_fail(EX_USAGE,
@@ -352,6 +367,11 @@ static int eval(const struct options *o)
     opt.max_logit_rows = opt.n_sequences * chunk_of(o);
     if (opt.max_logit_rows > (opt.max_rows ? opt.max_rows : 512))
         opt.max_rows = opt.max_logit_rows;
+    if (o->tasks.n > 0) { /* one sequence after the other */
+        opt.n_sequences = 1;
+        opt.max_logit_rows = 0;
+        opt.n_ctx = o->ctx ? o->ctx : eval_tasks_longest(o) + TASK_SPARE;
+    }
     exit_code = cmd_engine_open(o, &opt, &e);
     if (exit_code)
         return exit_code;
@@ -373,12 +393,15 @@ const struct cmd cmd_eval = {
                  "model; of keys and values longer windows differ more.  With --quality it compares operating points with "
                  "the exact model, side by side: how many nats per token they lose (KL: the mean, and below which 99 % "
                  "lie), how often the most likely token is the same, and which shares of neurons, and of all weights, a "
-                 "decoded token needs.  "
+                 "decoded token needs.  --tasks asks long texts for what they said, and says with what certainty a point finds it less "
+                 "often than the exact model.  "
                  "Neither --chunk nor --threads changes a bit of the result, but with --experts-kept, "
                  "which is measured a token at a time unless --chunk says otherwise.",
         .example = "  lacuna eval -m model.gguf -f book.txt --ctx 2048\n"
                    "  lacuna eval -m model.gguf -f book.txt --kv-type q8\n"
                    "  lacuna eval -m model.gguf -f book.txt --quality safe,balanced,neurons=0.5\n"
+                   "  lacuna eval -m model.gguf --tasks passkey,keys --lengths 4096,16384 --choose-pages \\\n"
+                   "      --quality tokens=2048\n"
                    "  lacuna eval -m model.gguf --tokens 1,15043,3186 --logits-out logits.f32\n",
     },
     .run = eval,

@@ -91,3 +91,17 @@ def test_what_cannot_be_calibrated_is_refused(tmp_path):
     assert "mixtures" in lacuna("calibrate", "-m", mixture, "-f", TEXT, "-o", out).error
     folder = tmp_path / "no" / "such.lacuna"
     assert "such.lacuna" in lacuna("calibrate", "-m", MODEL, "-f", TEXT, "-o", folder, seconds=300).error
+
+
+def test_tasks_say_what_is_still_found():
+    words = ("eval", "-m", ROOT / "tests/golden/arch/smollm3.gguf", "--tasks", "passkey,pairs", "--lengths", "600,900",
+             "--samples", "3", "--choose-pages", "-q", "tokens=256")
+    rows = json.loads(good(*words, "--json"))
+    assert [(row["task"], row["tokens"], row["point"]) for row in rows] == [
+        (task, n, point) for task in ("passkey", "pairs") for n in (600, 900) for point in ("exact", "tokens=256")]
+    assert all(row["samples"] == 3 and row["logprob"] < 0 and 0 <= row["solved"] <= 1 for row in rows)
+    assert all((row["logprob_margin"] > 0) == (row["point"] != "exact") for row in rows)
+    lines = good(*words).decode().splitlines()
+    assert len(lines) == 1 + len(rows) and lines[0].split()[:2] == ["task", "tokens"]
+    assert "passkey, needle" in refused(USAGE, "eval", "-m", MODEL, "--tasks", "passkeys")
+    assert "one of" in refused(USAGE, "eval", "-m", MODEL, "--tasks", "passkey", "-f", TEXT)
