@@ -60,10 +60,20 @@ static const char *pick(struct writer *w, const char *const *list, uint32_t n)
 }
 #define PICK(w, list) pick(w, list, COUNT(list))
 
+__attribute__((format(printf, 2, 3))) static void say(struct writer *w, const char *fmt, ...)
+{
+    char text[256]; /* longer than any line here */
+    va_list ap;
+    va_start(ap, fmt);
+    int n = vsnprintf(text, sizeof(text), fmt, ap);
+    va_end(ap);
+    fwrite(text, 1, (size_t)n, w->out);
+}
+
 static void put_filler(struct writer *w)
 {
     const char *a = PICK(w, kinds), *b = PICK(w, things), *c = PICK(w, deeds);
-    fprintf(w->out, "The %s %s %s the %s %s.\n", a, b, c, PICK(w, kinds), PICK(w, things));
+    say(w, "The %s %s %s the %s %s.\n", a, b, c, PICK(w, kinds), PICK(w, things));
 }
 
 static uint32_t line_of(double depth, uint32_t n_lines)
@@ -103,12 +113,12 @@ static void put_around(struct writer *w, uint32_t n_lines, double depth, const s
     uint32_t at = line_of(depth, n_lines);
     for (uint32_t i = 0; i < n_lines; i++) {
         if (i == at)
-            fputs(f->text, w->out);
+            say(w, "%s", f->text);
         put_filler(w);
     }
     if (at == n_lines)
-        fputs(f->text, w->out);
-    fputs(f->question, w->out);
+        say(w, "%s", f->text);
+    say(w, "%s", f->question);
 }
 
 /* Every name has a number; one is asked for, which stands at the depth. */
@@ -122,12 +132,12 @@ static void put_many_keys(struct writer *w, uint32_t n_lines, double depth, char
     for (uint32_t i = 0; i <= n_lines; i++) {
         for (uint32_t k = 0; k < COUNT(names); k++)
             if (at[k] == i)
-                fprintf(w->out, "The number of %s is %u.\n", names[k], keys[k]);
+                say(w, "The number of %s is %u.\n", names[k], keys[k]);
         if (i < n_lines)
             put_filler(w);
     }
     snprintf(answer, TASK_TEXT_ANSWER, " %u", keys[asked]);
-    fprintf(w->out, "\nWhat is the number of %s? The number of %s is", names[asked], names[asked]);
+    say(w, "\nWhat is the number of %s? The number of %s is", names[asked], names[asked]);
 }
 
 static void make_uuid(struct writer *w, char out[40])
@@ -146,13 +156,13 @@ static void put_pairs(struct writer *w, uint32_t n_lines, double depth, char *an
     for (uint32_t i = 0; i < n; i++) {
         make_uuid(w, key);
         make_uuid(w, value);
-        fprintf(w->out, "%s: %s\n", key, value);
+        say(w, "%s: %s\n", key, value);
         if (i != at)
             continue;
         memcpy(asked, key, sizeof(asked));
         snprintf(answer, TASK_TEXT_ANSWER, " %s", value);
     }
-    fprintf(w->out, "\nThe value again of one of the keys:\n%s:", asked);
+    say(w, "\nThe value again of one of the keys:\n%s:", asked);
 }
 
 /* A chain of names for one number, in order; its beginning stands at the depth. */
@@ -165,15 +175,15 @@ static void put_variables(struct writer *w, uint32_t n_lines, double depth, char
             if (i != at + n_left * k / CHAIN)
                 continue;
             if (k == 0)
-                fprintf(w->out, "VAR X1 = %u.\n", value);
+                say(w, "VAR X1 = %u.\n", value);
             else
-                fprintf(w->out, "VAR X%u = VAR X%u.\n", k + 1, k);
+                say(w, "VAR X%u = VAR X%u.\n", k + 1, k);
         }
         if (i < n_lines)
             put_filler(w);
     }
     snprintf(answer, TASK_TEXT_ANSWER, " %u", value);
-    fprintf(w->out, "\nWhat number is VAR X%d? VAR X%d is", CHAIN, CHAIN);
+    say(w, "\nWhat number is VAR X%d? VAR X%d is", CHAIN, CHAIN);
 }
 
 /* A word in every third place, the others as often as each other; the depth is of no account. */
@@ -181,10 +191,9 @@ static void put_words(struct writer *w, uint32_t n_lines, char *answer)
 {
     const char *most = PICK(w, things);
     for (uint32_t i = 0; i < n_lines; i++)
-        fprintf(w->out, "%s%s", i % 3 == 0 ? most : PICK(w, things),
-                i + 1 < n_lines ? ", " : ".\n");
+        say(w, "%s%s", i % 3 == 0 ? most : PICK(w, things), i + 1 < n_lines ? ", " : ".\n");
     snprintf(answer, TASK_TEXT_ANSWER, " %s", most);
-    fprintf(w->out, "\nThe word that is most often in the list is");
+    say(w, "\nThe word that is most often in the list is");
 }
 
 static void put_task(struct writer *w, uint32_t task, uint32_t n_lines, double depth, char *answer)
