@@ -116,17 +116,26 @@ void engine_use_sparsity(struct engine *e, struct sparsity *s)
     e->info.n_points = s->n_points;
 }
 
-/* Only what the calibration of this very model says can be done without. */
-static int open_sparsity(struct engine *e, struct engine_err *err)
+/* Before the weights come: what is wrong with the file is said at once. */
+static int read_sparsity(struct engine *e, struct engine_err *err)
 {
     if (sparsity_open(&e->sparsity, &e->shape, err) != 0)
         return -1;
-    if (e->opt.sidecar_path &&
-        sidecar_read(e->sparsity, e->opt.sidecar_path, e->info.model_hash, err) != 0)
-        return -1;
+    int rc = e->opt.sidecar_path ? sidecar_read(e->sparsity, e->opt.sidecar_path, err) : 0;
+    return rc;
+}
+
+/* Only what the calibration of this very model says can be done without. */
+static int check_sparsity(struct engine *e, struct engine_err *err)
+{
     e->info.n_neurons = n_neurons_of(e);
     engine_use_sparsity(e, e->sparsity);
-    return 0;
+    if (!e->opt.sidecar_path || e->sparsity->model == weights_identity(&e->weights, &e->shape))
+        return 0;
+    return engine_fail(err, ENGINE_ERR_FILE,
+                       "%s: the calibration of another model: calibrate again, or go on without it "
+                       "(--sidecar off)",
+                       e->opt.sidecar_path);
 }
 
 static int fill_info(struct engine *e, struct engine_err *err)
@@ -344,12 +353,17 @@ static int load(struct engine *e, const struct memory_plan *plan, struct engine_
     return 0;
 }
 
-/* Does ReLU, or may an operating point, make neurons zero, which then need not be multiplied? */
-static bool may_skip_zeros(const struct engine *e)
+/* Does ReLU make neurons zero? */
+static bool has_zeros(const struct engine *e)
 {
     enum kern_activation kind = e->shape.activation;
-    bool has_zeros = kind == KERN_ACTIVATION_RELU || kind == KERN_ACTIVATION_RELU2;
-    return e->opt.skip_zeros && (has_zeros || (e->opt.sidecar_path && e->shape.n_ff > 0));
+    return kind == KERN_ACTIVATION_RELU || kind == KERN_ACTIVATION_RELU2;
+}
+
+/* Or may an operating point?  Then they need not be multiplied. */
+static bool may_skip_zeros(const struct engine *e)
+{
+    return e->opt.skip_zeros && (has_zeros(e) || (e->opt.sidecar_path && e->shape.n_ff > 0));
 }
 
 static int open_parts(struct engine *e, const struct memory_plan *plan, struct engine_err *err)
@@ -434,7 +448,7 @@ static int warm_up(struct engine *e, struct engine_err *err)
     struct engine_seq *seq;
     if (e->opt.progress)
         e->opt.progress(e->opt.progress_ctx, ENGINE_PHASE_WARMUP, 0, 0);
-    struct engine_seq_options opt = { .max_tokens = 1, .no_cache = true };
+    struct engine_seq_options opt = { .max_tokens = 1, .no_cache = true, .n_prompt = 1 };
     if (engine_seq_open(e, &opt, &seq, err) != 0)
         return -1;
     int rc = engine_seq_grow(seq, 1, err);
@@ -443,6 +457,17 @@ static int warm_up(struct engine *e, struct engine_err *err)
         engine_step(e, &row, 1);
     engine_seq_close(seq);
     return rc;
+}
+
+/* Pages that are chosen are counted with 16 bits (page_choice.h). */
+static int check_pages(const struct engine *e, struct engine_err *err)
+{
+    uint32_t most = UINT16_MAX * KV_PAGE_TOKENS;
+    if (!e->opt.choose_pages || e->opt.n_ctx <= most)
+        return 0;
+    return engine_fail(err, ENGINE_ERR_OPTION,
+                       "pages are chosen from contexts of at most %u tokens, not %u", most,
+                       e->opt.n_ctx);
 }
 
 static int find_experts(struct engine *e, struct engine_err *err)
@@ -461,6 +486,7 @@ static int find_experts(struct engine *e, struct engine_err *err)
 static void choose_layouts(struct engine *e)
 {
     struct repack_rules rules = { .skips_zeros = may_skip_zeros(e),
+                                  .only_dense = !has_zeros(e),
                                   .is_gated = !e->shape.arch->ungated };
     uint64_t n = repack_choose(e->gguf, &rules);
     if (e->opt.skip_zeros && !rules.skips_zeros)
@@ -483,17 +509,20 @@ static int open_model(struct engine *e, struct engine_err *err)
                                      .keeps_bounds = e->opt.choose_pages };
     if (config_read(&e->shape, e->gguf, &config, err) != 0 || check_kept(e, err) != 0)
         return -1;
+    if (read_sparsity(e, err) != 0 || check_pages(e, err) != 0)
+        return -1;
     choose_layouts(e);
     if (find_experts(e, err) != 0 || make_plan(e, &plan, err) != 0)
         return -1;
     warn_of_gating(e);
     warn_of_approximation(e);
     warn_of_pre(e);
-    if (load(e, &plan, err) != 0 || open_parts(e, &plan, err) != 0 || open_sparsity(e, err) != 0)
+    if (load(e, &plan, err) != 0 || open_parts(e, &plan, err) != 0 || check_sparsity(e, err) != 0)
         return -1;
     if (warm_up(e, err) != 0 || warm_experts(e, err) != 0)
         return -1;
     engine_stats_update(e);
+    e->opt.sidecar_path = NULL; /* the caller's */
     return 0;
 }
 

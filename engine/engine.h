@@ -107,7 +107,7 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
      * another layout of the feed-forward, which is faster for few rows with few active neurons, and slower for many. */
     bool skip_zeros;
     bool
-        choose_pages; /* pages keep what operating points with a budget of tokens choose them by: 3 % more memory */
+        choose_pages; /* pages keep what operating points with a budget of tokens choose them by: 3 to 6 % more memory */
     bool vocab_only;           /* tokenizer only: no weights, no steps */
     enum engine_gating gating; /* overrides expert_gating_func */
     bool never_defers;        /* steps wait for experts until these fail: see ENGINE_ROW_DEFERRED */
@@ -419,8 +419,8 @@ struct engine_stats {
      * prefix that a request may share. */
     uint32_t kv_pages, kv_pages_free, kv_pages_cached;
     uint64_t heartbeat; /* moves with every layer computed */
-    /* Of feed-forwards where neurons are left out (engine_options.skip_zeros, engine_seq_options.point), of all rows
-     * computed: all, and those whose rows of up and columns of down were wanted. */
+    /* Of feed-forwards where neurons are left out (engine_options.skip_zeros, engine_seq_options.point), of all rows that
+     * were computed beside those where they are: all, and those whose rows of up and columns of down were wanted. */
     uint64_t n_neurons, n_neurons_up, n_neurons_down;
 };
 void engine_stats(const struct engine *e, struct engine_stats *out);
@@ -550,7 +550,8 @@ struct engine_eval_result {
     uint64_t n_same_top;    /* of these, both have the same most likely token */
 };
 
-/* Teacher-forces tokens in windows, each from an empty sequence, rows cut into chunks.  out: [n_points], at least one. */
+/* Teacher-forces tokens in windows, each from an empty sequence, rows cut into chunks.  out: [n_points], at least one.
+ * This and what follows want options.never_defers where experts are on demand. */
 int engine_eval(struct engine *e, const struct engine_eval_options *opt,
                 struct engine_eval_result *out, struct engine_err *err);
 

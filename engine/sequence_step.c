@@ -29,7 +29,7 @@ bool engine_fits(const struct engine *e, uint32_t n_tokens)
 static const struct operating_point *point_of(const struct engine *e, uint32_t point)
 {
     assert(point < e->info.n_points);
-    return point == ENGINE_POINT_EXACT ? NULL : e->sparsity->points[point];
+    return e->sparsity->points[point]->leaves_out ? e->sparsity->points[point] : NULL;
 }
 
 /* The first position where something may be left out. */
@@ -42,7 +42,9 @@ static uint32_t first_sparse(uint32_t n_prompt)
 static bool take_lists(const struct engine *e, struct engine_seq *seq,
                        const struct operating_point *point)
 {
-    seq->list_cap = point ? sparsity_most_pages(point, e->shape.n_layers) : 0;
+    uint32_t most = point ? sparsity_most_pages(point, e->shape.n_layers) : 0;
+    uint32_t n_pages = e->info.n_ctx / KV_PAGE_TOKENS + 1;
+    seq->list_cap = most < n_pages ? most : n_pages;
     seq->lists = seq->list_cap > 0 ? malloc(page_lists_bytes(&e->shape, seq->list_cap)) : NULL;
     return seq->list_cap == 0 || seq->lists;
 }
@@ -334,10 +336,11 @@ void engine_idle(struct engine *e)
 }
 
 /* What is written beyond the committed positions may be written again, but not where pages are open in parts
- * and one was completed: see kv_seq_commit. */
+ * and one was completed (see kv_seq_commit); nor where the pages that a position chose gave way to those of the next
+ * page's. */
 static bool can_be_again(const struct forward *f, const struct run *run)
 {
-    return !paging_has_open_pages(f->shape) ||
+    return (!paging_has_open_pages(f->shape) && !run->lists) ||
            run->pos0 / KV_PAGE_TOKENS == (run->pos0 + run->n_rows - 1) / KV_PAGE_TOKENS;
 }
 

@@ -203,6 +203,8 @@ static uint32_t take_rows(struct sched *s, struct choice *c, const struct engine
             c->req->usage.decoded_rows++;
             c->req->usage.up_neurons += rows[i].n_up;
             c->req->usage.down_neurons += rows[i].n_down;
+            c->req->usage.pages_seen += rows[i].n_pages_seen;
+            c->req->usage.pages_read += rows[i].n_pages_read;
         }
         if (!choice_job(c, &rows[i], &s->jobs[n_jobs]))
             continue;

@@ -93,7 +93,8 @@ struct sched_usage {
     /* Of these, too: rows that were computed at an operating point, and of all their neurons those whose rows of up
      * and columns of down were (engine_info.n_neurons for each row). */
     uint64_t decoded_rows, up_neurons, down_neurons;
-    uint32_t point; /* of the request */
+    uint64_t pages_seen, pages_read; /* where pages were chosen, of all layers and KV heads */
+    uint32_t point;                  /* of the request */
 };
 
 /* Of a choice's prompt: the first event has n_done == n_cached, the last n_done == n_total, and

@@ -156,7 +156,8 @@ const struct options_row options_rows[] = {
     { "quality", 'q', "POINT", STRING(quality), .def = "exact",
       .help = "what decoded tokens may do without, of requests that do not say it themselves: exact: nothing; safe, "
               "balanced, fast, as calibrated; or a share, 0.99: the cheapest point where so many tokens have the same "
-              "most likely next one as in the exact model; or, with --choose-pages, tokens=2048", GROUP_MODEL, OPTIONS_SERVE | OPTIONS_RUN | OPTIONS_BENCH },
+              "most likely next one as in the exact model; or what eval --quality takes: up=0.5+down=0.4, and with "
+              "--choose-pages tokens=2048", GROUP_MODEL, OPTIONS_SERVE | OPTIONS_RUN | OPTIONS_BENCH },
     { "kv-type", 0, "TYPE", CHOICE(kv_type, "f16 q8"), .def = "f16",
       .help = "what keys and values are stored as; f16: 16 bits, for a few models 32; q8: 8 bits, "
               "about 1.8 times the tokens of long sequences in --kv-bytes, not quite the same "
@@ -181,7 +182,7 @@ const struct options_row options_rows[] = {
               "lacuna bench --skip-zeros says which", GROUP_MODEL,
       STEPPING },
     { "choose-pages", 0, NULL, BOOL(choose_pages), .def = "false",
-      .help = "pages of keys and values keep what decoded tokens can choose them by (3 % more memory), so that --quality "
+      .help = "pages of keys and values keep what decoded tokens can choose them by (3 to 6 % more memory), so that --quality "
               "tokens=2048 can bound how much of a long context each of them reads", GROUP_MODEL, ANSWERING },
     { "io", 0, "HOW", CHOICE(io, "auto uring pread mmap"), .def = "auto",
       .help = "how files are read: experts that are on demand, models with --no-mmap, by bench --disk; uring: "

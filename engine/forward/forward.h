@@ -174,6 +174,7 @@ struct forward {
     struct attention_plan layer_plan;
     struct run *whole_run;         /* [max_rows] */
     uint32_t *chooser, n_choosers; /* [max_rows] those rows */
+    uint32_t *wave;                /* [max_rows] of them, those at hand */
     uint8_t *page_scratch;         /* [n_threads] see page_scratch_of */
 
     struct segment *segment; /* [max_rows] */

@@ -122,7 +122,7 @@ static void choose_item(void *ctx, uint32_t item)
 {
     const struct page_job *job = ctx;
     struct forward *f = job->f;
-    uint32_t kv_head = item % f->shape->n_kv_heads, row = f->chooser[item / f->shape->n_kv_heads];
+    uint32_t kv_head = item % f->shape->n_kv_heads, row = f->wave[item / f->shape->n_kv_heads];
     uint32_t pos = f->place[row].pos, n = n_complete(f, row);
     struct page_scratch scratch = page_scratch_of(f, workers_self());
     float sum[KERN_MAX_HEAD_DIM], size[KERN_MAX_HEAD_DIM];
@@ -234,7 +234,7 @@ static void attend_item(void *ctx, uint32_t item)
 {
     const struct page_job *job = ctx;
     struct forward *f = job->f;
-    struct some_queries s = { .row = f->chooser[item / f->shape->n_kv_heads],
+    struct some_queries s = { .row = f->wave[item / f->shape->n_kv_heads],
                               .kv_head = item % f->shape->n_kv_heads };
     const uint16_t *list = list_of(f, s.row, job->layer, s.kv_head);
     for (; s.first < group_of(f); s.first += s.n) {
@@ -248,13 +248,33 @@ static void attend_item(void *ctx, uint32_t item)
     atomic_fetch_add_explicit(&counts->n_pages_read, list[0] + 1u, memory_order_relaxed);
 }
 
+/* ---- all of them ---- */
+
+/* Of rows of one run only those of one page at a time: the lists are of a page.  Takes those of the run's `wave`-th page
+ * into f->wave; returns how many. */
+static uint32_t take_wave(struct forward *f, uint32_t wave)
+{
+    uint32_t n = 0, first_page = 0, run = UINT32_MAX;
+    for (uint32_t i = 0; i < f->n_choosers; i++) {
+        uint32_t row = f->chooser[i];
+        if (f->place[row].run != run)
+            first_page = n_complete(f, row);
+        run = f->place[row].run;
+        if (n_complete(f, row) - first_page == wave)
+            f->wave[n++] = row;
+    }
+    return n;
+}
+
 uint64_t page_attention_forward(struct forward *f, uint32_t layer)
 {
     struct page_job job = { f, layer, &f->shape->layer[layer] };
-    uint32_t n = f->n_choosers * f->shape->n_kv_heads;
     uint64_t n_pages = 0;
-    workers_run(f->workers, choose_item, &job, n);
-    workers_run(f->workers, attend_item, &job, n);
+    for (uint32_t wave = 0, n_done = 0, n; n_done < f->n_choosers; wave++, n_done += n) {
+        n = take_wave(f, wave);
+        workers_run(f->workers, choose_item, &job, n * f->shape->n_kv_heads);
+        workers_run(f->workers, attend_item, &job, n * f->shape->n_kv_heads);
+    }
     for (uint32_t i = 0; i < f->n_choosers; i++)
         n_pages += most_pages(f, f->chooser[i], layer) + 1; /* all of the budget: there are more */
     return n_pages * KV_PAGE_TOKENS;

@@ -105,6 +105,7 @@ static void take_step(struct arena *a, struct forward *f)
     if (s->keeps_bounds) {
         take_plan(a, f, &f->layer_plan);
         f->chooser = take(a, rows, sizeof(*f->chooser));
+        f->wave = take(a, rows, sizeof(*f->wave));
         f->page_scratch = take(a, f->opt.n_threads, page_scratch_bytes(f));
     }
     f->partial_m = take(a, f->max_partials, sizeof(float));

@@ -38,22 +38,23 @@ static bool can_be_packed(const struct gguf *g, const struct gguf_tensor *t)
 }
 
 /* Of a layer's feed-forward, experts and shared experts alike. */
-static bool is_role(const struct gguf_tensor *t, const char *role)
+static bool is_role(const struct gguf_tensor *t, const char *role, bool only_dense)
 {
     static const char *const kinds[] = { ".weight", "_exps.weight", "_shexp.weight" };
     const char *dot = strncmp(t->name, "blk.", 4) == 0 ? strchr(t->name + 4, '.') : NULL;
     size_t n = strlen(role);
     if (!dot || strncmp(dot + 1, role, n) != 0)
         return false;
-    for (size_t i = 0; i < sizeof(kinds) / sizeof(kinds[0]); i++)
+    for (size_t i = 0; i < (only_dense ? 1 : sizeof(kinds) / sizeof(kinds[0])); i++)
         if (strcmp(dot + 1 + n, kinds[i]) == 0)
             return true;
     return false;
 }
 
-static bool goes_to_columns(const struct gguf *g, const struct gguf_tensor *t)
+static bool goes_to_columns(const struct gguf *g, const struct gguf_tensor *t, bool only_dense)
 {
-    return t && t->layout == KERN_LAYOUT_ROWS && can_be_packed(g, t) && is_role(t, "ffn_down");
+    return t && t->layout == KERN_LAYOUT_ROWS && can_be_packed(g, t) &&
+           is_role(t, "ffn_down", only_dense);
 }
 
 /* The down matrix of an up matrix's feed-forward; NULL: none. */
@@ -73,10 +74,10 @@ static enum kern_layout target_of(const struct gguf *g, const struct gguf_tensor
 {
     if (t->layout != KERN_LAYOUT_ROWS || !can_be_packed(g, t))
         return t->layout;
-    if (rules->skips_zeros && goes_to_columns(g, t))
+    if (rules->skips_zeros && goes_to_columns(g, t, rules->only_dense))
         return KERN_LAYOUT_COLUMNS;
-    if (rules->skips_zeros && rules->is_gated && is_role(t, "ffn_up") &&
-        goes_to_columns(g, down_of(g, t)))
+    if (rules->skips_zeros && rules->is_gated && is_role(t, "ffn_up", rules->only_dense) &&
+        goes_to_columns(g, down_of(g, t), rules->only_dense))
         return KERN_LAYOUT_ROWS;
     return KERN_LAYOUT_PANELS;
 }

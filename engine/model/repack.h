@@ -18,6 +18,7 @@ struct repack;
 struct repack_rules {
     bool skips_zeros; /* of neurons: the feed-forward's down matrices in columns */
     bool is_gated;    /* and then up's in rows */
+    bool only_dense;  /* not of experts */
 };
 
 /* Says for every tensor how it shall lie in memory (gguf_tensor.target), before anything below is asked.

@@ -2,6 +2,7 @@
  *
  * weights.c - names to views.
  */
+#include "engine/hash.h"
 #include "engine/model/weights.h"
 
 #include <assert.h>
@@ -400,6 +401,29 @@ void weights_each(const struct weights *w, const struct model_shape *shape,
             }
     }
     fn(ctx, &w->output);
+}
+
+static uint64_t hash_row(const struct kern_matrix *m, uint64_t hash)
+{
+    float *row = m->n_rows && m->data ? malloc(m->n_cols * sizeof(*row)) : NULL;
+    if (!row)
+        return hash;
+    kern_row(m, m->n_rows / 2, row);
+    hash = hash_bytes(row, m->n_cols * sizeof(*row), hash);
+    free(row);
+    return hash;
+}
+
+uint64_t weights_identity(const struct weights *w, const struct model_shape *shape)
+{
+    uint64_t hash = hash_bytes(w->output_norm, shape->n_embd * sizeof(float), shape->n_layers);
+    for (uint32_t l = 0; l < shape->n_layers; l++) {
+        const struct layer_weights *lw = &w->layer[l];
+        hash = hash_row(&lw->q, hash);
+        hash = hash_row(&lw->up, hash);
+        hash = hash_row(&lw->down, hash);
+    }
+    return hash;
 }
 
 struct kern_matrix weights_rows(const struct kern_matrix *m, uint32_t row0, uint32_t n)

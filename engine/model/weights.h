@@ -52,6 +52,10 @@ void weights_fini(struct weights *w);
 void weights_each(const struct weights *w, const struct model_shape *shape,
                   void (*fn)(void *ctx, const struct kern_matrix *m), void *ctx);
 
+/* A hash of some of the weights themselves, in whatever layout: models of the same shape that were trained otherwise have
+ * another. */
+uint64_t weights_identity(const struct weights *w, const struct model_shape *shape);
+
 /* The view of rows [row0, row0 + n) of a matrix; in panels, row0 is a multiple of KERN_PANEL_ROWS. */
 struct kern_matrix weights_rows(const struct kern_matrix *m, uint32_t row0, uint32_t n);
 /* Without data, if experts are on demand. */

@@ -257,10 +257,15 @@ static uint32_t chunk_of(const struct eval *v)
     return v->opt->n_chunk > 0 && v->opt->n_chunk < most ? v->opt->n_chunk : most;
 }
 
+static uint32_t n_results(const struct engine_eval_options *opt)
+{
+    return opt->points && opt->n_points > 0 ? opt->n_points : 1;
+}
+
 static int open_sides(struct eval *v, struct engine_eval_result *out, struct engine_err *err)
 {
     const struct engine_eval_options *opt = v->opt;
-    uint32_t n_points = opt->points ? opt->n_points : 1;
+    uint32_t n_points = n_results(opt);
     v->has_reference = opt->reference != NULL;
     v->n_sides = n_points + v->has_reference;
     v->n_chunk = chunk_of(v);
@@ -274,7 +279,8 @@ static int open_sides(struct eval *v, struct engine_eval_result *out, struct eng
     for (uint32_t k = 0; k < v->n_sides && is_whole; k++) {
         struct side *s = &v->side[k];
         s->e = k < n_points ? v->e : opt->reference;
-        s->point = k < n_points && opt->points ? opt->points[k] : ENGINE_POINT_EXACT;
+        s->point = k < n_points && opt->points && opt->n_points > 0 ? opt->points[k]
+                                                                    : ENGINE_POINT_EXACT;
         s->out = k < n_points ? &out[k] : NULL;
         s->verdict = calloc(v->n_chunk, sizeof(*s->verdict));
         s->kl = calloc(v->has_reference && s->out ? opt->n_tokens + 1 : 1, sizeof(*s->kl));
@@ -321,7 +327,7 @@ int engine_eval(struct engine *e, const struct engine_eval_options *opt,
                 struct engine_eval_result *out, struct engine_err *err)
 {
     struct eval v = { .e = e, .opt = opt };
-    memset(out, 0, (opt->points ? opt->n_points : 1) * sizeof(*out));
+    memset(out, 0, n_results(opt) * sizeof(*out));
     int rc = open_sides(&v, out, err);
     if (rc == 0)
         rc = check_input(&v, err);

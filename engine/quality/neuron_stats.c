@@ -58,11 +58,12 @@ static void add_ups(void *ctx, const struct neuron_tile *tile)
             sum[i] += fabs((double)tile->up[(size_t)t * tile->n + i]);
 }
 
+/* Bin 0, which nobody looks at, for what is no number. */
 static uint32_t bin_of(float x)
 {
     uint32_t bits;
     memcpy(&bits, &x, sizeof(bits));
-    return bits >> BIN_SHIFT;
+    return isfinite(x) && x > 0 ? bits >> BIN_SHIFT : 0;
 }
 
 /* The smallest number of a bin. */

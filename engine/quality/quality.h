@@ -16,8 +16,8 @@
 
 /* ---- bytes.c ---- */
 
-/* The share of the bytes of all weights that a decoded token reads, if of the dense feed-forwards' neurons these shares
- * of rows of up and columns of down are. */
+/* The share of the bytes of all weights that a decoded token reads, if of every dense feed-forward's neurons these shares of
+ * rows of up and columns of down are: an estimate where layers differ in both. */
 double quality_weights_share(const struct engine *e, double up, double down);
 
 /* ---- neuron_budget.c: pure ---- */

@@ -15,7 +15,10 @@ enum {
     WHOLE_LAYERS = 2, /* the first ones look at everything: their attention is flat (Quest) */
 };
 
-static const char *const site_names[SPARSITY_SITES] = { "up", "down" };
+const char *sparsity_site_name(uint32_t site)
+{
+    return site == SPARSITY_UP ? "up" : "down";
+}
 
 static int no_memory(struct engine_err *err)
 {
@@ -157,6 +160,10 @@ static void set_limits(const struct sparsity *s, struct operating_point *p,
                        const struct layer_point *layer)
 {
     memcpy(p->layer, layer, s->n_layers * sizeof(*p->layer));
+    p->leaves_out = false;
+    for (uint32_t l = 0; l < s->n_layers; l++)
+        p->leaves_out |= layer[l].pages > 0 || layer[l].limit[SPARSITY_UP] > 0 ||
+                         layer[l].limit[SPARSITY_DOWN] > 0;
     p->info.hash = hash_bytes(p->layer, s->n_layers * sizeof(*p->layer), 0);
 }
 
@@ -260,7 +267,8 @@ static size_t parse_part(const char *text, struct densities *d)
     bool is_known = false;
     for (uint32_t site = 0; site < SPARSITY_SITES; site++) {
         bool is_all = n == strlen("neurons") && strncmp(text, "neurons", n) == 0;
-        if (!is_all && (n != strlen(site_names[site]) || strncmp(text, site_names[site], n) != 0))
+        if (!is_all && (n != strlen(sparsity_site_name(site)) ||
+                        strncmp(text, sparsity_site_name(site), n) != 0))
             continue;
         d->site[site] = value;
         is_known = true;
@@ -303,13 +311,13 @@ int sparsity_parse(struct sparsity *s, const char *text, struct engine_err *err)
     if (point >= 0)
         return point;
     if (!*text || !parse_densities(text, &d))
-        return engine_fail(
-            err, ENGINE_ERR_INPUT,
-            "'%.80s' is neither an operating point of this model nor what decoded tokens do with: "
-            "shares of neurons, up=0.5+down=0.4 or neurons=0.5, tokens of a context, tokens=2048 "
-            "(256 "
-            "or more)",
-            text);
+        return engine_fail(err, ENGINE_ERR_INPUT,
+                           "'%.80s' is neither an operating point of this model nor what decoded "
+                           "tokens do with: shares of the "
+                           "neurons that are not zero, up=0.5+down=0.4 or neurons=0.5, or tokens "
+                           "of a context, 256 to 1048576, "
+                           "tokens=2048",
+                           text);
     if (d.n_tokens > 0 && !s->keeps_bounds)
         return engine_fail(err, ENGINE_ERR_INPUT,
                            "'%.80s' chooses pages of keys and values, and these were not made for "

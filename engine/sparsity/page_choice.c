@@ -13,32 +13,38 @@ static void swap(float *a, float *b)
     *b = x;
 }
 
-/* Moves what is above x[0] to the front; returns where x[0] then lies. */
-static uint32_t partition(float *x, uint32_t n)
+/* Moves what is above `pivot` to the front, then what equals it; how many of each. */
+static void partition(float *x, uint32_t n, float pivot, uint32_t *n_above, uint32_t *n_equal)
 {
-    uint32_t at = 0;
-    swap(&x[0], &x[n / 2]); /* scores may ascend or descend */
-    for (uint32_t i = 1; i < n; i++)
-        if (x[i] > x[0])
-            swap(&x[++at], &x[i]);
-    swap(&x[0], &x[at]);
-    return at;
+    uint32_t above = 0, equal_end = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (x[i] < pivot)
+            continue;
+        swap(&x[equal_end], &x[i]);
+        if (x[equal_end] > pivot)
+            swap(&x[above++], &x[equal_end]);
+        equal_end++;
+    }
+    *n_above = above;
+    *n_equal = equal_end - above;
 }
 
 /* The k-th largest of n values, k from 1 on; x is reordered. */
 static float kth_largest(float *x, uint32_t n, uint32_t k)
 {
     for (;;) {
-        uint32_t at = partition(x, n);
-        if (at + 1 == k)
-            return x[at];
-        if (at + 1 > k) {
-            n = at;
+        uint32_t n_above, n_equal;
+        float pivot = x[n / 2]; /* scores may ascend or descend */
+        partition(x, n, pivot, &n_above, &n_equal);
+        if (k > n_above && k <= n_above + n_equal)
+            return pivot;
+        if (k <= n_above) {
+            n = n_above;
             continue;
         }
-        k -= at + 1;
-        n -= at + 1;
-        x += at + 1;
+        k -= n_above + n_equal;
+        x += n_above + n_equal;
+        n -= n_above + n_equal;
     }
 }
 

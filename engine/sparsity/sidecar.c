@@ -4,7 +4,7 @@
  *
  *     general.type               "lacuna-sidecar"
  *     lacuna.sidecar.version     1, see VERSION
- *     lacuna.sidecar.model       the model's hash (gguf_hash), 16 hexadecimal digits
+ *     lacuna.sidecar.model       of whose weights (weights_identity), 16 hexadecimal digits
  *     lacuna.sidecar.tokens      of the text that was calibrated with
  *     lacuna.points              names of operating points, all but the exact one
  *     lacuna.points.MEASURE      an array of float64 for each measure of struct engine_point
@@ -27,20 +27,19 @@
 
 enum { VERSION = 1, ALIGNMENT = 64, NAME_CAP = 80 };
 
-static const char *const site_names[SPARSITY_SITES] = { "up", "down" };
-
 /* The measures of a point, by name. */
 static const struct {
     const char *name;
     size_t offset;
+    double most;
 } measures[] = {
-    { "kl", offsetof(struct engine_point, kl) },
-    { "kl_p99", offsetof(struct engine_point, kl_p99) },
-    { "same_top", offsetof(struct engine_point, same_top) },
-    { "perplexity", offsetof(struct engine_point, perplexity) },
-    { "up", offsetof(struct engine_point, up) },
-    { "down", offsetof(struct engine_point, down) },
-    { "weights", offsetof(struct engine_point, weights) },
+    { "kl", offsetof(struct engine_point, kl), 1e6 },
+    { "kl_p99", offsetof(struct engine_point, kl_p99), 1e6 },
+    { "same_top", offsetof(struct engine_point, same_top), 1 },
+    { "perplexity", offsetof(struct engine_point, perplexity), 1e6 },
+    { "up", offsetof(struct engine_point, up), 1 },
+    { "down", offsetof(struct engine_point, down), 1 },
+    { "weights", offsetof(struct engine_point, weights), 1 },
 };
 enum { N_MEASURES = sizeof(measures) / sizeof(measures[0]) };
 
@@ -63,12 +62,21 @@ static int refuse(const struct reader *r, const char *what)
     return engine_fail(r->err, ENGINE_ERR_FILE, "%s: %s", r->path, what);
 }
 
-static int check_model(const struct reader *r, uint64_t model_hash)
+/* 16 hexadecimal digits. */
+static bool parse_identity(struct gguf_str text, uint64_t *out)
+{
+    char digits[17] = "";
+    if (text.len != 16)
+        return false;
+    memcpy(digits, text.data, 16);
+    *out = strtoull(digits, NULL, 16);
+    return strspn(digits, "0123456789abcdef") == 16;
+}
+
+static int check_header(const struct reader *r)
 {
     struct gguf_str type = { 0 }, model = { 0 };
     uint32_t version = 0, n_tokens = 0;
-    char expected[17];
-    snprintf(expected, sizeof(expected), "%016" PRIx64, model_hash);
     gguf_get_str(r->g, "general.type", false, &type, NULL);
     if (!gguf_str_is(type, "lacuna-sidecar"))
         return refuse(r, "not a calibration: general.type is not \"lacuna-sidecar\"");
@@ -80,9 +88,8 @@ static int check_model(const struct reader *r, uint64_t model_hash)
         return engine_fail(r->err, ENGINE_ERR_FILE,
                            "%s: version %u of calibrations; this program reads %d: calibrate again",
                            r->path, version, VERSION);
-    if (!gguf_str_is(model, expected))
-        return refuse(r, "the calibration of another model: calibrate again, or go on without it "
-                         "(--sidecar off)");
+    if (!parse_identity(model, &r->s->model))
+        return refuse(r, "lacuna.sidecar.model is not 16 hexadecimal digits");
     if (n_tokens == 0)
         return refuse(r, "lacuna.sidecar.tokens is 0");
     r->s->n_tokens = n_tokens;
@@ -99,8 +106,10 @@ static int read_floats(const struct reader *r, const char *site, const char *kin
     if (!t || t->type != KERN_TYPE_F32 || t->ne[0] != n || t->ne[1] != rows || t->ne[2] != 1 ||
         t->ne[3] != 1)
         return engine_fail(r->err, ENGINE_ERR_FILE,
-                           "%s: tensor \"%s\" of %" PRIu64 " x %" PRIu64 " F32 expected", r->path,
-                           name, n, rows);
+                           "%s: tensor \"%s\" of %" PRIu64 " x %" PRIu64
+                           " F32 expected: this is damaged, or of another model (--sidecar off "
+                           "goes on without it)",
+                           r->path, name, n, rows);
     memcpy(out, t->data, n * rows * sizeof(*out));
     for (uint64_t i = 0; i < n * rows; i++)
         if (!(out[i] >= 0) || !isfinite(out[i]))
@@ -125,9 +134,9 @@ static int read_sites(const struct reader *r)
 {
     struct sparsity *s = r->s;
     for (uint32_t site = 0; site < SPARSITY_SITES; site++)
-        if (read_floats(r, site_names[site], "weight", s->n_ff, s->n_layers, s->weight[site]) !=
-                0 ||
-            read_floats(r, site_names[site], "level", SPARSITY_LEVELS, s->n_layers,
+        if (read_floats(r, sparsity_site_name(site), "weight", s->n_ff, s->n_layers,
+                        s->weight[site]) != 0 ||
+            read_floats(r, sparsity_site_name(site), "level", SPARSITY_LEVELS, s->n_layers,
                         s->level[site]) != 0 ||
             check_levels(r, site) != 0)
             return -1;
@@ -148,7 +157,7 @@ static int read_measures(const struct reader *r, uint64_t n_points, struct engin
                                r->path, key, a.n, n_points);
         for (uint64_t p = 0; p < n_points; p++) {
             double value = gguf_array_float(&a, p);
-            if (!isfinite(value) || value < 0)
+            if (!(value >= 0 && value <= measures[i].most))
                 return engine_fail(r->err, ENGINE_ERR_FILE,
                                    "%s: key \"%s\": value %" PRIu64 " is no measure", r->path, key,
                                    p);
@@ -182,6 +191,18 @@ static int add_points(const struct reader *r, const struct gguf_array *names,
     return rc;
 }
 
+/* A name that reads as a share or as a description would stand in their way. */
+static int check_name(const struct reader *r, struct gguf_str name)
+{
+    bool is_word = name.len > 0 && !memchr(name.data, '=', name.len) &&
+                   (name.data[0] < '0' || name.data[0] > '9') && name.data[0] != '.' &&
+                   name.data[0] != '-' && name.data[0] != '+';
+    return is_word ? 0
+                   : engine_fail(r->err, ENGINE_ERR_FILE,
+                                 "%s: an operating point is named '%.*s', which is no name",
+                                 r->path, name.len < 64 ? (int)name.len : 64, name.data);
+}
+
 static int read_points(const struct reader *r)
 {
     struct gguf_array names;
@@ -191,6 +212,9 @@ static int read_points(const struct reader *r)
         return engine_fail(r->err, ENGINE_ERR_FILE,
                            "%s: %" PRIu64 " operating points; the limit is %d", r->path, names.n,
                            SPARSITY_MAX_POINTS - 1);
+    for (uint64_t p = 0; p < names.n; p++)
+        if (check_name(r, names.strings[p]) != 0)
+            return -1;
     size_t n_limits = (size_t)names.n * r->s->n_layers;
     struct engine_point *infos = calloc(names.n + 1, sizeof(*infos));
     float *limit = calloc(SPARSITY_SITES * n_limits + 1, sizeof(*limit));
@@ -198,7 +222,7 @@ static int read_points(const struct reader *r)
                  ? 0
                  : engine_fail(r->err, ENGINE_ERR_MEMORY, "no memory for operating points");
     for (uint32_t site = 0; site < SPARSITY_SITES && rc == 0 && names.n > 0; site++)
-        rc = read_floats(r, site_names[site], "limit", r->s->n_layers, names.n,
+        rc = read_floats(r, sparsity_site_name(site), "limit", r->s->n_layers, names.n,
                          limit + site * n_limits);
     if (rc == 0)
         rc = read_measures(r, names.n, infos);
@@ -209,14 +233,14 @@ static int read_points(const struct reader *r)
     return rc;
 }
 
-int sidecar_read(struct sparsity *s, const char *path, uint64_t model_hash, struct engine_err *err)
+int sidecar_read(struct sparsity *s, const char *path, struct engine_err *err)
 {
     struct gguf *g;
     struct gguf_load_options load = { .read_file = true, .io = ENGINE_IO_PREAD };
     if (gguf_open(&g, path, err) != 0)
         return -1;
     struct reader r = { .s = s, .g = g, .path = path, .err = err };
-    int rc = check_model(&r, model_hash);
+    int rc = check_header(&r);
     if (rc == 0)
         rc = gguf_load(g, &load, err);
     if (rc == 0)
@@ -258,14 +282,14 @@ static void put_points(const struct writer *w)
     }
 }
 
-static void put_keys(const struct writer *w, uint64_t model_hash)
+static void put_keys(const struct writer *w, uint64_t model)
 {
-    char model[17];
-    snprintf(model, sizeof(model), "%016" PRIx64, model_hash);
+    char digits[17];
+    snprintf(digits, sizeof(digits), "%016" PRIx64, model);
     gguf_put_string_key(w->out, "general.type", "lacuna-sidecar");
     gguf_put_u32_key(w->out, "general.alignment", ALIGNMENT);
     gguf_put_u32_key(w->out, "lacuna.sidecar.version", VERSION);
-    gguf_put_string_key(w->out, "lacuna.sidecar.model", model);
+    gguf_put_string_key(w->out, "lacuna.sidecar.model", digits);
     gguf_put_u32_key(w->out, "lacuna.sidecar.tokens",
                      w->s->n_tokens < UINT32_MAX ? (uint32_t)w->s->n_tokens : UINT32_MAX);
     put_points(w);
@@ -285,10 +309,10 @@ static void put_tensor(struct writer *w, const char *site, const char *kind, uin
 static void put_tensors(struct writer *w)
 {
     for (uint32_t site = 0; site < SPARSITY_SITES; site++) {
-        put_tensor(w, site_names[site], "weight", w->s->n_ff, w->s->n_layers);
-        put_tensor(w, site_names[site], "level", SPARSITY_LEVELS, w->s->n_layers);
+        put_tensor(w, sparsity_site_name(site), "weight", w->s->n_ff, w->s->n_layers);
+        put_tensor(w, sparsity_site_name(site), "level", SPARSITY_LEVELS, w->s->n_layers);
         if (w->n_points > 0)
-            put_tensor(w, site_names[site], "limit", w->s->n_layers, w->n_points);
+            put_tensor(w, sparsity_site_name(site), "limit", w->s->n_layers, w->n_points);
     }
 }
 
@@ -312,11 +336,11 @@ static void put_limits(const struct writer *w, uint32_t site)
     pad(w);
 }
 
-static void put_file(struct writer *w, uint64_t model_hash)
+static void put_file(struct writer *w, uint64_t model)
 {
     const struct sparsity *s = w->s;
     gguf_put_header(w->out, SPARSITY_SITES * (w->n_points > 0 ? 3u : 2u), N_KEYS);
-    put_keys(w, model_hash);
+    put_keys(w, model);
     put_tensors(w);
     pad(w);
     for (uint32_t site = 0; site < SPARSITY_SITES; site++) {
@@ -327,7 +351,7 @@ static void put_file(struct writer *w, uint64_t model_hash)
     }
 }
 
-int sidecar_write(const struct sparsity *s, const char *path, uint64_t model_hash,
+int sidecar_write(const struct sparsity *s, const char *path, uint64_t model,
                   struct engine_err *err)
 {
     char *text = NULL;
@@ -335,7 +359,7 @@ int sidecar_write(const struct sparsity *s, const char *path, uint64_t model_has
     struct writer w = { .s = s, .out = open_memstream(&text, &len), .n_points = s->n_points - 1 };
     if (!w.out)
         return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for the calibration's file");
-    put_file(&w, model_hash);
+    put_file(&w, model);
     bool is_whole = !ferror(w.out);
     is_whole = fclose(w.out) == 0 && is_whole;
     const struct iovec all = { text, len };

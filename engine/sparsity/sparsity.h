@@ -38,6 +38,8 @@ enum sparsity_site {
     SPARSITY_SITES,
 };
 
+const char *sparsity_site_name(uint32_t site);
+
 /* Of a layer; 0: nothing is below, or out of reach. */
 struct layer_point {
     float limit[SPARSITY_SITES];
@@ -46,6 +48,7 @@ struct layer_point {
 
 struct operating_point {
     struct engine_point info;
+    bool leaves_out;           /* anything */
     struct layer_point *layer; /* [n_layers] */
 };
 
@@ -56,6 +59,7 @@ struct sparsity {
     float *weight[SPARSITY_SITES];         /* [n_layers][n_ff] */
     float *level[SPARSITY_SITES];          /* [n_layers][SPARSITY_LEVELS] */
     uint64_t n_tokens;                     /* of the text that was calibrated with */
+    uint64_t model;                        /* whose it is, if it was read */
     struct operating_point **points;       /* [SPARSITY_MAX_POINTS]; they stay where they are */
     struct engine_point *infos; /* [SPARSITY_MAX_POINTS] copies, for struct engine_info */
     uint32_t n_points;          /* the first is ENGINE_POINT_EXACT: no limits */
@@ -97,10 +101,10 @@ void sparsity_set_info(struct sparsity *s, uint32_t point, const struct engine_p
 int sparsity_parse(struct sparsity *s, const char *text, struct engine_err *err);
 
 /* sidecar.c */
-/* Fills s from the file at `path`, which must be of the model with this hash. */
-int sidecar_read(struct sparsity *s, const char *path, uint64_t model_hash, struct engine_err *err);
-/* Writes a calibrated s; the file appears when it is complete. */
-int sidecar_write(const struct sparsity *s, const char *path, uint64_t model_hash,
+/* Fills s from the file at `path`; s->model then says whose it is. */
+int sidecar_read(struct sparsity *s, const char *path, struct engine_err *err);
+/* Writes a calibrated s of the model with that identity (weights_identity); the file appears when it is complete. */
+int sidecar_write(const struct sparsity *s, const char *path, uint64_t model,
                   struct engine_err *err);
 
 #endif

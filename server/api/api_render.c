@@ -245,6 +245,8 @@ static void add_quality(struct buf *b, const struct sched_usage *u, const struct
     buf_json_str(b, p->name);
     buf_printf(b, ",\"up\":%.4f,\"down\":%.4f", share_of(u->up_neurons, n_all),
                share_of(u->down_neurons, n_all));
+    if (u->pages_seen > 0)
+        buf_printf(b, ",\"pages\":%.4f", share_of(u->pages_read, (double)u->pages_seen));
     if (p->same_top > 0) /* it was measured */
         buf_printf(b, ",\"expected\":{\"kl\":%.6f,\"same_top\":%.4f}", p->kl, p->same_top);
     buf_char(b, '}');

@@ -28,6 +28,10 @@ static void add_points(struct buf *b, const struct engine_info *info)
         const struct engine_point *p = &info->points[i];
         buf_printf(b, "%s{\"name\":", i ? "," : "");
         buf_json_str(b, p->name);
+        if (p->same_top == 0) { /* nobody measured it */
+            buf_char(b, '}');
+            continue;
+        }
         buf_printf(b,
                    ",\"kl\":%.6f,\"kl_p99\":%.6f,\"same_top\":%.4f,\"perplexity\":%.4f,\"up\":%.4f,"
                    "\"down\":%.4f,\"weights\":%.4f}",

@@ -5,6 +5,8 @@
  */
 #include "server/commands/commands.h"
 
+#include <errno.h>
+#include <libgen.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,6 +89,15 @@ static int calibrate_with(const struct options *o, struct engine *e, const char 
     return rc ? cmd_fail_err(&err) : 0;
 }
 
+/* Can a file be made there?  Asked before the work, which takes minutes. */
+static int access_folder(const char *path)
+{
+    char *copy = strdup(path);
+    int rc = copy ? access(dirname(copy), W_OK) : -1;
+    free(copy);
+    return rc;
+}
+
 static int calibrate(const struct options *o)
 {
     struct engine_options opt;
@@ -103,8 +114,14 @@ static int calibrate(const struct options *o)
     char *out = o->out ? strdup(o->out) : cmd_beside_model(path, ENGINE_SIDECAR_SUFFIX);
     if (!out)
         return cmd_fail(EX_OSERR, "no memory for a file name");
+    if (access_folder(out) != 0) {
+        exit_code = cmd_fail(EX_IOERR, "cannot write %s: %s", out, strerror(errno));
+        free(out);
+        return exit_code;
+    }
     cmd_engine_options(o, path, &opt);
     opt.never_defers = true;
+    opt.cancel = cmd_signals_flag();
     opt.n_sequences = 8; /* points that are measured side by side, in windows */
     opt.n_ctx = o->ctx ? o->ctx : 1024;
     opt.max_logit_rows = LOGIT_ROWS;

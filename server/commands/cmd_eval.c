@@ -357,6 +357,9 @@ static int eval(const struct options *o)
     exit_code = eval_tasks_check(o);
     if (exit_code)
         return exit_code;
+    if (o->logits_out && o->qualities.n > 1)
+        return cmd_fail(EX_USAGE, "--logits-out: one operating point at a time, not %u",
+                        o->qualities.n);
     if (o->qualities.n > MOST_POINTS)
         return cmd_fail(EX_USAGE,
                         "--quality: %u operating points; at most %d are measured together",

@@ -120,3 +120,36 @@ def test_a_calibration_of_another_model_ends_the_start(model):
     done = subprocess.run([binary(), "serve", "-m", other, "--sidecar", f"{model}.lacuna", "--listen", "127.0.0.1:0"],
                           capture_output=True, env=clean_environment(), timeout=60 * SLOWNESS)
     assert done.returncode != 0 and b"another model" in done.stdout + done.stderr
+
+
+def test_pages_that_are_chosen_are_said_and_change_nothing_but_that(start):
+    """Long answers, so that there are pages to choose from; some of them at once, with too few pages for all."""
+    model = str(ROOT / "tests/golden/arch/smollm3.gguf")
+
+    def long_body(i, **fields):
+        return {"prompt": [5 + i, 6, 7], "max_tokens": 420, "temperature": 0.8, "seed": i, "ignore_eos": True,
+                "logprobs": 1, **fields}
+
+    def answer(client, i, **fields):
+        got = client.post("/v1/completions", long_body(i, **fields))
+        assert got.status_code == 200, got.text
+        return got.json()
+
+    def numbers(got):
+        """This model says the same token again and again, but not with the same certainty."""
+        return got["choices"][0]["logprobs"]["token_logprobs"]
+
+    options = ("--choose-pages", "--quality", "tokens=256", "--ctx", "512")
+    client = start(*options, model=model)
+    expected = [answer(client, i) for i in range(4)]
+    said = expected[0]["usage"]["lacuna"]["quality"]
+    assert said["point"] == "tokens=256" and 0.5 < said["pages"] < 1 and said["up"] == 1
+    assert client.get("/props").json()["operating_points"][1] == {"name": "tokens=256"}, "nobody measured it"
+    exact = answer(client, 0, lacuna={"quality": "exact"})
+    assert numbers(exact)[:250] == numbers(expected[0])[:250] and "lacuna" not in exact["usage"]
+    assert numbers(exact) != numbers(expected[0])
+    for more in ((), ("--kv-bytes", "1M"), ("--threads", "3"), ("--max-batch-rows", "300")):
+        other = start(*options, *more, model=model)
+        with concurrent.futures.ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda i: numbers(answer(other, i % 4)), range(8)))
+        assert found == [numbers(expected[i % 4]) for i in range(8)], more

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
  * race_engine.c - steps of a real model on several threads: pages written, sealed, read and carried
- * on (engine/forward/paging.c), prompts cut across page boundaries beside sequences that decode.
+ * on (engine/forward/paging.c), chunks cut across page boundaries beside single tokens, pages that are chosen.
  * A plain program for ThreadSanitizer; it ends with status 1 if two thread counts give other bits.
  */
 #include <stdio.h>
@@ -10,13 +10,14 @@
 
 #include "engine/engine.h"
 
-enum { N_SEQS = 3, N_TOKENS = 200, MAX_ROWS = 160 };
+enum { N_SEQS = 3, N_TOKENS = 400, MAX_ROWS = 160 };
 
 static struct engine *open_engine(const char *path, uint32_t n_threads, enum engine_kv kv)
 {
     struct engine_options opt = { .model_path = path,
                                   .n_threads = n_threads,
-                                  .n_ctx = 256,
+                                  .n_ctx = 512,
+                                  .choose_pages = true,
                                   .kv = kv,
                                   .max_rows = MAX_ROWS,
                                   .max_logit_rows = N_SEQS };
@@ -59,7 +60,8 @@ static float *run(const char *path, uint32_t n_threads, enum engine_kv kv, uint3
 {
     struct engine *e = open_engine(path, n_threads, kv);
     struct engine_seq *seqs[N_SEQS];
-    struct engine_seq_options opt = { .max_tokens = N_TOKENS };
+    int point = engine_find_point(e, "tokens=256", NULL);
+    struct engine_seq_options opt = { .max_tokens = N_TOKENS, .point = (uint32_t)point };
     *n = engine_info(e)->n_vocab;
     float *last = calloc(*n, sizeof(*last));
     for (uint32_t s = 0; s < N_SEQS; s++)

@@ -54,6 +54,18 @@ Test(page_choice, what_is_no_number_is_the_last_choice)
     cr_assert_eq(choose(score, 7, 4, list), 4, "and ends all the same");
 }
 
+Test(page_choice, many_equal_scores_take_no_longer)
+{
+    enum { N = 65000 };
+    float *score = calloc(N, sizeof(*score)), *scratch = malloc(N * sizeof(*scratch));
+    uint16_t *list = malloc(N * sizeof(*list));
+    for (uint32_t most = 100; most < N; most *= 5) {
+        cr_assert_eq(page_choice(score, N, most, scratch, list), most);
+        cr_assert(list[most / 2] == most / 2 && list[most - 1] == N - 1);
+    }
+    free(score), free(scratch), free(list);
+}
+
 static int descending(const void *a, const void *b)
 {
     float x = *(const float *)a, y = *(const float *)b;

@@ -43,7 +43,7 @@ static struct engine *open_engine(const struct bench *b, const char *sidecar, bo
                                   .choose_pages = true,
                                   .n_sequences = 8,
                                   .kv = kv,
-                                  .max_rows = MAX_ROWS,
+                                  .max_rows = N,
                                   .max_logit_rows = MAX_ROWS,
                                   .kv_shuffle_seed = 3 };
     cr_assert_eq(engine_open(&e, &opt, &err), 0, "%s: %s", b->model, err.text);
@@ -357,6 +357,38 @@ Test(points, nor_where_keys_and_values_have_8_bits)
     expect_same_bits(models[3], ENGINE_KV_Q8);
 }
 
+/* Long runs of decoded tokens, as a paused sequence is made again: several pages of one step choose. */
+Test(points, nor_on_how_many_tokens_a_step_has)
+{
+    static const uint32_t chunks[] = { 65, 130, 258, N };
+    for (int kv = 0; kv < 2; kv++) {
+        struct bench b = bench_open(models[3]);
+        struct engine *e = open_engine(&b, b.sidecar, false, 3, kv ? ENGINE_KV_Q8 : ENGINE_KV_F16);
+        uint32_t n_vocab = engine_info(e)->n_vocab;
+        float *expected = alone(e, "tokens=256", 0, 2);
+        for (size_t i = 0; i < sizeof(chunks) / sizeof(chunks[0]); i++) {
+            struct engine_seq *seq = open_seq(e, "tokens=256", 2, true);
+            for (uint32_t pos = 0, n; pos < N; pos += n) {
+                static struct engine_row rows[N];
+                n = chunks[i] < N - pos ? chunks[i] : N - pos;
+                fill_rows(seq, 0, pos, n, rows);
+                for (uint32_t r = 0; r < n; r++)
+                    rows[r].want_logits = r + 1 == n || r % 9 == 0;
+                engine_step(e, rows, n);
+                for (uint32_t r = 0; r < n; r++)
+                    cr_assert(!rows[r].logits ||
+                                  memcmp(rows[r].logits, expected + (size_t)(pos + r) * n_vocab,
+                                         n_vocab * sizeof(float)) == 0,
+                              "chunks of %u, token %u", chunks[i], pos + r);
+            }
+            engine_seq_close(seq);
+        }
+        free(expected);
+        engine_close(e);
+        bench_close(&b);
+    }
+}
+
 /* ---- calibration ---- */
 
 Test(calibrate, points_keep_their_promise_and_read_less)
@@ -370,7 +402,7 @@ Test(calibrate, points_keep_their_promise_and_read_less)
     for (uint32_t g = 0; g < 2; g++) {
         const struct engine_point *p = &info->points[g + 1];
         cr_assert_str_eq(p->name, goals[g].name);
-        cr_assert(p->kl <= goals[g].kl * 1.5, "%s: %g", p->name, p->kl);
+        cr_assert(p->kl <= goals[g].kl, "%s: %g", p->name, p->kl);
         cr_assert(p->kl_p99 >= p->kl && p->same_top > 0.5 && p->up <= 1 && p->down <= 1);
         cr_assert(p->weights < 1, "%s", p->name);
     }
