@@ -550,6 +550,16 @@ struct engine_eval_result {
     uint64_t n_same_top;    /* of these, both have the same most likely token */
 };
 
+/* Of the positions that differ: the mean divergence, the share with the same most likely token. */
+static inline double engine_eval_kl(const struct engine_eval_result *r)
+{
+    return r->n_compared ? r->kl / (double)r->n_compared : 0;
+}
+static inline double engine_eval_same_top(const struct engine_eval_result *r)
+{
+    return r->n_compared ? (double)r->n_same_top / (double)r->n_compared : 1;
+}
+
 /* Teacher-forces tokens in windows, each from an empty sequence, rows cut into chunks.  out: [n_points], at least one.
  * This and what follows want options.never_defers where experts are on demand. */
 int engine_eval(struct engine *e, const struct engine_eval_options *opt,

@@ -29,12 +29,6 @@ enum {
 
 /* ---- the plan ---- */
 
-/* Query heads of a KV head: the queries of a row that read the same pages. */
-static uint32_t group_of(const struct model_shape *s)
-{
-    return s->n_heads / s->n_kv_heads;
-}
-
 static uint32_t divide_up(uint32_t a, uint32_t b)
 {
     return (a + b - 1) / b;
@@ -44,8 +38,8 @@ static uint32_t divide_up(uint32_t a, uint32_t b)
 static void add_block(const struct model_shape *s, struct attention_plan *plan,
                       struct attention_work work, uint32_t from, uint32_t to)
 {
-    work.first_row += from / group_of(s);
-    work.first_query = from % group_of(s);
+    work.first_row += from / attention_group(s);
+    work.first_query = from % attention_group(s);
     work.n_queries = to - from;
     for (work.kv_head = 0; work.kv_head < s->n_kv_heads; work.kv_head++)
         plan->work[plan->n_work++] = work;
@@ -61,7 +55,7 @@ static uint32_t block_begin(uint32_t n_queries, uint32_t i, uint32_t n)
 static void add_rows(const struct model_shape *s, struct attention_plan *plan,
                      struct attention_work work, uint32_t n, uint32_t most)
 {
-    uint32_t n_queries = n * group_of(s), n_blocks = divide_up(n_queries, most);
+    uint32_t n_queries = n * attention_group(s), n_blocks = divide_up(n_queries, most);
     for (uint32_t i = 0; i < n_blocks; i++)
         add_block(s, plan, work, block_begin(n_queries, i, n_blocks),
                   block_begin(n_queries, i + 1, n_blocks));
@@ -105,7 +99,9 @@ static uint32_t most_queries(const struct forward *f, uint32_t n_queries)
     if (n_queries == 0 || !are_few(f, n_blocks))
         return KERN_ATTN_MAX_QUERIES;
     uint32_t n = divide_up(n_queries, divide_up(wanted, s->n_kv_heads));
-    n = n > group_of(s) ? n : group_of(s); /* threads that share a row would read its pages twice */
+    n = n > attention_group(s)
+            ? n
+            : attention_group(s); /* threads that share a row would read its pages twice */
     return n < KERN_ATTN_MAX_QUERIES ? n : KERN_ATTN_MAX_QUERIES;
 }
 
@@ -113,7 +109,7 @@ static uint32_t most_queries(const struct forward *f, uint32_t n_queries)
 static void plan_rows(struct forward *f, struct attention_plan *plan, uint32_t window,
                       const struct run *run, uint32_t r, uint32_t n, uint32_t most)
 {
-    uint32_t group = group_of(f->shape), n_queries = n * group;
+    uint32_t group = attention_group(f->shape), n_queries = n * group;
     uint32_t n_blocks = divide_up(n_queries, most), unused;
     for (uint32_t i = 0; i < n_blocks; i++) {
         struct attention_work work = { .first_row = run->row0 + r };
@@ -206,7 +202,7 @@ static uint32_t end_of_even_items(const struct forward *f, const struct attentio
 {
     const struct run *run = &f->whole_run[plan->split_run[at]];
     uint32_t item0 = plan->row_item0[run->row0], n_whole = end_item(f, plan, at) - item0 - 1;
-    uint32_t n_blocks = n_blocks_of(f->shape, run->n_rows * group_of(f->shape));
+    uint32_t n_blocks = n_blocks_of(f->shape, run->n_rows * attention_group(f->shape));
     uint32_t n_even = n_whole * n_blocks / f->opt.n_threads * f->opt.n_threads;
     return item0 + n_even / n_blocks;
 }
@@ -229,7 +225,7 @@ static void plan_part(struct forward *f, struct attention_plan *plan, uint32_t g
     }
     uint32_t n = plan->n_rows - work.first_row, most = KERN_ATTN_MAX_QUERIES;
     if (!decodes(run) && item >= end_of_even_items(f, plan, at))
-        most = most_queries(f, n * group_of(f->shape));
+        most = most_queries(f, n * attention_group(f->shape));
     add_rows(f->shape, plan, work, n, most);
 }
 
@@ -304,7 +300,7 @@ static void plan_group(struct forward *f, struct attention_plan *plan, uint32_t 
 void attention_plan_step(struct forward *f)
 {
     memcpy(f->whole_run, f->run, f->n_runs * sizeof(*f->run));
-    uint32_t n_queries = n_prompt_rows(f) * group_of(f->shape);
+    uint32_t n_queries = n_prompt_rows(f) * attention_group(f->shape);
     for (uint32_t g = 0; g < f->shape->n_groups; g++)
         plan_group(f, &f->plan[g], g, n_queries);
 }
@@ -331,13 +327,14 @@ struct block {
 static uint32_t row_of(const struct attention_job *job, const struct attention_work *w,
                        uint32_t query)
 {
-    return job->plan->rows[w->first_row + (w->first_query + query) / group_of(job->f->shape)];
+    return job->plan
+        ->rows[w->first_row + (w->first_query + query) / attention_group(job->f->shape)];
 }
 
 static uint32_t head_of(const struct attention_job *job, const struct attention_work *w,
                         uint32_t query)
 {
-    uint32_t group = group_of(job->f->shape);
+    uint32_t group = attention_group(job->f->shape);
     return w->kv_head * group + (w->first_query + query) % group;
 }
 
@@ -437,7 +434,7 @@ void attention_finish_query(const struct forward *f, uint32_t row, uint32_t head
                             float *l)
 {
     const struct model_shape *s = f->shape;
-    size_t kv_head = head / group_of(s);
+    size_t kv_head = head / attention_group(s);
     size_t kv = ((size_t)row * s->n_kv_heads + kv_head) * s->head_dim;
     f->kern->attend_last(f->q + ((size_t)row * s->n_heads + head) * s->head_dim, f->k + kv,
                          f->v + kv, s->attention_soft_cap, s->head_dim, m, l,
@@ -553,7 +550,7 @@ void attention_forward(struct forward *f, uint32_t layer)
     bool has_choosers = f->shape->keeps_bounds && page_attention_list(f, layer) > 0;
     uint64_t n_chosen = 0; /* tokens */
     if (has_choosers) {
-        plan_group(f, &f->layer_plan, shape->group, n_prompt_rows(f) * group_of(f->shape));
+        plan_group(f, &f->layer_plan, shape->group, n_prompt_rows(f) * attention_group(f->shape));
         job.plan = &f->layer_plan;
         n_chosen = page_attention_forward(f, layer);
     }

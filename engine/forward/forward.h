@@ -256,6 +256,11 @@ uint8_t *paging_open_part(const struct forward *f, const struct layer_shape *lay
 
 /* attention.c */
 void attention_plan_step(struct forward *f);
+/* Query heads of a KV head: the queries of a row that read the same pages. */
+static inline uint32_t attention_group(const struct model_shape *s)
+{
+    return s->n_heads / s->n_kv_heads;
+}
 /* Where a query's output goes. */
 float *attention_head_output(const struct forward *f, uint32_t row, uint32_t head);
 /* The end of a query's softmax, whose weighted values lie in its output: its own token, then the division. */

@@ -85,15 +85,11 @@ struct page_job {
     const struct layer_shape *shape;
 };
 
-static uint32_t group_of(const struct forward *f)
-{
-    return f->shape->n_heads / f->shape->n_kv_heads;
-}
-
 static const float *queries_of(const struct forward *f, uint32_t row, uint32_t kv_head)
 {
     const struct model_shape *s = f->shape;
-    return f->q + ((size_t)row * s->n_heads + (size_t)kv_head * group_of(f)) * s->head_dim;
+    return f->q +
+           ((size_t)row * s->n_heads + (size_t)kv_head * attention_group(f->shape)) * s->head_dim;
 }
 
 static const uint8_t *page_of(const struct page_job *job, uint32_t row, uint32_t kv_head,
@@ -111,7 +107,7 @@ static void add_queries(const struct forward *f, const float *q, float *sum, flo
     uint32_t dim = f->shape->head_dim;
     memset(sum, 0, dim * sizeof(*sum));
     memset(size, 0, dim * sizeof(*size));
-    for (uint32_t h = 0; h < group_of(f); h++, q += dim)
+    for (uint32_t h = 0; h < attention_group(f->shape); h++, q += dim)
         for (uint32_t c = 0; c < dim; c++) {
             sum[c] += q[c];
             size[c] += fabsf(q[c]);
@@ -149,7 +145,7 @@ struct some_queries {
 
 static float *output_of(const struct forward *f, const struct some_queries *s, uint32_t i)
 {
-    return attention_head_output(f, s->row, s->kv_head * group_of(f) + s->first + i);
+    return attention_head_output(f, s->row, s->kv_head * attention_group(f->shape) + s->first + i);
 }
 
 /* Tokens [0, end) of these pages, as if they were adjacent, from the item's first on. */
@@ -226,8 +222,8 @@ static void attend_some(const struct page_job *job, struct some_queries *s, cons
     attend_list(job, s, list);
     attend_open(job, s);
     for (uint32_t i = 0; i < s->n; i++)
-        attention_finish_query(f, s->row, s->kv_head * group_of(f) + s->first + i, &s->m[i],
-                               &s->l[i]);
+        attention_finish_query(f, s->row, s->kv_head * attention_group(f->shape) + s->first + i,
+                               &s->m[i], &s->l[i]);
 }
 
 static void attend_item(void *ctx, uint32_t item)
@@ -237,8 +233,8 @@ static void attend_item(void *ctx, uint32_t item)
     struct some_queries s = { .row = f->wave[item / f->shape->n_kv_heads],
                               .kv_head = item % f->shape->n_kv_heads };
     const uint16_t *list = list_of(f, s.row, job->layer, s.kv_head);
-    for (; s.first < group_of(f); s.first += s.n) {
-        uint32_t n_left = group_of(f) - s.first;
+    for (; s.first < attention_group(f->shape); s.first += s.n) {
+        uint32_t n_left = attention_group(f->shape) - s.first;
         s.n = n_left < KERN_ATTN_MAX_QUERIES ? n_left : KERN_ATTN_MAX_QUERIES;
         attend_some(job, &s, list);
     }

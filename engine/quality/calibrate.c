@@ -102,11 +102,6 @@ static int measure(struct calibration *c, const struct text *text, const uint32_
     return engine_eval(c->e, &opt, out, c->err);
 }
 
-static double mean_kl(const struct engine_eval_result *r)
-{
-    return r->n_compared ? r->kl / (double)r->n_compared : 0;
-}
-
 /* Scratch points, whose limits change from one measurement to the next. */
 static int add_scratch(struct calibration *c, uint32_t n, uint32_t *points)
 {
@@ -183,7 +178,7 @@ static int measure_trials(struct calibration *c, const uint32_t *points, const s
     if (measure(c, &c->try, points, n, result) != 0)
         return -1;
     for (uint32_t k = 0; k < n; k++)
-        c->budget[trial[k].layer].loss[trial[k].site][trial[k].no] = mean_kl(&result[k]);
+        c->budget[trial[k].layer].loss[trial[k].site][trial[k].no] = engine_eval_kl(&result[k]);
     return 0;
 }
 
@@ -249,7 +244,7 @@ static int tune(struct calibration *c, const uint32_t *points)
         if (measure(c, &c->tune, points, n, result) != 0)
             return -1;
         for (uint32_t g = 0; g < n; g++) {
-            double loss = mean_kl(&result[g]), goal = c->opt->goals[g].kl;
+            double loss = engine_eval_kl(&result[g]), goal = c->opt->goals[g].kl;
             if (loss <= tune_most * goal && c->allowed[g] > best[g])
                 best[g] = c->allowed[g];
             c->allowed[g] = corrected(c->allowed[g], loss, goal);
@@ -266,11 +261,10 @@ static int tune(struct calibration *c, const uint32_t *points)
 
 static void keep_measures(struct calibration *c, uint32_t point, const struct engine_eval_result *r)
 {
-    double n = r->n_compared ? (double)r->n_compared : 1;
     struct engine_point info = {
-        .kl = r->kl / n,
+        .kl = engine_eval_kl(r),
         .kl_p99 = r->kl_p99,
-        .same_top = r->n_compared ? (double)r->n_same_top / n : 1,
+        .same_top = engine_eval_same_top(r),
         .perplexity = exp((r->nll - r->reference_nll) / (double)r->n_tokens),
         .up = r->up,
         .down = r->down,
@@ -283,7 +277,7 @@ static void keep_measures(struct calibration *c, uint32_t point, const struct en
 static bool keep_promise(struct calibration *c, uint32_t goal, uint32_t point,
                          const struct engine_eval_result *r)
 {
-    double loss = mean_kl(r), most = c->opt->goals[goal].kl;
+    double loss = engine_eval_kl(r), most = c->opt->goals[goal].kl;
     if (loss <= most)
         return true;
     c->allowed[goal] *= tune_most * most / loss;

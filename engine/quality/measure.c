@@ -136,26 +136,6 @@ static void tally_row(const struct eval *v, struct side *s, size_t row)
 
 /* ---- a chunk ---- */
 
-static int row_failure(const struct engine *e, size_t token, struct engine_err *err)
-{
-    struct engine_err why = { .code = ENGINE_ERR_NONE };
-    engine_row_error(e, &why);
-    return engine_fail(err, why.code, "token %zu: %s", token, why.text);
-}
-
-static int fill_rows(const struct eval *v, const struct side *s, struct engine_err *err)
-{
-    uint32_t n = (uint32_t)(v->end - v->begin), pos = engine_seq_n_tokens(s->seq);
-    if (engine_seq_grow(s->seq, pos + n, err) != 0)
-        return -1;
-    for (uint32_t i = 0; i < n; i++)
-        s->rows[i] = (struct engine_row){ .seq = s->seq,
-                                          .token = v->opt->tokens[v->begin + i],
-                                          .pos = pos + i,
-                                          .want_logits = true };
-    return 0;
-}
-
 /* The sides [from, to), which are of one engine. */
 static int step(const struct eval *v, uint32_t from, uint32_t to, struct engine_err *err)
 {
@@ -163,14 +143,11 @@ static int step(const struct eval *v, uint32_t from, uint32_t to, struct engine_
     struct engine_row *rows = v->rows + (size_t)from * v->n_chunk;
     for (uint32_t k = from; k < to; k++) {
         v->side[k].rows = rows + (size_t)(k - from) * n;
-        if (fill_rows(v, &v->side[k], err) != 0)
+        if (quality_fill_rows(v->side[k].seq, v->opt->tokens + v->begin, n, 0, v->side[k].rows,
+                              err) != 0)
             return -1;
     }
-    engine_step(v->side[from].e, rows, n * (to - from));
-    for (uint32_t i = 0; i < n * (to - from); i++)
-        if (rows[i].status != ENGINE_ROW_DONE)
-            return row_failure(v->side[from].e, v->begin + i % n, err);
-    return 0;
+    return quality_step(v->side[from].e, rows, n * (to - from), err);
 }
 
 static int eval_chunk(struct eval *v, struct engine_err *err)

@@ -96,19 +96,11 @@ static void add_to_bins(void *ctx, const struct neuron_tile *tile)
 static int run_rows(struct stats *st, struct engine_seq *seq, const int32_t *tokens, uint32_t n,
                     struct engine_row *rows, struct engine_err *err)
 {
-    uint32_t pos = engine_seq_n_tokens(seq);
-    if (engine_seq_grow(seq, pos + n, err) != 0)
+    if (quality_fill_rows(seq, tokens, n, UINT32_MAX, rows, err) != 0 ||
+        quality_step(st->e, rows, n, err) != 0)
         return -1;
     for (uint32_t i = 0; i < n; i++)
-        rows[i] = (struct engine_row){ .seq = seq, .token = tokens[i], .pos = pos + i };
-    engine_step(st->e, rows, n);
-    for (uint32_t i = 0; i < n; i++) {
-        if (rows[i].status != ENGINE_ROW_DONE) {
-            engine_row_error(st->e, err);
-            return -1;
-        }
         st->n_rows += rows[i].pos >= SPARSITY_FIRST_POS;
-    }
     st->done += n;
     return st->step(st->ctx, st->done)
                ? engine_fail(err, ENGINE_ERR_CANCELLED, "calibration was cancelled")

@@ -8,6 +8,7 @@
  *   neuron_stats.c   how much each neuron counts, on a text
  *   neuron_budget.c  how much each part may leave out
  *   bytes.c          what a token reads
+ *   rows.c           steps in which nothing may fail
  */
 #ifndef LACUNA_ENGINE_QUALITY_H
 #define LACUNA_ENGINE_QUALITY_H
@@ -19,6 +20,14 @@
 /* The share of the bytes of all weights that a decoded token reads, if of every dense feed-forward's neurons these shares of
  * rows of up and columns of down are: an estimate where layers differ in both. */
 double quality_weights_share(const struct engine *e, double up, double down);
+
+/* ---- rows.c ---- */
+
+/* The next n tokens of a sequence, which grows to them; those at positions from want_from on want logits. */
+int quality_fill_rows(struct engine_seq *seq, const int32_t *tokens, uint32_t n, uint32_t want_from,
+                      struct engine_row *rows, struct engine_err *err);
+/* A step in which all rows must be done. */
+int quality_step(struct engine *e, struct engine_row *rows, uint32_t n, struct engine_err *err);
 
 /* ---- neuron_budget.c: pure ---- */
 

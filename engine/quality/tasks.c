@@ -35,6 +35,7 @@ struct tasks {
     const struct engine_task_options *opt;
     struct engine_err *err;
     struct engine_tokens prompt, answer; /* of the sample at hand */
+    int32_t *all;                        /* both, one behind the other */
     uint32_t n_lines;                    /* that make a prompt about as long as wanted */
     struct engine_row *rows;             /* [max_rows] */
     struct answer *answers;              /* [n_samples][1 + n_points] the exact one first */
@@ -51,6 +52,17 @@ static int tokenize(struct tasks *t, const struct task_text *text)
     return engine_tokenize(t->e, text->answer, strlen(text->answer), 0, &t->answer, t->err);
 }
 
+static int join(struct tasks *t)
+{
+    free(t->all);
+    t->all = malloc((t->prompt.n + t->answer.n) * sizeof(*t->all));
+    if (!t->all)
+        return engine_fail(t->err, ENGINE_ERR_MEMORY, "no memory for %zu tokens", t->prompt.n);
+    memcpy(t->all, t->prompt.ids, t->prompt.n * sizeof(*t->all));
+    memcpy(t->all + t->prompt.n, t->answer.ids, t->answer.n * sizeof(*t->all));
+    return 0;
+}
+
 static int make_sample(struct tasks *t, uint32_t sample, uint32_t n_lines)
 {
     double depth = (sample + 0.5) / t->opt->n_samples;
@@ -59,7 +71,7 @@ static int make_sample(struct tasks *t, uint32_t sample, uint32_t n_lines)
         return engine_fail(t->err, ENGINE_ERR_MEMORY, "no memory for a text of %u lines", n_lines);
     int rc = tokenize(t, &text);
     free(text.prompt);
-    return rc;
+    return rc == 0 ? join(t) : rc;
 }
 
 /* Two short texts say how long a line is, and what is asked beside them. */
@@ -81,30 +93,15 @@ static int choose_length(struct tasks *t)
 
 /* ---- computing ---- */
 
-static int32_t token_at(const struct tasks *t, uint32_t pos)
-{
-    return pos < t->prompt.n ? t->prompt.ids[pos] : t->answer.ids[pos - t->prompt.n];
-}
-
+/* Up to position `end`, as many as a step takes; those that the answer follows want logits. */
 static int step(struct tasks *t, struct engine_seq *seq, uint32_t end, uint32_t *n_rows)
 {
-    uint32_t pos = engine_seq_n_tokens(seq), n = end - pos, first = (uint32_t)t->prompt.n - 1;
-    n = n < t->e->opt.max_rows ? n : t->e->opt.max_rows;
-    if (engine_seq_grow(seq, pos + n, t->err) != 0)
+    uint32_t pos = engine_seq_n_tokens(seq), n = end - pos, most = t->e->opt.max_rows;
+    *n_rows = n < most ? n : most;
+    if (quality_fill_rows(seq, t->all + pos, *n_rows, (uint32_t)t->prompt.n - 1, t->rows, t->err) !=
+        0)
         return -1;
-    for (uint32_t i = 0; i < n; i++)
-        t->rows[i] = (struct engine_row){ .seq = seq,
-                                          .token = token_at(t, pos + i),
-                                          .pos = pos + i,
-                                          .want_logits = pos + i >= first };
-    engine_step(t->e, t->rows, n);
-    for (uint32_t i = 0; i < n; i++)
-        if (t->rows[i].status != ENGINE_ROW_DONE) {
-            engine_row_error(t->e, t->err);
-            return -1;
-        }
-    *n_rows = n;
-    return 0;
+    return quality_step(t->e, t->rows, *n_rows, t->err);
 }
 
 static void judge_row(const struct tasks *t, const struct engine_row *row, struct answer *a)
@@ -222,6 +219,7 @@ int engine_eval_task(struct engine *e, const struct engine_task_options *opt,
         sum_up(&t, p, &out[p]);
     engine_tokens_fini(&t.prompt);
     engine_tokens_fini(&t.answer);
+    free(t.all);
     free(t.rows);
     free(t.answers);
     return rc;

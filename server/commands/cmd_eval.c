@@ -91,16 +91,6 @@ static double perplexity(double nll, uint64_t n)
     return exp(nll / (double)n);
 }
 
-static double mean_kl(const struct engine_eval_result *r)
-{
-    return r->n_compared ? r->kl / (double)r->n_compared : 0;
-}
-
-static double share_same_top(const struct engine_eval_result *r)
-{
-    return r->n_compared ? (double)r->n_same_top / (double)r->n_compared : 1;
-}
-
 static double change_of_perplexity(const struct engine_eval_result *r)
 {
     return exp((r->nll - r->reference_nll) / (double)r->n_tokens) - 1;
@@ -139,7 +129,8 @@ static void print_comparison(const struct eval *v, const struct engine_eval_resu
         to,
         "KL divergence %.2e nats per token (%.2e at most), same most likely token %.2f %%, of the "
         "%llu positions that differ\n",
-        mean_kl(r), r->kl_most, 100 * share_same_top(r), (unsigned long long)r->n_compared);
+        engine_eval_kl(r), r->kl_most, 100 * engine_eval_same_top(r),
+        (unsigned long long)r->n_compared);
 }
 
 /* JSON has neither infinities nor a value for "nothing was predicted". */
@@ -166,8 +157,8 @@ static void print_points(const struct eval *v, const struct engine_eval_result *
     for (uint32_t i = 0; i < v->n_points; i++, r++)
         fprintf(to, "%-20s %11.4f %+8.2f%% %9.4f %9.4f %9.2f%% %7.1f%% %7.1f%% %7.1f%% %7.1f%%\n",
                 point_name(v, i), perplexity(r->nll, r->n_tokens), 100 * change_of_perplexity(r),
-                mean_kl(r), r->kl_p99, 100 * share_same_top(r), 100 * r->up, 100 * r->down,
-                100 * r->weights, 100 * r->pages);
+                engine_eval_kl(r), r->kl_p99, 100 * engine_eval_same_top(r), 100 * r->up,
+                100 * r->down, 100 * r->weights, 100 * r->pages);
 }
 
 static void print_points_json(const struct eval *v, const struct engine_eval_result *r, FILE *to)
@@ -180,8 +171,8 @@ static void print_points_json(const struct eval *v, const struct engine_eval_res
                 ",\"differ\":%llu,\"kl\":%.6g,\"kl_p99\":%.6g,\"kl_most\":%.6g,\"top1\":%.6f,"
                 "\"up\":%.6f,"
                 "\"down\":%.6f,\"weights\":%.6f,\"pages\":%.6f}",
-                (unsigned long long)r->n_compared, mean_kl(r), r->kl_p99, r->kl_most,
-                share_same_top(r), r->up, r->down, r->weights, r->pages);
+                (unsigned long long)r->n_compared, engine_eval_kl(r), r->kl_p99, r->kl_most,
+                engine_eval_same_top(r), r->up, r->down, r->weights, r->pages);
     }
     fputc(']', to);
 }
@@ -228,7 +219,8 @@ static void print_json(const struct eval *v, const struct engine_eval_result *r,
         print_kind(to, engine_info(v->reference));
         print_likelihood(to, r->reference_nll, r->n_tokens);
         fprintf(to, ",\"differ\":%llu,\"kl\":%.6g,\"kl_most\":%.6g,\"top1\":%.6f}",
-                (unsigned long long)r->n_compared, mean_kl(r), r->kl_most, share_same_top(r));
+                (unsigned long long)r->n_compared, engine_eval_kl(r), r->kl_most,
+                engine_eval_same_top(r));
     }
     if (v->n_points > 0 && v->reference)
         print_points_json(v, r, to);
