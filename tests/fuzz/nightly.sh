@@ -41,6 +41,7 @@ fi
 fuzzed_sources() {
     case "$1" in
     gguf) echo engine/model/gguf_parse.c engine/model/gguf_meta.c ;;
+    sidecar) echo engine/sparsity/sidecar.c ;;
     tokenizer) echo engine/text/[!cj]*.c ;;
     chat_template) echo engine/text/jinja_*.c ;;
     api_parse) echo server/api/api_parse*.c server/api/api_fields.c server/api/api_scan.c ;;
@@ -52,7 +53,7 @@ fuzzed_sources() {
 # Longest input: large enough for every path, small enough to be quick.
 max_len() {
     case "$1" in
-    gguf | chat_template) echo 4096 ;;
+    gguf | chat_template | sidecar) echo 4096 ;;
     *) echo 1024 ;;
     esac
 }
