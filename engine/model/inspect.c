@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "engine/internal.h"
 #include "engine/model/gguf_internal.h"
@@ -175,6 +176,33 @@ static void say_heat(const struct writer *w, const struct gguf *g, const struct 
     free(path);
 }
 
+static void say_point(const struct writer *w, const struct engine_point *p)
+{
+    say(w,
+        "%-16s %s: %.4f nats per token from exact, %.1f %% the same most likely token, %.1f %% of "
+        "the bytes of weights\n",
+        "", p->name, p->kl, p->same_top * 100, p->weights * 100);
+}
+
+/* The operating points of a calibration beside the model. */
+static void say_modes(const struct writer *w, const struct model_shape *s)
+{
+    struct engine_err err = { 0 };
+    struct sparsity *points = NULL;
+    char *path = NULL;
+    say(w, "%-16s exact\n", "modes");
+    if (asprintf(&path, "%s%s", w->path, ENGINE_SIDECAR_SUFFIX) < 0)
+        return;
+    if (access(path, F_OK) == 0 && sparsity_open(&points, s, &err) == 0 &&
+        sidecar_read(points, path, &err) == 0)
+        for (uint32_t i = 1; i < points->n_points; i++)
+            say_point(w, &points->infos[i]);
+    if (err.code)
+        say(w, "%-16s %s\n", "", err.text);
+    sparsity_close(points);
+    free(path);
+}
+
 static void say_shape(const struct writer *w, const struct gguf *g, const struct model_shape *s)
 {
     say(w, "\n%-16s %u layers, width %u, vocabulary %u, context %u\n", "shape", s->n_layers,
@@ -191,7 +219,7 @@ static void say_shape(const struct writer *w, const struct gguf *g, const struct
     } else {
         say(w, "%-16s width %u\n", "feed-forward", s->n_ff);
     }
-    say(w, "%-16s dense, exact\n", "modes");
+    say_modes(w, s);
 }
 
 /* What this build would say on opening it: its shape, or why not. */

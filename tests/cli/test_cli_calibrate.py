@@ -79,6 +79,16 @@ def test_the_calibration_of_another_model_is_refused(model):
     assert said.returncode and "another model" in said.error and "--sidecar off" in said.error
 
 
+def test_inspect_says_what_was_calibrated(model, tmp_path):
+    said = good("inspect", model).decode()
+    assert all(f"{name}: 0.0" in said for name in ("safe", "balanced", "fast")), said
+    assert "safe" not in good("inspect", MODEL).decode()
+    broken = tmp_path / "model.gguf"
+    shutil.copy(MODEL, broken)
+    (tmp_path / "model.gguf.lacuna").write_bytes(b"GGUF")
+    assert "model.gguf.lacuna" in good("inspect", broken).decode()
+
+
 def test_nor_does_it_serve_a_model_of_the_same_shape_with_other_weights(model, tmp_path):
     data = bytearray(MODEL.read_bytes())
     for i in range(len(data) // 8 * 4, len(data), 4):
