@@ -131,7 +131,7 @@ const struct options_row options_rows[] = {
       GROUP_MODEL, ALL },
     { "ctx", 0, "TOKENS", U32(ctx, 1, 1 << 24), AUTO,
       .help = "longest sequence, prompt and answer together; auto: the model's own, at most 32768",
-      GROUP_MODEL, STEPPING },
+      GROUP_MODEL, ANSWERING },
     { "kv-bytes", 0, "SIZE", BYTES(kv_bytes, MIB, 64 * TIB), AUTO,
       .help = "memory for keys and values; auto: a few sequences of --ctx, if there is room",
       GROUP_MODEL, STEPPING },

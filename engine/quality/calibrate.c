@@ -6,7 +6,7 @@
  *     try      what each layer and site alone loses at some shares               (engine_eval)
  *     choose   shares for all of them together, within a loss                    (neuron_budget.c)
  *     tune     losses together are not their sum: the allowance is corrected until what is measured fits
- *     verify   the measures that are kept, on text that none of this has seen; if one is above its goal, less is allowed
+ *     verify   the measures that are kept, on text that chose nothing; if one is above its goal, less is allowed
  *
  * The text is cut in this order.  Points are measured some at a time, side by side, so that the exact logits they are
  * compared with are computed once for all of them.
