@@ -123,7 +123,7 @@ static int calibrate(const struct options *o)
     opt.never_defers = true;
     opt.cancel = cmd_signals_flag();
     opt.n_sequences = 8; /* points that are measured side by side, in windows */
-    opt.n_ctx = 1024; /* a window */
+    opt.n_ctx = 1024;    /* a window */
     opt.max_logit_rows = LOGIT_ROWS;
     exit_code = cmd_engine_open(o, &opt, &e);
     if (!exit_code) {
