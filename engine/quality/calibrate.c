@@ -322,8 +322,6 @@ static int choose_points(struct calibration *c)
         points[g] = (uint32_t)point;
     }
     c->e->info.n_points = c->s->n_points;
-    if (c->opt->n_goals == 0)
-        return 0;
     return tune(c, points) != 0 ? -1 : verify(c, points);
 }
 
@@ -354,6 +352,8 @@ static int run(struct calibration *c)
         0)
         return -1;
     c->s->n_tokens = c->look.n;
+    if (c->opt->n_goals == 0)
+        return 0; /* limits are all that was wanted */
     list_layers(c);
     return try_layers(c) != 0 ? -1 : choose_points(c);
 }

@@ -17,7 +17,7 @@ enum { N = 360, MAX_ROWS = 48, N_CALIBRATE = 4096 };
 static const char *const models[] = {
     "tests/golden/arch/llama.gguf", "tests/golden/arch/gemma3.gguf",
     "tests/golden/arch/arcee.gguf", "tests/golden/arch/smollm3.gguf",
-    "tests/golden/quant/Q4_0.gguf", "tests/golden/quant/Q6_K.gguf",
+    "tests/golden/quant/Q4_0.gguf",
 };
 enum { N_MODELS = sizeof(models) / sizeof(models[0]) };
 
@@ -153,7 +153,7 @@ Test(points, prompts_and_first_tokens_are_whole_and_decoded_ones_are_not)
         struct bench b = bench_open(models[m]);
         struct engine *e = open_engine(&b, b.sidecar, false, 1, ENGINE_KV_F16);
         float *exact = alone(e, "exact", 0, 0);
-        static const uint32_t prompts[] = { 0, 5, 16, 77 };
+        static const uint32_t prompts[] = { 5, 77 };
         for (size_t p = 0; p < sizeof(prompts) / sizeof(prompts[0]); p++) {
             float *sparse = alone(e, "neurons=0.5", 0, prompts[p]);
             uint32_t expected = prompts[p] > SPARSITY_FIRST_POS ? prompts[p] : SPARSITY_FIRST_POS;
@@ -221,7 +221,7 @@ Test(points, rows_tell_how_many_neurons_were_computed)
 
 /* ---- the same bits however they are computed ---- */
 
-enum { N_USERS = 6, N_TEXTS = 3, N_ROUNDS = 24 };
+enum { N_USERS = 6, N_TEXTS = 2, N_STEPS = 90 };
 
 /* A sequence that random steps take along; it may be paused, and comes back by what is stored. */
 struct user {
@@ -239,28 +239,27 @@ static uint32_t dice(uint32_t n)
 static const uint32_t prompt_lengths[] = { 1, 64, 101, 266 };
 enum { N_LENGTHS = sizeof(prompt_lengths) / sizeof(prompt_lengths[0]) };
 
-/* Of all sequences there can be. */
+/* Of the sequences there can be, those that came; computed by an engine that does nothing else. */
 struct expected {
+    struct engine *e;
     float *logits[N_TEXTS][N_LENGTHS][N_POINTS];
 };
 
-static struct expected *compute_expected(struct engine *e)
+static const float *expected_of(struct expected *x, const struct user *u)
 {
-    struct expected *x = malloc(sizeof(*x));
-    for (uint32_t w = 0; w < N_TEXTS; w++)
-        for (uint32_t l = 0; l < N_LENGTHS; l++)
-            for (uint32_t p = 0; p < N_POINTS; p++)
-                x->logits[w][l][p] = alone(e, texts[p], w, prompt_lengths[l]);
-    return x;
+    float **logits = &x->logits[u->which][u->n_prompt][u->point];
+    if (!*logits)
+        *logits = alone(x->e, texts[u->point], u->which, prompt_lengths[u->n_prompt]);
+    return *logits;
 }
 
-static void free_expected(struct expected *x)
+static void expected_fini(struct expected *x)
 {
     for (uint32_t w = 0; w < N_TEXTS; w++)
         for (uint32_t l = 0; l < N_LENGTHS; l++)
             for (uint32_t p = 0; p < N_POINTS; p++)
                 free(x->logits[w][l][p]);
-    free(x);
+    engine_close(x->e);
 }
 
 /* A fresh sequence, which finds what others left, or goes on where it was paused. */
@@ -279,11 +278,11 @@ static void stop(struct user *u)
     u->seq = NULL;
 }
 
-static void expect_rows(const struct engine *e, const struct expected *x, const struct user *u,
+static void expect_rows(const struct engine *e, struct expected *x, const struct user *u,
                         const struct engine_row *rows, uint32_t n)
 {
     uint32_t n_vocab = engine_info(e)->n_vocab;
-    const float *all = x->logits[u->which][u->n_prompt][u->point];
+    const float *all = expected_of(x, u);
     for (uint32_t i = 0; i < n; i++) {
         cr_assert_eq(rows[i].status, ENGINE_ROW_DONE);
         cr_assert_eq(
@@ -293,7 +292,7 @@ static void expect_rows(const struct engine *e, const struct expected *x, const 
     }
 }
 
-static void random_step(struct engine *e, const struct expected *x, struct user *users)
+static void random_step(struct engine *e, struct expected *x, struct user *users)
 {
     struct engine_row rows[MAX_ROWS];
     uint32_t first[N_USERS + 1] = { 0 };
@@ -310,10 +309,10 @@ static void random_step(struct engine *e, const struct expected *x, struct user 
         expect_rows(e, x, &users[u], rows + first[u], first[u + 1] - first[u]);
 }
 
-static void use_at_random(struct engine *e, const struct expected *x)
+static void use_at_random(struct engine *e, struct expected *x)
 {
     struct user users[N_USERS] = { 0 };
-    for (uint32_t round = 0; round < N_ROUNDS * N_USERS; round++) {
+    for (uint32_t round = 0; round < N_STEPS; round++) {
         for (uint32_t u = 0; u < N_USERS; u++) {
             bool is_over = users[u].seq && engine_seq_n_tokens(users[u].seq) == N;
             if (users[u].seq && (is_over || dice(12) == 0))
@@ -332,15 +331,13 @@ static void use_at_random(struct engine *e, const struct expected *x)
 static void expect_same_bits(const char *model, enum engine_kv kv)
 {
     struct bench b = bench_open(model);
-    struct engine *e = open_engine(&b, b.sidecar, false, 1, kv);
-    struct expected *x = compute_expected(e);
-    engine_close(e);
+    struct expected x = { .e = open_engine(&b, b.sidecar, false, 1, kv) };
     for (int skip_zeros = 0; skip_zeros < 2; skip_zeros++) {
-        e = open_engine(&b, b.sidecar, skip_zeros, 3, kv);
-        use_at_random(e, x);
+        struct engine *e = open_engine(&b, b.sidecar, skip_zeros, 3, kv);
+        use_at_random(e, &x);
         engine_close(e);
     }
-    free_expected(x);
+    expected_fini(&x);
     bench_close(&b);
 }
 
@@ -352,7 +349,6 @@ Test(points, a_sequences_bits_do_not_depend_on_company_pauses_or_what_is_stored)
 
 Test(points, nor_where_keys_and_values_have_8_bits)
 {
-    expect_same_bits(models[0], ENGINE_KV_Q8);
     expect_same_bits(models[1], ENGINE_KV_Q8);
     expect_same_bits(models[3], ENGINE_KV_Q8);
 }
