@@ -60,6 +60,7 @@ struct bench {
     struct engine *e;
     const struct engine_info *info;
     uint32_t point; /* of --quality */
+    char mode[80];  /* what the rows are called: the answer is written after the model is closed */
     struct set set;
     struct engine_row *rows;    /* [max_rows] */
     uint32_t *row_seq;          /* [n_max] which sequence a decode row is of */
@@ -377,17 +378,10 @@ static double share_of_neurons(const struct result *r, uint64_t n)
     return r->neurons.n_all ? (double)n / (double)r->neurons.n_all : 1;
 }
 
-static const char *mode_of(const struct bench *b)
-{
-    if (b->point != ENGINE_POINT_EXACT)
-        return b->info->points[b->point].name;
-    return b->o->skip_zeros ? "sparse" : "dense";
-}
-
 static void print_row(const struct bench *b, const struct result *r)
 {
     const struct shape *s = &r->shape;
-    printf("%-8s %-8s %6u %7u %8u %11.1f %10.2f", s->decode ? "decode" : "prefill", mode_of(b),
+    printf("%-8s %-8s %6u %7u %8u %11.1f %10.2f", s->decode ? "decode" : "prefill", b->mode,
            s->batch, s->decode ? 0 : s->n, s->context, r->tok_s, r->ms);
     if (shows_neurons(b))
         printf(" %6.1f%% %6.1f%%", share_of_neurons(r, r->neurons.n_up) * 100,
@@ -541,7 +535,7 @@ static void print_json(const struct bench *b)
         const struct shape *s = &r->shape;
         printf("  {\"phase\": \"%s\", \"mode\": \"%s\", \"batch\": %u, \"prompt\": %u, "
                "\"context\": %u, \"tok_s\": %.3f, \"ms\": %.4f",
-               s->decode ? "decode" : "prefill", mode_of(b), s->batch, s->decode ? 0 : s->n,
+               s->decode ? "decode" : "prefill", b->mode, s->batch, s->decode ? 0 : s->n,
                s->context, r->tok_s, r->ms);
         if (shows_neurons(b))
             printf(", \"neurons_up\": %.4f, \"neurons_down\": %.4f",
@@ -634,6 +628,10 @@ static int open_model(struct bench *b, const struct engine_options *opt)
     b->point = (uint32_t)point;
     engine_pin_self(b->e);
     b->info = engine_info(b->e);
+    snprintf(b->mode, sizeof(b->mode), "%s",
+             b->point != ENGINE_POINT_EXACT ? b->info->points[b->point].name
+             : b->o->skip_zeros             ? "sparse"
+                                            : "dense");
     b->has_experts = b->info->n_experts > 0;
     b->trace.n_layers = b->info->n_layers;
     b->trace.n_experts = b->info->n_experts; /* of all layers: more than one has */
