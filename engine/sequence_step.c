@@ -301,7 +301,7 @@ static void report_row(const struct forward *f, uint32_t n_neurons, uint32_t r,
                        struct engine_row *row)
 {
     const _Atomic uint32_t *n = f->row_counts[r].n;
-    bool is_counted = f->row_point[r] || f->opt.skips_zeros;
+    bool is_counted = f->row_point[r] || ffn_looks_for_zeros(f);
     row->n_replaced = f->row_replaced[r];
     row->n_pages_seen = atomic_load_explicit(&f->row_counts[r].n_pages_seen, memory_order_relaxed);
     row->n_pages_read = atomic_load_explicit(&f->row_counts[r].n_pages_read, memory_order_relaxed);

@@ -347,7 +347,7 @@ static void gather_queries(const struct attention_job *job, const struct attenti
     for (uint32_t i = 0; i < b->n_q; i++) {
         uint32_t row = row_of(job, w, i), head = head_of(job, w, i);
         memcpy(b->q + (size_t)i * s->head_dim,
-               f->q + ((size_t)row * s->n_heads + head) * s->head_dim, s->head_dim * sizeof(float));
+               attention_query(f, row, head), s->head_dim * sizeof(float));
         b->first[i] = kv_first_visible(job->layer->window, f->place[row].pos);
         b->end[i] = paging_sealed_end(s, f->place[row].pos);
     }
@@ -425,9 +425,19 @@ static void store_partials(const struct attention_job *job, const struct attenti
     }
 }
 
+static size_t head_at(const struct model_shape *s, uint32_t row, uint32_t head)
+{
+    return ((size_t)row * s->n_heads + head) * s->head_dim;
+}
+
+const float *attention_query(const struct forward *f, uint32_t row, uint32_t head)
+{
+    return f->q + head_at(f->shape, row, head);
+}
+
 float *attention_head_output(const struct forward *f, uint32_t row, uint32_t head)
 {
-    return f->attn.x + ((size_t)row * f->shape->n_heads + head) * f->shape->head_dim;
+    return f->attn.x + head_at(f->shape, row, head);
 }
 
 void attention_finish_query(const struct forward *f, uint32_t row, uint32_t head, float *m,
@@ -436,8 +446,8 @@ void attention_finish_query(const struct forward *f, uint32_t row, uint32_t head
     const struct model_shape *s = f->shape;
     size_t kv_head = head / attention_group(s);
     size_t kv = ((size_t)row * s->n_kv_heads + kv_head) * s->head_dim;
-    f->kern->attend_last(f->q + ((size_t)row * s->n_heads + head) * s->head_dim, f->k + kv,
-                         f->v + kv, s->attention_soft_cap, s->head_dim, m, l,
+    f->kern->attend_last(attention_query(f, row, head), f->k + kv, f->v + kv,
+                         s->attention_soft_cap, s->head_dim, m, l,
                          attention_head_output(f, row, head));
 }
 

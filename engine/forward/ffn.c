@@ -72,12 +72,10 @@ static bool picks_rows(const struct forward *f, const struct gated *g)
            g->up->layout == KERN_LAYOUT_ROWS;
 }
 
-/* Where zeros are looked for: those that points make, and those of ReLU. */
-static bool has_zeros(const struct forward *f, const struct gated *g)
+bool ffn_looks_for_zeros(const struct forward *f)
 {
     enum kern_activation kind = f->shape->activation;
-    bool is_relu = kind == KERN_ACTIVATION_RELU || kind == KERN_ACTIVATION_RELU2;
-    return f->opt.skips_zeros && (g->has_points || is_relu);
+    return f->opt.skips_zeros && (kind == KERN_ACTIVATION_RELU || kind == KERN_ACTIVATION_RELU2);
 }
 
 static bool drops_neurons(const struct forward *f, const struct gated *g, uint32_t t0, uint32_t t1)
@@ -222,7 +220,7 @@ static void hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, u
     struct tile tile = { g, n0, n1 - n0, t0, t1 - t0, h, h + f->tile_values };
     if (f->probe && g->has_points)
         probed_tile(f, &tile);
-    else if (has_zeros(f, g) || drops_neurons(f, g, t0, t1))
+    else if (ffn_looks_for_zeros(f) || drops_neurons(f, g, t0, t1))
         sparse_tile(f, &tile);
     else
         dense_tile(f, g, n0, n1, t0, t1, tile.h, tile.up);

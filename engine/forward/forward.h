@@ -261,6 +261,8 @@ static inline uint32_t attention_group(const struct model_shape *s)
 {
     return s->n_heads / s->n_kv_heads;
 }
+/* The query of a head, rotated and normed. */
+const float *attention_query(const struct forward *f, uint32_t row, uint32_t head);
 /* Where a query's output goes. */
 float *attention_head_output(const struct forward *f, uint32_t row, uint32_t head);
 /* The end of a query's softmax, whose weighted values lie in its output: its own token, then the division. */
@@ -295,6 +297,9 @@ void ffn_hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, uint
 /* All neurons of all rows. */
 void ffn_hidden(struct forward *f, const struct gated *g);
 void ffn_forward(struct forward *f, uint32_t layer);
+/* Is every row searched for neurons that ReLU has made zero?  Else only those with an operating point are, for what it
+ * takes for zero, and only they are counted. */
+bool ffn_looks_for_zeros(const struct forward *f);
 /* Chooses each row's experts from x [rows][n_embd], the router's input; those that are not in memory begin
  * to be read. */
 void moe_route(struct forward *f, uint32_t layer, const float *x);

@@ -85,13 +85,6 @@ struct page_job {
     const struct layer_shape *shape;
 };
 
-static const float *queries_of(const struct forward *f, uint32_t row, uint32_t kv_head)
-{
-    const struct model_shape *s = f->shape;
-    return f->q +
-           ((size_t)row * s->n_heads + (size_t)kv_head * attention_group(f->shape)) * s->head_dim;
-}
-
 static const uint8_t *page_of(const struct page_job *job, uint32_t row, uint32_t kv_head,
                               uint32_t page_no)
 {
@@ -124,7 +117,7 @@ static void choose_item(void *ctx, uint32_t item)
     float sum[KERN_MAX_HEAD_DIM], size[KERN_MAX_HEAD_DIM];
     if (pos % PAGE_CHOICE_STEP != 0 && pos != f->run[f->place[row].run].first_sparse)
         return;
-    add_queries(f, queries_of(f, row, kv_head), sum, size);
+    add_queries(f, attention_query(f, row, kv_head * attention_group(f->shape)), sum, size);
     for (uint32_t p = 0; p < n; p++)
         scratch.bounds[p] = (const uint16_t *)(const void *)(page_of(job, row, kv_head, p) +
                                                              config_bounds_at(f->shape));
@@ -143,9 +136,15 @@ struct some_queries {
     float m[KERN_ATTN_MAX_QUERIES], l[KERN_ATTN_MAX_QUERIES];
 };
 
+/* Query head of the i-th. */
+static uint32_t head_of(const struct forward *f, const struct some_queries *s, uint32_t i)
+{
+    return s->kv_head * attention_group(f->shape) + s->first + i;
+}
+
 static float *output_of(const struct forward *f, const struct some_queries *s, uint32_t i)
 {
-    return attention_head_output(f, s->row, s->kv_head * attention_group(f->shape) + s->first + i);
+    return attention_head_output(f, s->row, head_of(f, s, i));
 }
 
 /* Tokens [0, end) of these pages, as if they were adjacent, from the item's first on. */
@@ -160,7 +159,7 @@ static void attend_pages(const struct page_job *job, struct some_queries *s,
     float o[KERN_ATTN_MAX_QUERIES * KERN_MAX_HEAD_DIM];
     for (uint32_t i = 0; i < s->n; i++)
         ends[i] = end;
-    struct kern_attend a = { .q = queries_of(f, s->row, s->kv_head) + (size_t)s->first * dim,
+    struct kern_attend a = { .q = attention_query(f, s->row, head_of(f, s, 0)),
                              .first = first,
                              .end = ends,
                              .pages = pages,
@@ -222,8 +221,7 @@ static void attend_some(const struct page_job *job, struct some_queries *s, cons
     attend_list(job, s, list);
     attend_open(job, s);
     for (uint32_t i = 0; i < s->n; i++)
-        attention_finish_query(f, s->row, s->kv_head * attention_group(f->shape) + s->first + i,
-                               &s->m[i], &s->l[i]);
+        attention_finish_query(f, s->row, head_of(f, s, i), &s->m[i], &s->l[i]);
 }
 
 static void attend_item(void *ctx, uint32_t item)
