@@ -163,11 +163,16 @@ static inline size_t packed_chunk_bytes(enum kern_type type, uint32_t n_rows)
     return packed_columns_at(type, n_rows) + unpack_block(type) * packed_column_step(type, n_rows);
 }
 
+/* Where a chunk begins, by one of its columns. */
+static inline size_t packed_chunk_at(enum kern_type type, uint32_t n_rows, uint32_t col)
+{
+    return col / unpack_block(type) * packed_chunk_bytes(type, n_rows);
+}
+
 /* A column's codes, those of the first tile. */
 static inline size_t packed_column_at(enum kern_type type, uint32_t n_rows, uint32_t col)
 {
-    uint32_t chunk = col / unpack_block(type);
-    return chunk * packed_chunk_bytes(type, n_rows) + packed_columns_at(type, n_rows) +
+    return packed_chunk_at(type, n_rows, col) + packed_columns_at(type, n_rows) +
            col % unpack_block(type) * packed_column_step(type, n_rows);
 }
 

@@ -3,7 +3,7 @@
  * bench_sparse.c - the products of a feed-forward whose neurons are seldom active, beside those that compute all of
  * it: time as a share of theirs, for the two sides of a feed-forward of N_EMBD channels and N_FF neurons.  Run by hand:
  *
- *     bench_sparse [TYPE [N_EMBD N_FF [N_THREADS [VARIANT]]]]     (default: Q4_0 2048 5632 2)
+ *     bench_sparse [TYPE [N_EMBD N_FF [N_THREADS [VARIANT [TOKENS]]]]]     (default: Q4_0 2048 5632 2)
  *
  *     up     the rows of active neurons (mul_rows), of as many tokens as are said; "all": all rows, in the same layout
  *     down   the columns of active neurons (KERN_LAYOUT_COLUMNS)
@@ -22,7 +22,7 @@
 enum { ROUNDS = 5, MAX_TOKENS = 64, MEGABYTES = 256 };
 static const double densities[] = { 1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05 };
 enum { N_DENSITIES = sizeof(densities) / sizeof(densities[0]) };
-static const uint32_t token_counts[] = { 1, 2, 4, 8, 16, 32, 64 };
+static const uint32_t token_counts[] = { 1, 2, 4, 8, 16, 32, MAX_TOKENS };
 enum { N_COUNTS = sizeof(token_counts) / sizeof(token_counts[0]) };
 
 /* Copies of one matrix, one after another. */
@@ -230,11 +230,31 @@ static enum kern_type type_of(const char *name)
     exit(2);
 }
 
+static void print_up(struct bench *b, uint32_t n_tokens)
+{
+    printf("\nup   %2u  ", n_tokens);
+    for (uint32_t i = 0; i < N_DENSITIES; i++) {
+        choose_neurons(b, densities[i]);
+        printf("%6.2f", up_share(b, &b->up_rows, some_item, n_tokens));
+    }
+    printf("%6.2f", up_share(b, &b->up_rows, all_item, n_tokens));
+    fflush(stdout);
+}
+
+static void print_down(struct bench *b, uint32_t n_tokens)
+{
+    printf("\ndown %2u  ", n_tokens);
+    for (uint32_t i = 0; i < N_DENSITIES; i++)
+        printf("%6.2f", down_share(b, i, n_tokens));
+    fflush(stdout);
+}
+
 int main(int argc, char **argv)
 {
     struct bench b = { .type = type_of(argc > 1 ? argv[1] : "Q4_0"), .n_embd = 2048, .n_ff = 5632 };
     struct engine_err err;
     uint32_t n_threads = argc > 4 ? (uint32_t)atoi(argv[4]) : 2;
+    uint32_t only = argc > 6 ? (uint32_t)atoi(argv[6]) : 0; /* tokens */
     if (argc > 3) {
         b.n_embd = (uint32_t)atoi(argv[2]);
         b.n_ff = (uint32_t)atoi(argv[3]);
@@ -252,21 +272,12 @@ int main(int argc, char **argv)
     for (uint32_t i = 0; i < N_DENSITIES; i++)
         printf("%6.2f", densities[i]);
     printf("   all");
-    for (uint32_t t = 0; t < N_COUNTS; t++) {
-        printf("\nup   %2u  ", token_counts[t]);
-        for (uint32_t i = 0; i < N_DENSITIES; i++) {
-            choose_neurons(&b, densities[i]);
-            printf("%6.2f", up_share(&b, &b.up_rows, some_item, token_counts[t]));
-        }
-        printf("%6.2f", up_share(&b, &b.up_rows, all_item, token_counts[t]));
-        fflush(stdout);
-    }
-    for (uint32_t t = 0; t < N_COUNTS; t++) {
-        printf("\ndown %2u  ", token_counts[t]);
-        for (uint32_t i = 0; i < N_DENSITIES; i++)
-            printf("%6.2f", down_share(&b, i, token_counts[t]));
-        fflush(stdout);
-    }
+    for (uint32_t t = 0; t < N_COUNTS; t++)
+        if (!only || only == token_counts[t])
+            print_up(&b, token_counts[t]);
+    for (uint32_t t = 0; t < N_COUNTS; t++)
+        if (!only || only == token_counts[t])
+            print_down(&b, token_counts[t]);
     putchar('\n');
     workers_close(b.workers);
     return 0;
