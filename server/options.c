@@ -157,7 +157,10 @@ const struct options_row options_rows[] = {
       .help = "what decoded tokens may do without, of requests that do not say it themselves: exact: nothing; safe, "
               "balanced, fast, as calibrated; or a share, 0.99: the cheapest point where so many tokens have the same "
               "most likely next one as in the exact model; or what eval --quality takes: up=0.5+down=0.4, and with "
-              "--choose-pages tokens=2048", GROUP_MODEL, OPTIONS_SERVE | OPTIONS_RUN | OPTIONS_BENCH },
+              "--choose-pages tokens=2048", GROUP_MODEL, OPTIONS_SERVE | OPTIONS_RUN },
+    { "quality", 'q', "POINT,...", LIST(qualities), .def = "exact",
+      .help = "what decoded tokens may do without, one operating point after the other: exact, what eval --quality takes",
+      GROUP_MODEL, OPTIONS_BENCH },
     { "kv-type", 0, "TYPE", CHOICE(kv_type, "f16 q8"), .def = "f16",
       .help = "what keys and values are stored as; f16: 16 bits, for a few models 32; q8: 8 bits, "
               "about 1.8 times the tokens of long sequences in --kv-bytes, not quite the same "

@@ -62,7 +62,7 @@ struct options {
     const char *expert_heat;
     const char *sidecar; /* NULL: the command has no such option */
     const char *quality;
-    struct options_list qualities; /* of eval */
+    struct options_list qualities; /* of eval and bench */
     uint32_t kv_type;              /* enum engine_kv */
     uint32_t threads;
     bool pin_threads;

@@ -8,8 +8,7 @@
  * they have not grown more than GROWTH beyond the context asked for, and are filled anew after
  * that.
  */
-#include "server/commands/bench_experts.h"
-#include "server/commands/bench_parts.h"
+#include "server/commands/bench_results.h"
 #include "server/commands/bench_trace.h"
 #include "server/commands/commands.h"
 
@@ -27,25 +26,7 @@ enum {
     MIN_LOGIT_ROWS = 64,
     MAX_RESULTS = 4096,
     MAX_PEAKS = 16, /* 1, 2, 4 ... threads */
-};
-
-struct shape {
-    bool decode;
-    uint32_t batch, context;
-    uint32_t n; /* tokens of the prompt, or of each answer */
-};
-
-/* Of feed-forwards whose zeros are skipped. */
-struct neurons {
-    uint64_t n_all, n_up, n_down;
-};
-
-struct result {
-    struct shape shape;
-    double tok_s, ms;
-    struct bench_parts parts;
-    struct bench_experts experts;
-    struct neurons neurons;
+    MAX_MODES = 32,
 };
 
 /* Sequences of the same length. */
@@ -59,20 +40,20 @@ struct bench {
     const struct options *o;
     struct engine *e;
     const struct engine_info *info;
-    uint32_t point; /* of --quality */
-    char mode[80];  /* what the rows are called: the answer is written after the model is closed */
+    struct bench_mode modes[MAX_MODES]; /* of the open model */
+    uint32_t n_modes;
+    const struct bench_mode *mode; /* at hand */
+    bool was_opened;               /* the model: there was room for it */
     struct set set;
     struct engine_row *rows;    /* [max_rows] */
     uint32_t *row_seq;          /* [n_max] which sequence a decode row is of */
     struct engine_sample *jobs; /* [n_max] */
     double *times;              /* [repeat] */
-    struct result *results;
-    uint32_t n_results;
-    struct bench_parts parts;     /* of the shape at hand */
-    struct bench_experts experts; /* the same */
-    struct bench_trace trace;     /* the same */
-    struct neurons neurons;       /* the same */
-    bool has_experts;
+    struct bench_results results;
+    struct bench_parts parts;            /* of the shape at hand */
+    struct bench_experts experts;        /* the same */
+    struct bench_trace trace;            /* the same */
+    struct bench_neurons neurons;        /* the same */
     struct engine_peak peaks[MAX_PEAKS]; /* the last one is of all threads */
     uint32_t n_peaks;
     struct engine_disk_speed disk[ENGINE_DISK_SPEEDS]; /* if o->disk */
@@ -94,7 +75,7 @@ static void note(const struct bench *b, const char *fmt, ...)
     fputc('\n', stderr);
 }
 
-static void show_progress(const struct bench *b, const struct shape *s, const char *what,
+static void show_progress(const struct bench *b, const struct bench_shape *s, const char *what,
                           uint32_t done, uint32_t total)
 {
     if (b->show)
@@ -218,20 +199,20 @@ static void set_empty(struct set *set)
     set->n = set->len = set->room = 0;
 }
 
-static uint32_t longest_start(const struct shape *s)
+static uint32_t longest_start(const struct bench_shape *s)
 {
     return s->context + s->context / GROWTH;
 }
 
 /* batch sequences with `context` tokens each. */
-static int set_fill(struct bench *b, const struct shape *s, struct engine_err *err)
+static int set_fill(struct bench *b, const struct bench_shape *s, struct engine_err *err)
 {
     struct set *set = &b->set;
     uint32_t room = min_u32(longest_start(s) + s->n, b->info->n_ctx);
     struct engine_seq_options opt = { .max_tokens = room,
                                       .no_cache = true,
                                       .n_prompt = s->decode ? s->context : room,
-                                      .point = b->point };
+                                      .point = b->mode->point };
     set_empty(set);
     for (uint32_t i = 0; i < s->batch; i++) {
         if (engine_seq_open(b->e, &opt, &set->seqs[i], err))
@@ -248,7 +229,7 @@ static int set_fill(struct bench *b, const struct shape *s, struct engine_err *e
     return 0;
 }
 
-static bool set_usable(const struct set *set, const struct shape *s)
+static bool set_usable(const struct set *set, const struct bench_shape *s)
 {
     return set->n == s->batch && set->len >= s->context && set->len <= longest_start(s) &&
            set->len + s->n <= set->room;
@@ -261,13 +242,7 @@ static bool has_parts(const struct bench *b)
     return b->o->profile || b->o->roofline;
 }
 
-/* What all threads can do at most; NULL: not measured. */
-static const struct engine_peak *all_threads(const struct bench *b)
-{
-    return b->n_peaks ? &b->peaks[b->n_peaks - 1] : NULL;
-}
-
-static int repeat_once(struct bench *b, const struct shape *s, double *seconds,
+static int repeat_once(struct bench *b, const struct bench_shape *s, double *seconds,
                        struct engine_err *err)
 {
     if (!set_usable(&b->set, s) && set_fill(b, s, err))
@@ -298,7 +273,8 @@ static int repeat_once(struct bench *b, const struct shape *s, double *seconds,
 
 /* As repeat_once; the pages that growing took may be what is missing, so that a second try starts
  * from sequences that have not grown. */
-static int repeat(struct bench *b, const struct shape *s, double *seconds, struct engine_err *err)
+static int repeat(struct bench *b, const struct bench_shape *s, double *seconds,
+                  struct engine_err *err)
 {
     bool grown = b->set.n == s->batch && b->set.len > s->context;
     if (repeat_once(b, s, seconds, err) == 0)
@@ -322,76 +298,6 @@ static double median(double *v, uint32_t n)
     return n % 2 ? v[n / 2] : (v[n / 2 - 1] + v[n / 2]) / 2;
 }
 
-static bool shows_neurons(const struct bench *b)
-{
-    return b->o->skip_zeros || b->point != ENGINE_POINT_EXACT;
-}
-
-static void print_columns(const struct bench *b)
-{
-    printf("%-8s %-8s %6s %7s %8s %11s %10s", "phase", "mode", "batch", "prompt", "context",
-           "tok/s", "ms");
-    if (shows_neurons(b))
-        printf(" %7s %7s", "up", "down");
-    if (b->has_experts)
-        bench_print_experts_heading();
-    putchar('\n');
-}
-
-/* Of the same shape with all experts in memory; NULL: not measured. */
-static const struct result *resident_result(const struct bench *b, const struct shape *s)
-{
-    for (uint32_t i = 0; i < b->n_results; i++) {
-        const struct result *r = &b->results[i];
-        if (r->experts.share == 1 && r->shape.decode == s->decode && r->shape.batch == s->batch &&
-            r->shape.context == s->context && r->shape.n == s->n)
-            return r;
-    }
-    return NULL;
-}
-
-static double disk_bytes_s(const struct bench *b)
-{
-    double most = 0;
-    for (uint32_t i = 0; i < ENGINE_DISK_SPEEDS; i++)
-        most = b->disk[i].bytes_s > most ? b->disk[i].bytes_s : most;
-    return most;
-}
-
-/* How near a time is to the larger of computing with all experts in memory, and reading what was not there;
- * 0: one of them was not measured. */
-static double reached(const struct bench *b, const struct result *r)
-{
-    const struct result *resident = resident_result(b, &r->shape);
-    if (!b->o->disk || !resident)
-        return 0;
-    double per_token = r->experts.n_tokens
-                           ? (double)r->experts.missed_bytes / (double)r->experts.n_tokens
-                           : 0;
-    double token_s = per_token / disk_bytes_s(b), resident_s = 1 / resident->tok_s;
-    return (token_s > resident_s ? token_s : resident_s) * r->tok_s;
-}
-
-/* 1: none is skipped. */
-static double share_of_neurons(const struct result *r, uint64_t n)
-{
-    return r->neurons.n_all ? (double)n / (double)r->neurons.n_all : 1;
-}
-
-static void print_row(const struct bench *b, const struct result *r)
-{
-    const struct shape *s = &r->shape;
-    printf("%-8s %-8s %6u %7u %8u %11.1f %10.2f", s->decode ? "decode" : "prefill", b->mode,
-           s->batch, s->decode ? 0 : s->n, s->context, r->tok_s, r->ms);
-    if (shows_neurons(b))
-        printf(" %6.1f%% %6.1f%%", share_of_neurons(r, r->neurons.n_up) * 100,
-               share_of_neurons(r, r->neurons.n_down) * 100);
-    if (b->has_experts)
-        bench_print_experts(&r->experts, reached(b, r));
-    putchar('\n');
-    fflush(stdout);
-}
-
 static void judge_hits(struct bench *b)
 {
     struct engine_expert_stats stats;
@@ -400,30 +306,25 @@ static void judge_hits(struct bench *b)
     b->experts.best_rate = bench_trace_best(&b->trace, stats.n_slots);
 }
 
-static void keep_result(struct bench *b, const struct shape *s, double seconds)
+static void keep_result(struct bench *b, const struct bench_shape *s, double seconds)
 {
-    struct result *r = &b->results[b->n_results++];
-    *r = (struct result){ .shape = *s, .tok_s = (double)s->batch * s->n / seconds };
-    r->ms = seconds * 1e3 / (s->decode ? s->n : 1);
-    r->parts = b->parts;
-    r->neurons = b->neurons;
     judge_hits(b);
-    r->experts = b->experts;
+    struct bench_result r = { .shape = *s,
+                              .mode = *b->mode,
+                              .tok_s = (double)s->batch * s->n / seconds,
+                              .ms = seconds * 1e3 / (s->decode ? s->n : 1),
+                              .parts = b->parts,
+                              .experts = b->experts,
+                              .neurons = b->neurons };
     clear_progress(b);
-    if (b->o->json)
-        return;
-    if (b->n_results == 1)
-        print_columns(b);
-    print_row(b, r);
-    if (has_parts(b))
-        bench_print_parts(&r->parts, all_threads(b));
+    bench_results_add(&b->results, &r);
 }
 
 /* 0 also if the shape was skipped for want of room. */
-static int measure(struct bench *b, const struct shape *s, struct engine_err *err)
+static int measure(struct bench *b, const struct bench_shape *s, struct engine_err *err)
 {
     const char *phase = s->decode ? "decode" : "prefill";
-    if (s->n == 0 || b->n_results == MAX_RESULTS)
+    if (s->n == 0 || b->results.n == MAX_RESULTS)
         return 0;
     if ((uint64_t)s->context + s->n > b->info->n_ctx || !engine_fits(b->e, s->context + s->n)) {
         note(b,
@@ -434,7 +335,7 @@ static int measure(struct bench *b, const struct shape *s, struct engine_err *er
     }
     b->parts = (struct bench_parts){ 0 };
     b->experts = (struct bench_experts){ 0 };
-    b->neurons = (struct neurons){ 0 };
+    b->neurons = (struct bench_neurons){ 0 };
     b->trace.n = 0;
     for (uint32_t i = 0; i < b->o->repeat; i++) {
         show_progress(b, s, "repetition", i + 1, b->o->repeat);
@@ -456,7 +357,7 @@ static int measure(struct bench *b, const struct shape *s, struct engine_err *er
 /* Threads started, pages touched, clocks up. */
 static int warm_up(struct bench *b, struct engine_err *err)
 {
-    struct shape s = { .decode = true, .batch = 1, .n = WARM_UP_TOKENS };
+    struct bench_shape s = { .decode = true, .batch = 1, .n = WARM_UP_TOKENS };
     s.context = min_u32(WARM_UP_PROMPT, b->info->n_ctx / 2);
     double seconds;
     if (!engine_fits(b->e, s.context + s.n))
@@ -478,40 +379,51 @@ static void measure_peaks(struct bench *b)
             break;
     }
     clear_progress(b);
+    b->results.peak = &b->peaks[b->n_peaks - 1];
     if (!b->o->json)
         bench_print_peaks(b->peaks, b->n_peaks);
+}
+
+/* A prompt is computed whole in every mode. */
+static int measure_modes(struct bench *b, const struct bench_shape *s, struct engine_err *err)
+{
+    for (uint32_t m = 0; m < (s->decode ? b->n_modes : 1); m++) {
+        b->mode = &b->modes[m];
+        if (measure(b, s, err))
+            return -1;
+    }
+    return 0;
 }
 
 static int measure_all(struct bench *b, struct engine_err *err, bool is_first)
 {
     const struct options *o = b->o;
+    b->mode = &b->modes[0];
     if (warm_up(b, err))
         return -1;
     if (o->roofline && is_first)
         measure_peaks(b);
     for (uint32_t p = 0; p < o->prompts.n; p++) {
         for (uint32_t c = 0; c < o->contexts.n; c++) {
-            struct shape s = { .batch = 1,
-                               .context = o->contexts.items[c],
-                               .n = o->prompts.items[p] };
-            if (measure(b, &s, err))
+            struct bench_shape s = { .batch = 1,
+                                     .context = o->contexts.items[c],
+                                     .n = o->prompts.items[p] };
+            if (measure_modes(b, &s, err))
                 return -1;
         }
     }
     for (uint32_t c = 0; c < o->contexts.n; c++) {
         for (uint32_t i = 0; i < o->batches.n; i++) {
-            struct shape s = { .decode = true,
-                               .batch = o->batches.items[i],
-                               .context = o->contexts.items[c],
-                               .n = o->gen };
-            if (measure(b, &s, err))
+            struct bench_shape s = { .decode = true,
+                                     .batch = o->batches.items[i],
+                                     .context = o->contexts.items[c],
+                                     .n = o->gen };
+            if (measure_modes(b, &s, err))
                 return -1;
         }
     }
     return 0;
 }
-
-/* ---- output ---- */
 
 static void print_heading(const struct bench *b)
 {
@@ -525,33 +437,13 @@ static void print_heading(const struct bench *b)
             i->kv);
 }
 
-static void print_json(const struct bench *b)
-{
-    puts("[");
-    if (b->o->disk)
-        bench_print_disk_json(b->disk, b->n_results > 0);
-    for (uint32_t i = 0; i < b->n_results; i++) {
-        const struct result *r = &b->results[i];
-        const struct shape *s = &r->shape;
-        printf("  {\"phase\": \"%s\", \"mode\": \"%s\", \"batch\": %u, \"prompt\": %u, "
-               "\"context\": %u, \"tok_s\": %.3f, \"ms\": %.4f",
-               s->decode ? "decode" : "prefill", b->mode, s->batch, s->decode ? 0 : s->n,
-               s->context, r->tok_s, r->ms);
-        if (shows_neurons(b))
-            printf(", \"neurons_up\": %.4f, \"neurons_down\": %.4f",
-                   share_of_neurons(r, r->neurons.n_up), share_of_neurons(r, r->neurons.n_down));
-        if (b->has_experts)
-            bench_print_experts_json(&r->experts, reached(b, r));
-        if (has_parts(b)) {
-            printf(", \"parts\": ");
-            bench_print_parts_json(&r->parts, all_threads(b));
-        }
-        puts(i + 1 < b->n_results ? "}," : "}");
-    }
-    puts("]");
-}
-
 /* ---- open and close ---- */
+
+static bool compares_modes(const struct options *o)
+{
+    bool is_exact = o->qualities.n == 1 && strcmp(o->qualities.items[0], "exact") == 0;
+    return o->skip_zeros || !is_exact;
+}
 
 static uint32_t largest(const struct options_numbers *v)
 {
@@ -577,7 +469,7 @@ static void bench_close(struct bench *b)
     free(b->row_seq);
     free(b->jobs);
     free(b->times);
-    free(b->results);
+    bench_results_fini(&b->results);
     bench_trace_fini(&b->trace);
 }
 
@@ -608,34 +500,72 @@ static int bench_open(struct bench *b, const struct options *o)
     b->row_seq = calloc(n_max, sizeof(*b->row_seq));
     b->jobs = calloc(n_max, sizeof(*b->jobs));
     b->times = calloc(o->repeat, sizeof(*b->times));
-    b->results = calloc(MAX_RESULTS, sizeof(*b->results));
-    if (b->set.seqs && b->set.next && b->row_seq && b->jobs && b->times && b->results)
+    int rc = bench_results_init(&b->results, MAX_RESULTS);
+    b->results.as_json = o->json;
+    b->results.has_parts = has_parts(b);
+    b->results.compares_modes = compares_modes(o);
+    b->results.disk = o->disk ? b->disk : NULL;
+    if (b->set.seqs && b->set.next && b->row_seq && b->jobs && b->times && rc == 0)
         return 0;
     bench_close(b);
     return cmd_fail(EX_OSERR, "no memory for %u sequences", n_max);
 }
 
-static int open_model(struct bench *b, const struct engine_options *opt)
+/* The operating point of a text as one more mode; nothing, if it is there already. */
+static int add_mode(struct bench *b, const char *quality, bool skips_zeros)
+{
+    int exit_code, point = cmd_find_point(b->e, quality, &exit_code);
+    if (point < 0)
+        return exit_code;
+    for (uint32_t m = 0; m < b->n_modes; m++)
+        if (b->modes[m].point == (uint32_t)point)
+            return 0;
+    if (b->n_modes == MAX_MODES)
+        return cmd_fail(EX_USAGE, "--quality: at most %d operating points are measured together",
+                        MAX_MODES);
+    const struct engine_point *p = &engine_info(b->e)->points[point];
+    struct bench_mode *mode = &b->modes[b->n_modes++];
+    bool is_exact = point == ENGINE_POINT_EXACT;
+    *mode = (struct bench_mode){ .point = (uint32_t)point,
+                                 .is_dense = is_exact && !skips_zeros,
+                                 .has_losses = !is_exact && p->same_top > 0,
+                                 .kl = p->kl,
+                                 .same_top = p->same_top };
+    snprintf(mode->name, sizeof(mode->name), "%s",
+             !is_exact     ? p->name
+             : skips_zeros ? "sparse"
+                           : "dense");
+    return 0;
+}
+
+/* Without skips_zeros, first what others are compared with. */
+static int add_modes(struct bench *b, const struct options_list *qualities, bool skips_zeros)
+{
+    int exit_code = skips_zeros ? 0 : add_mode(b, "exact", false);
+    for (uint32_t i = 0; i < qualities->n && exit_code == 0; i++)
+        exit_code = add_mode(b, qualities->items[i], skips_zeros);
+    return exit_code;
+}
+
+static int open_model(struct bench *b, const struct engine_options *opt,
+                      const struct options_list *qualities)
 {
     int exit_code = cmd_engine_open(b->o, opt, &b->e);
     if (exit_code)
         return exit_code;
-    int point = cmd_find_point(b->e, b->o->quality, &exit_code);
-    if (point < 0) {
+    b->n_modes = 0;
+    exit_code = add_modes(b, qualities, opt->skip_zeros);
+    if (exit_code) {
         close_model(b);
         return exit_code;
     }
-    b->point = (uint32_t)point;
     engine_pin_self(b->e);
     b->info = engine_info(b->e);
-    snprintf(b->mode, sizeof(b->mode), "%s",
-             b->point != ENGINE_POINT_EXACT ? b->info->points[b->point].name
-             : b->o->skip_zeros             ? "sparse"
-                                            : "dense");
-    b->has_experts = b->info->n_experts > 0;
+    b->results.has_experts = b->info->n_experts > 0;
     b->trace.n_layers = b->info->n_layers;
     b->trace.n_experts = b->info->n_experts; /* of all layers: more than one has */
     b->rows = calloc(b->info->max_rows, sizeof(*b->rows));
+    b->was_opened = b->rows != NULL;
     if (b->rows)
         return 0;
     close_model(b);
@@ -656,6 +586,24 @@ static int measure_model(struct bench *b, bool is_first)
     return exit_code;
 }
 
+/* Before a model whose zeros are skipped, the same one laid out so that all is computed at once. */
+static int measure_dense(struct bench *b, const struct engine_options *opt, bool is_first)
+{
+    static const struct options_list none = { 0 };
+    struct engine_options dense = *opt;
+    dense.skip_zeros = false;
+    int exit_code = open_model(b, &dense, &none);
+    return exit_code ? exit_code : measure_model(b, is_first);
+}
+
+static int measure_layouts(struct bench *b, const struct engine_options *opt, bool is_first)
+{
+    int exit_code = opt->skip_zeros ? measure_dense(b, opt, is_first) : 0;
+    if (exit_code == 0)
+        exit_code = open_model(b, opt, &b->o->qualities);
+    return exit_code ? exit_code : measure_model(b, is_first && !opt->skip_zeros);
+}
+
 static int measure_models(struct bench *b, const char *path)
 {
     const struct options *o = b->o;
@@ -669,14 +617,13 @@ static int measure_models(struct bench *b, const char *path)
     for (uint32_t i = 0; i < n && exit_code == 0; i++) {
         opt.expert_bytes = o->expert_cache.items[i].bytes;
         opt.expert_share = o->expert_cache.items[i].share;
-        exit_code = open_model(b, &opt);
-        if (exit_code == EX_OSERR &&
+        b->was_opened = false;
+        exit_code = measure_layouts(b, &opt, i == n_skipped);
+        if (exit_code == EX_OSERR && !b->was_opened &&
             n_skipped + 1 < n) { /* more than there is room for: fewer may fit */
             n_skipped++;
             note(b, "skipped size %u of --expert-cache", i + 1);
             exit_code = 0;
-        } else if (exit_code == 0) {
-            exit_code = measure_model(b, i == n_skipped);
         }
     }
     return exit_code;
@@ -693,11 +640,11 @@ static int bench(const struct options *o)
     if (exit_code)
         return exit_code;
     exit_code = measure_models(&b, path);
-    if (exit_code == 0 && b.n_results == 0 && !o->disk)
+    if (exit_code == 0 && b.results.n == 0 && !o->disk)
         exit_code = cmd_fail(EX_USAGE, "nothing was measured: of --prompts, --gen, --batches and "
                                        "--contexts no combination is left that fits");
     else if (exit_code == 0 && o->json)
-        print_json(&b);
+        bench_results_print_json(&b.results);
     bench_close(&b);
     if (fflush(stdout) || ferror(stdout))
         return cmd_fail(EX_IOERR, "cannot write the answer: %s", strerror(errno));
@@ -719,9 +666,13 @@ const struct cmd cmd_bench = {
                  "each is followed by the parts of its steps: time, bytes of weights and KV pages "
                  "read, multiplications; with --roofline also by the time that this machine would "
                  "need at least, by its bandwidth or its arithmetic, whichever takes longer.  --disk reads "
-                 "the file in several ways first: what bounds a model that is larger than memory.",
+                 "the file in several ways first: what bounds a model that is larger than memory.  "
+                 "With --quality or --skip-zeros, each row stands beside the speed of the same "
+                 "without them, the share of neurons that were computed, and what the "
+                 "calibration found to be lost.",
         .example =
-            "  lacuna bench -m model.gguf -p 512 -n 64 -b 1,8,32 -c 0,8192 -r 5 --threads 2\n",
+            "  lacuna bench -m model.gguf -p 512 -n 64 -b 1,8,32 -c 0,8192 -r 5 --threads 2\n"
+            "  lacuna bench -m model.gguf --skip-zeros --quality exact,safe,balanced,fast -b 1,4\n",
     },
     .run = bench,
 };

@@ -131,8 +131,14 @@ def test_neurons_that_are_zero_are_skipped_and_counted(name, tmp_path):
     model = gguf_edit.with_q8_0(ROOT / f"tests/golden/arch/{name}.gguf", tmp_path / "q8_0.gguf")
     done = lacuna("bench", "-m", model, "-p", "20", "-n", "4", "-r", "1", "--skip-zeros", "--json")
     assert done.returncode == 0, done.error
-    for row in json.loads(done.stdout):
+    rows = json.loads(done.stdout)
+    assert [(row["phase"], row["mode"]) for row in rows] == [("prefill", "dense"), ("decode", "dense"),
+                                                             ("prefill", "sparse"), ("decode", "sparse")]
+    for row in rows[:2]:
+        assert (row["neurons_up"], row["neurons_down"], row["times_dense"]) == (1, 1, 1)
+    for row in rows[2:]:
         assert 0.2 < row["neurons_down"] < 0.8, row
+        assert row["times_dense"] > 0 and "kl" not in row
         if name == "arcee":
             assert row["neurons_up"] == 1, "only up itself says which are zero"
         else:
@@ -142,4 +148,8 @@ def test_neurons_that_are_zero_are_skipped_and_counted(name, tmp_path):
 def test_without_relu_no_neuron_is_skipped_which_is_said():
     done = bench("-p", "8", "-n", "2", "-r", "1", "--skip-zeros", "--json")
     assert "no ReLU" in done.error
-    assert [(row["neurons_up"], row["neurons_down"]) for row in json.loads(done.stdout)] == [(1, 1)] * 2
+    assert [(row["neurons_up"], row["neurons_down"]) for row in json.loads(done.stdout)] == [(1, 1)] * 4
+
+
+def test_an_unknown_operating_point_is_refused():
+    assert "--quality" in refused(USAGE, "bench", "-m", model_path(), "--quality", "exact,fastest")

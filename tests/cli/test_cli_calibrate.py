@@ -48,11 +48,20 @@ def test_the_table_has_a_line_for_each_point(model, tmp_path):
     assert [line.split()[0] for line in lines[1:4]] == ["exact", "safe", "fast"]
 
 
-def test_bench_and_run_take_a_point(model):
-    rows = json.loads(good("bench", "-m", model, "-p", "20", "-n", "20", "-r", "1", "--quality", "fast", "--json"))
-    assert [row["mode"] for row in rows] == ["fast", "fast"]
-    assert rows[0]["neurons_up"] == 1, "prompts are computed whole"
-    assert rows[1]["neurons_up"] < 1 and rows[1]["neurons_down"] < 1
+def test_bench_measures_points_beside_dense(model):
+    rows = json.loads(good("bench", "-m", model, "-p", "20", "-n", "20", "-r", "1", "--json", "--quality",
+                           "fast,exact,neurons=0.5"))
+    assert [(row["phase"], row["mode"]) for row in rows] == [("prefill", "dense"), ("decode", "dense"), ("decode", "fast"),
+                                                             ("decode", "neurons=0.5")], "prompts are computed whole"
+    _, dense, fast, half = rows
+    assert dense["neurons_up"] == dense["neurons_down"] == dense["times_dense"] == 1 and "kl" not in dense
+    assert fast["neurons_up"] < 1 and fast["neurons_down"] < 1
+    assert fast["kl"] > 0 and 0 < fast["same_top"] < 1, "what the calibration found"
+    assert half["neurons_down"] < 1 and "kl" not in half, "nobody knows"
+    assert fast["times_dense"] == pytest.approx(fast["tok_s"] / dense["tok_s"], rel=0.01)
+
+
+def test_run_takes_a_point(model):
     words = ("run", "-m", model, "-n", "40", "the")
     exact, fast = good(*words), good(*words, "--quality", "up=0.2+down=0.2")
     assert exact and fast and exact != fast
