@@ -12,6 +12,7 @@
 
 #include "engine/hash.h"
 #include "engine/internal.h"
+#include "engine/quality/quality.h"
 #include "engine/machine.h"
 #include "engine/memory_plan.h"
 #include "engine/model/rope.h"
@@ -123,6 +124,17 @@ static int read_sparsity(struct engine *e, struct engine_err *err)
         return -1;
     int rc = e->opt.sidecar_path ? sidecar_read(e->sparsity, e->opt.sidecar_path, err) : 0;
     return rc;
+}
+
+static int open_audit(struct engine *e, struct engine_err *err)
+{
+    const struct audit_options opt = { .steps = e->opt.audit_steps,
+                                       .withdrawn = e->opt.withdrawn,
+                                       .ctx = e->opt.withdrawn_ctx };
+    return audit_open(&e->audit, e, &opt) == 0
+               ? 0
+               : engine_fail(err, ENGINE_ERR_MEMORY, "no memory for audits of %u layers",
+                             e->shape.n_layers);
 }
 
 /* Only what the calibration of this very model says can be done without. */
@@ -517,7 +529,8 @@ static int open_model(struct engine *e, struct engine_err *err)
     warn_of_gating(e);
     warn_of_approximation(e);
     warn_of_pre(e);
-    if (load(e, &plan, err) != 0 || open_parts(e, &plan, err) != 0 || check_sparsity(e, err) != 0)
+    if (load(e, &plan, err) != 0 || open_parts(e, &plan, err) != 0 || check_sparsity(e, err) != 0 ||
+        open_audit(e, err) != 0)
         return -1;
     if (warm_up(e, err) != 0 || warm_experts(e, err) != 0)
         return -1;
@@ -551,6 +564,7 @@ void engine_close(struct engine *e)
         return;
     engine_samplers_close(e);
     forward_close(e->forward);
+    audit_close(e->audit);
     sparsity_close(e->sparsity);
     experts_close(e->experts);
     free(e->expert_layers);

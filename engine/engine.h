@@ -72,6 +72,10 @@ enum engine_phase {
 typedef void engine_progress_fn(void *ctx, enum engine_phase phase, uint64_t done_bytes,
                                 uint64_t total_bytes);
 
+/* An operating point was found to be so many times as far off as its calibration says, and is withdrawn.  On the stepping
+ * thread. */
+typedef void engine_withdrawn_fn(void *ctx, uint32_t point, double times);
+
 /* One line of the memory plan: what for, how much. */
 struct engine_plan_line {
     const char *what;
@@ -108,6 +112,10 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
     bool skip_zeros;
     bool
         choose_pages; /* pages keep what operating points with a budget of tokens choose them by: 3 to 6 % more memory */
+    /* Of so many steps in which something is left out one is audited: engine_audit_stats; 0: none. */
+    uint32_t audit_steps;
+    engine_withdrawn_fn *withdrawn; /* NULL: nobody wants to know */
+    void *withdrawn_ctx;
     bool vocab_only;           /* tokenizer only: no weights, no steps */
     enum engine_gating gating; /* overrides expert_gating_func */
     bool never_defers;        /* steps wait for experts until these fail: see ENGINE_ROW_DEFERRED */
@@ -190,6 +198,23 @@ int engine_point(const struct engine *e, const char *quality);
  * every layer computes, "neurons=0.5": of both (which wants a calibration); "tokens=2048": decoded tokens attend to so many (which wants
  * choose_pages).  -1: there is none, see *err (ENGINE_ERR_INPUT).  [loop] */
 int engine_find_point(struct engine *e, const char *text, struct engine_err *err);
+
+/* Audits compute the feed-forward of a layer of some rows whole as well, which changes no answer. */
+enum { ENGINE_AUDIT_GROUPS = 4 };
+struct engine_audit_group {
+    uint32_t layer0, layer1; /* layers [layer0, layer1) */
+    uint64_t n;              /* feed-forwards of a row that were audited */
+    double error; /* how far off they are: |difference| / |whole output|, a mean of the latest */
+};
+struct engine_audit_stats {
+    struct engine_audit_group group[ENGINE_AUDIT_GROUPS];
+    uint32_t n_withdrawn; /* operating points */
+};
+/* Any thread. */
+void engine_audit_stats(const struct engine *e, struct engine_audit_stats *out);
+/* The point that a sequence shall have which was to have this one: itself, unless audits found that it loses more than its
+ * calibration says; then the next safer one.  Any thread. */
+uint32_t engine_point_in_force(const struct engine *e, uint32_t point);
 
 /* ---- text: any thread ---- */
 

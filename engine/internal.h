@@ -41,6 +41,7 @@ struct engine {
     struct experts *experts;             /* NULL: all are in memory */
     struct weights weights;
     struct sparsity *sparsity;
+    struct audit *audit; /* NULL: no steps */
     struct kv *kv;
     struct workers *workers;
     struct forward *forward;

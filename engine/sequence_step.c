@@ -10,6 +10,7 @@
 
 #include "engine/clock.h"
 #include "engine/internal.h"
+#include "engine/quality/quality.h"
 
 /* ---- sequences ---- */
 
@@ -373,6 +374,7 @@ void engine_step(struct engine *e, struct engine_row *rows, uint32_t n_rows)
     memset(f->row_failed, 0, n_rows * sizeof(*f->row_failed));
     memset(f->row_late, 0, n_rows * sizeof(*f->row_late));
     take_rows(e, rows, n_rows);
+    audit_choose(e->audit, f);
     f->may_defer = may_defer(e);
     if (f->n_rows)
         forward_step(f);

@@ -436,6 +436,27 @@ static void add_neurons(struct text *t, const struct engine *e)
            "Those of them whose columns of the down matrix were wanted.");
 }
 
+static void add_audits(struct text *t, const struct engine *e)
+{
+    struct engine_audit_stats s = { 0 };
+    if (e)
+        engine_audit_stats(e, &s);
+    uint64_t n = 0;
+    for (uint32_t g = 0; g < ENGINE_AUDIT_GROUPS; g++)
+        n += s.group[g].n;
+    single(t, "lacuna_sparsity_audits_total", "counter", t->model, (double)n,
+           "Feed-forwards of a token that were computed whole, too (--audit-steps).");
+    single(t, "lacuna_sparsity_points_withdrawn", "gauge", t->model, s.n_withdrawn,
+           "Operating points that audits found to lose more than their calibration says.");
+    family(t, "lacuna_sparsity_audit_error", "gauge",
+           "How far off the output of feed-forwards is that leave something out, as a share of the "
+           "whole output; a mean of the latest audits of these layers.");
+    for (uint32_t g = 0; g < ENGINE_AUDIT_GROUPS; g++)
+        if (s.group[g].layer1 > s.group[g].layer0)
+            buf_printf(t->b, "lacuna_sparsity_audit_error{%s,layers=\"%u-%u\"} %.9g\n", t->model,
+                       s.group[g].layer0, s.group[g].layer1 - 1, s.group[g].error);
+}
+
 static void add_experts(struct text *t, const struct engine *e)
 {
     struct engine_expert_stats s = { 0 };
@@ -592,6 +613,7 @@ void metrics_render(const struct srv *s, struct buf *out, bool openmetrics)
     add_cache(&t, &cache);
     add_drafts(&t, &stats);
     add_neurons(&t, e);
+    add_audits(&t, e);
     add_experts(&t, e);
     add_success(&t, s->metrics);
     add_rejected(&t, s->metrics);

@@ -68,6 +68,7 @@ struct options {
     bool pin_threads;
     const char *max_isa;
     bool no_mmap, skip_zeros, choose_pages;
+    uint32_t audit_steps;                /* 0: none */
     uint32_t io;                         /* enum engine_io */
     uint32_t foresight;                  /* 0: auto */
     uint32_t expert_gating;              /* enum engine_gating */

@@ -346,8 +346,8 @@ static void gather_queries(const struct attention_job *job, const struct attenti
     b->n_q = w->n_queries;
     for (uint32_t i = 0; i < b->n_q; i++) {
         uint32_t row = row_of(job, w, i), head = head_of(job, w, i);
-        memcpy(b->q + (size_t)i * s->head_dim,
-               attention_query(f, row, head), s->head_dim * sizeof(float));
+        memcpy(b->q + (size_t)i * s->head_dim, attention_query(f, row, head),
+               s->head_dim * sizeof(float));
         b->first[i] = kv_first_visible(job->layer->window, f->place[row].pos);
         b->end[i] = paging_sealed_end(s, f->place[row].pos);
     }
@@ -446,9 +446,8 @@ void attention_finish_query(const struct forward *f, uint32_t row, uint32_t head
     const struct model_shape *s = f->shape;
     size_t kv_head = head / attention_group(s);
     size_t kv = ((size_t)row * s->n_kv_heads + kv_head) * s->head_dim;
-    f->kern->attend_last(attention_query(f, row, head), f->k + kv, f->v + kv,
-                         s->attention_soft_cap, s->head_dim, m, l,
-                         attention_head_output(f, row, head));
+    f->kern->attend_last(attention_query(f, row, head), f->k + kv, f->v + kv, s->attention_soft_cap,
+                         s->head_dim, m, l, attention_head_output(f, row, head));
 }
 
 /* The running softmax of a block's queries; o points into the output rows. */

@@ -121,6 +121,8 @@ static uint32_t count_nonzero(const float *h, uint32_t n)
 static void count_row(struct forward *f, const struct tile *tile, enum sparsity_site site,
                       uint32_t t, uint32_t n)
 {
+    if (f->audit.is_running)
+        return;
     f->neurons[workers_self()].n[site] += n;
     if (tile->g->has_points)
         atomic_fetch_add_explicit(&f->row_counts[tile->t0 + t].n[site], n, memory_order_relaxed);
@@ -186,7 +188,7 @@ static void sparse_tile(struct forward *f, const struct tile *tile)
     }
     drop_neurons(f, tile, SPARSITY_DOWN);
     count_active(f, tile, SPARSITY_DOWN);
-    f->neurons[workers_self()].n_all += n_values;
+    f->neurons[workers_self()].n_all += f->audit.is_running ? 0 : n_values;
 }
 
 /* As dense_tile; somebody looks at gate and up. */
@@ -285,4 +287,6 @@ void ffn_forward(struct forward *f, uint32_t layer)
     };
     ffn_hidden(f, &g);
     forward_products(f, &down, 1, PROFILE_DOWN);
+    if (audit_wants(f, layer))
+        audit_ffn(f, &g);
 }

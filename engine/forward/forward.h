@@ -139,6 +139,20 @@ struct neuron_tile {
 /* Looks at all of them, on the worker that computed them. */
 typedef void forward_probe_fn(void *ctx, const struct neuron_tile *tile);
 
+enum { AUDIT_MOST_ROWS = 8, AUDIT_ALL_LAYERS = UINT32_MAX };
+/* How far a row's feed-forward is from the whole one, whose output has the size 1. */
+typedef void forward_audit_fn(void *ctx, const struct operating_point *point, uint32_t layer,
+                              double error);
+/* Of the step at hand: rows whose feed-forward is also computed whole. */
+struct audit_request {
+    uint32_t layer;                        /* in which; or AUDIT_ALL_LAYERS */
+    uint32_t n_rows, row[AUDIT_MOST_ROWS]; /* they have points */
+    forward_audit_fn *found;
+    void *ctx;
+    float *y;        /* [n_embd] */
+    bool is_running; /* nothing is counted */
+};
+
 struct forward {
     const struct model_shape *shape;
     const struct weights *weights;
@@ -167,8 +181,9 @@ struct forward {
     uint32_t *row_replaced;                   /* [max_rows] so many did, in all layers */
     const struct operating_point **row_point; /* [max_rows] what it does without; NULL: nothing */
     struct row_counts *row_counts;            /* [max_rows] */
-    bool may_defer;                           /* whether rows may be late */
-    const char *failure;                      /* why; NULL: none has */
+    struct audit_request audit;
+    bool may_defer;      /* whether rows may be late */
+    const char *failure; /* why; NULL: none has */
     struct attention_plan plan[KV_MAX_GROUPS];
     /* Of the layer at hand, if rows choose pages in it; and the runs, but for these rows, which are their last ones. */
     struct attention_plan layer_plan;
@@ -297,6 +312,12 @@ void ffn_hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, uint
 /* All neurons of all rows. */
 void ffn_hidden(struct forward *f, const struct gated *g);
 void ffn_forward(struct forward *f, uint32_t layer);
+
+/* ffn_audit.c */
+bool audit_wants(const struct forward *f, uint32_t layer);
+/* Behind the products of a dense layer. */
+void audit_ffn(struct forward *f, const struct gated *g);
+
 /* Is every row searched for neurons that ReLU has made zero?  Else only those with an operating point are, for what it
  * takes for zero, and only they are counted. */
 bool ffn_looks_for_zeros(const struct forward *f);

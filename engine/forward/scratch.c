@@ -95,6 +95,7 @@ static void take_step(struct arena *a, struct forward *f)
     f->row_replaced = take(a, f->opt.max_rows, sizeof(*f->row_replaced));
     f->row_point = take(a, rows, sizeof(*f->row_point));
     f->row_counts = take(a, rows, sizeof(*f->row_counts));
+    f->audit.y = take(a, f->shape->n_embd, sizeof(*f->audit.y));
     f->segment = take(a, rows, sizeof(*f->segment));
     f->sealing = take(a, rows, sizeof(*f->sealing));
     f->carried = take(a, rows, sizeof(*f->carried));

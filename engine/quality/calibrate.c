@@ -285,17 +285,34 @@ static bool keep_promise(struct calibration *c, uint32_t goal, uint32_t point,
     return false;
 }
 
+/* How far off each layer is, for audits to compare with. */
+static int keep_errors(struct calibration *c, uint32_t point)
+{
+    float *error = calloc(c->s->n_layers, sizeof(*error));
+    if (!error)
+        return engine_fail(c->err, ENGINE_ERR_MEMORY, "no memory for %u layers", c->s->n_layers);
+    audit_means(c->e->audit, point, error);
+    sparsity_set_errors(c->s, point, error);
+    free(error);
+    return 0;
+}
+
 static int verify_once(struct calibration *c, const uint32_t *points, bool *is_kept)
 {
     struct engine_eval_result result[SIDE_BY_SIDE];
-    if (measure(c, &c->verify, points, c->opt->n_goals, result) != 0)
-        return -1;
+    const struct audit_options everything = { .steps = 1, .all_layers = true };
+    audit_forget(c->e->audit);
+    const struct audit_options before = audit_set_options(c->e->audit, &everything);
+    int rc = measure(c, &c->verify, points, c->opt->n_goals, result);
+    audit_set_options(c->e->audit, &before);
     *is_kept = true;
-    for (uint32_t g = 0; g < c->opt->n_goals; g++) {
+    for (uint32_t g = 0; g < c->opt->n_goals && rc == 0; g++) {
+        rc = keep_errors(c, points[g]);
         keep_measures(c, points[g], &result[g]);
         *is_kept &= keep_promise(c, g, points[g], &result[g]);
     }
-    return 0;
+    audit_forget(c->e->audit);
+    return rc;
 }
 
 static int verify(struct calibration *c, const uint32_t *points)

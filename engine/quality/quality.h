@@ -7,6 +7,7 @@
  *   calibrate.c      engine_calibrate, top to bottom
  *   neuron_stats.c   how much each neuron counts, on a text
  *   neuron_budget.c  how much each part may leave out
+ *   audit.c          whether points still cost what their calibration found, while they are used
  *   bytes.c          what a token reads
  *   rows.c           steps in which nothing may fail
  */
@@ -51,6 +52,30 @@ uint32_t budget_trial_steps(uint32_t trial);
 /* Chooses steps of all layers so that most bytes are saved and the losses together stay within `allowed`.  Between trials,
  * and beyond them, a loss is taken for a power of the energy.  Columns of down whose rows of up are left out are, too. */
 void budget_spend(struct budget_layer *layers, uint32_t n_layers, double allowed);
+
+/* ---- audit.c: the stepping thread ---- */
+
+struct audit;
+struct audit_options {
+    uint32_t steps;  /* of so many in which something is left out one is audited; 0: none */
+    bool all_layers; /* else one */
+    engine_withdrawn_fn *withdrawn; /* NULL: nobody wants to know */
+    void *ctx;
+};
+
+/* -1: no memory.  e must outlive *out. */
+int audit_open(struct audit **out, const struct engine *e, const struct audit_options *opt);
+void audit_close(struct audit *a); /* NULL is fine */
+/* Returns what they were. */
+struct audit_options audit_set_options(struct audit *a, const struct audit_options *opt);
+
+/* Of a step whose rows are known: which of them are audited, in which layer. */
+void audit_choose(struct audit *a, struct forward *f);
+
+/* Means [n_layers] of what was found of a point since audit_forget; 0: nothing was. */
+void audit_means(const struct audit *a, uint32_t point, float *error);
+/* Everything that was found, points that were withdrawn included. */
+void audit_forget(struct audit *a);
 
 /* ---- neuron_stats.c ---- */
 

@@ -79,6 +79,7 @@ static void point_close(struct operating_point *p)
         return;
     free((void *)(uintptr_t)p->info.name);
     free(p->layer);
+    free(p->error);
     free(p);
 }
 
@@ -175,7 +176,8 @@ static struct operating_point *point_new(const struct sparsity *s, const char *n
         return NULL;
     p->info.name = strdup(name);
     p->layer = malloc(s->n_layers * sizeof(*p->layer));
-    if (!p->info.name || !p->layer) {
+    p->error = calloc(s->n_layers, sizeof(*p->error));
+    if (!p->info.name || !p->layer || !p->error) {
         point_close(p);
         return NULL;
     }
@@ -209,6 +211,25 @@ void sparsity_set_limits(struct sparsity *s, uint32_t point, const struct layer_
 {
     set_limits(s, s->points[point], layer);
     s->infos[point] = s->points[point]->info;
+}
+
+void sparsity_set_errors(struct sparsity *s, uint32_t point, const float *error)
+{
+    memcpy(s->points[point]->error, error, s->n_layers * sizeof(*error));
+}
+
+uint32_t sparsity_safer(const struct sparsity *s, uint32_t point,
+                        bool (*usable)(const void *ctx, uint32_t point), const void *ctx)
+{
+    uint32_t best = ENGINE_POINT_EXACT;
+    double most = s->infos[point].kl;
+    for (uint32_t i = 0; i < s->n_points; i++) {
+        const struct engine_point *p = &s->infos[i];
+        bool is_measured = p->weights > 0; /* the exact one is, too: it loses 0 */
+        if (is_measured && p->kl < most && p->kl >= s->infos[best].kl && usable(ctx, i))
+            best = i;
+    }
+    return best;
 }
 
 void sparsity_truncate(struct sparsity *s, uint32_t n)

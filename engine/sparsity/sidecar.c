@@ -11,6 +11,7 @@
  *     SITE.weight                F32 [n_layers][n_ff]              site: up, down (see sparsity.h)
  *     SITE.level                 F32 [n_layers][SPARSITY_LEVELS]
  *     SITE.limit                 F32 [points][n_layers]
+ *     ffn.error                  F32 [points][n_layers]         what audits may find; optional
  *
  * Nothing in it is trusted.
  */
@@ -167,9 +168,17 @@ static int read_measures(const struct reader *r, uint64_t n_points, struct engin
     return 0;
 }
 
-/* limit: [site][point][layer] */
+/* Files that were written before audits have none. */
+static int read_errors(const struct reader *r, uint64_t n_points, float *error)
+{
+    if (n_points == 0 || !gguf_find_tensor(r->g, "ffn.error"))
+        return 0;
+    return read_floats(r, "ffn", "error", r->s->n_layers, n_points, error);
+}
+
+/* limit: [site][point][layer]; error: [point][layer] */
 static int add_points(const struct reader *r, const struct gguf_array *names,
-                      const struct engine_point *infos, const float *limit)
+                      const struct engine_point *infos, const float *limit, const float *error)
 {
     struct sparsity *s = r->s;
     struct layer_point *layer = calloc(s->n_layers, sizeof(*layer));
@@ -184,8 +193,10 @@ static int add_points(const struct reader *r, const struct gguf_array *names,
         int point = sparsity_add(s, name, layer, &why);
         if (point < 0)
             rc = engine_fail(r->err, ENGINE_ERR_FILE, "%s: %.400s", r->path, why.text);
-        else
+        else {
             sparsity_set_info(s, (uint32_t)point, &infos[p]);
+            sparsity_set_errors(s, (uint32_t)point, error + p * s->n_layers);
+        }
     }
     free(layer);
     return rc;
@@ -218,7 +229,8 @@ static int read_points(const struct reader *r)
     size_t n_limits = (size_t)names.n * r->s->n_layers;
     struct engine_point *infos = calloc(names.n + 1, sizeof(*infos));
     float *limit = calloc(SPARSITY_SITES * n_limits + 1, sizeof(*limit));
-    int rc = infos && limit
+    float *error = calloc(n_limits + 1, sizeof(*error));
+    int rc = infos && limit && error
                  ? 0
                  : engine_fail(r->err, ENGINE_ERR_MEMORY, "no memory for operating points");
     for (uint32_t site = 0; site < SPARSITY_SITES && rc == 0 && names.n > 0; site++)
@@ -227,9 +239,12 @@ static int read_points(const struct reader *r)
     if (rc == 0)
         rc = read_measures(r, names.n, infos);
     if (rc == 0)
-        rc = add_points(r, &names, infos, limit);
+        rc = read_errors(r, names.n, error);
+    if (rc == 0)
+        rc = add_points(r, &names, infos, limit, error);
     free(infos);
     free(limit);
+    free(error);
     return rc;
 }
 
@@ -314,6 +329,8 @@ static void put_tensors(struct writer *w)
         if (w->n_points > 0)
             put_tensor(w, sparsity_site_name(site), "limit", w->s->n_layers, w->n_points);
     }
+    if (w->n_points > 0)
+        put_tensor(w, "ffn", "error", w->s->n_layers, w->n_points);
 }
 
 static void pad(const struct writer *w)
@@ -339,7 +356,7 @@ static void put_limits(const struct writer *w, uint32_t site)
 static void put_file(struct writer *w, uint64_t model)
 {
     const struct sparsity *s = w->s;
-    gguf_put_header(w->out, SPARSITY_SITES * (w->n_points > 0 ? 3u : 2u), N_KEYS);
+    gguf_put_header(w->out, w->n_points > 0 ? 3 * SPARSITY_SITES + 1 : 2 * SPARSITY_SITES, N_KEYS);
     put_keys(w, model);
     put_tensors(w);
     pad(w);
@@ -349,6 +366,9 @@ static void put_file(struct writer *w, uint64_t model)
         if (w->n_points > 0)
             put_limits(w, site);
     }
+    for (uint64_t p = 1; p <= w->n_points; p++)
+        gguf_put(w->out, s->points[p]->error, s->n_layers * sizeof(float));
+    pad(w);
 }
 
 int sidecar_write(const struct sparsity *s, const char *path, uint64_t model,

@@ -50,6 +50,8 @@ struct operating_point {
     struct engine_point info;
     bool leaves_out;           /* anything */
     struct layer_point *layer; /* [n_layers] */
+    /* [n_layers] of feed-forwards, as the calibration's text had it (forward_audit_fn); 0: unknown. */
+    float *error;
 };
 
 struct sparsity {
@@ -99,6 +101,13 @@ void sparsity_set_info(struct sparsity *s, uint32_t point, const struct engine_p
 /* A name, or "up=0.5+down=0.4": the same shares of neurons computed in all layers, as the calibration's text had it;
  * 'neurons' is both.  Such a point is added if it is new.  Returns its number or -1. */
 int sparsity_parse(struct sparsity *s, const char *text, struct engine_err *err);
+
+/* What is to be expected of its feed-forwards [n_layers]. */
+void sparsity_set_errors(struct sparsity *s, uint32_t point, const float *error);
+/* Of the points that the calibration measured and `usable` allows, the one that loses most but less than this one;
+ * ENGINE_POINT_EXACT if there is none. */
+uint32_t sparsity_safer(const struct sparsity *s, uint32_t point,
+                        bool (*usable)(const void *ctx, uint32_t point), const void *ctx);
 
 /* sidecar.c */
 /* Fills s from the file at `path`; s->model then says whose it is. */

@@ -235,9 +235,10 @@ static int settle_point(struct completion *c, struct api_error *err)
     int point = (int)c->srv->point;
     if (c->req.quality[0])
         point = engine_point(c->srv->engine, c->req.quality);
-    c->point = (uint32_t)point;
-    if (point >= 0)
+    if (point >= 0) {
+        c->point = engine_point_in_force(c->srv->engine, (uint32_t)point);
         return 0;
+    }
     for (uint32_t i = 0; i < info->n_points && strlen(names) + 80 < sizeof(names); i++)
         snprintf(names + strlen(names), sizeof(names) - strlen(names), "%s'%s'", i ? ", " : "",
                  info->points[i].name);

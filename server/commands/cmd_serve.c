@@ -260,6 +260,19 @@ static void keep_heat(const struct serve *s)
         log_event(LOG_WARN_LEVEL, "expert_heat_not_kept", LOG_STR("message", err.text), LOG_END);
 }
 
+static void tell_withdrawn(void *ctx, uint32_t point, double times)
+{
+    const struct serve *s = ctx;
+    const struct engine_point *points = engine_info(s->engine)->points;
+    uint32_t now = engine_point_in_force(s->engine, point);
+    log_event(LOG_WARN_LEVEL, "operating_point_withdrawn", LOG_STR("point", points[point].name),
+              LOG_F64("times_expected_error", times), LOG_STR("instead", points[now].name),
+              LOG_STR("message",
+                      "what is asked differs from the text that the model was calibrated "
+                      "with: calibrate again with text like it"),
+              LOG_END);
+}
+
 static int load_model(struct serve *s)
 {
     struct engine_options opt;
@@ -276,6 +289,8 @@ static int load_model(struct serve *s)
     opt.progress = cmd_progress_show;
     opt.progress_ctx = &s->progress;
     opt.cancel = cmd_signals_flag();
+    opt.withdrawn = tell_withdrawn;
+    opt.withdrawn_ctx = s;
     int rc = engine_open(&s->engine, &opt, &err);
     free(heat);
     free(sidecar);

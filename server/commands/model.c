@@ -80,6 +80,7 @@ void cmd_engine_options(const struct options *o, const char *path, struct engine
         .read_file = o->no_mmap,
         .skip_zeros = o->skip_zeros,
         .choose_pages = o->choose_pages,
+        .audit_steps = o->audit_steps,
         .gating = (enum engine_gating)o->expert_gating,
         .experts_used = o->experts_used,
         .experts_kept = o->experts_kept,

@@ -16,6 +16,7 @@ GAUGES = ["lacuna_requests_running", "lacuna_requests_waiting", "lacuna_kv_cache
           "lacuna_ready", "lacuna_draining", "lacuna_model_load_seconds", "lacuna_build_info",
           "lacuna_last_reload_success_timestamp_seconds", "lacuna_kv_cache_pages",
           "lacuna_cache_config_info", "lacuna_io_backend_info", "lacuna_experts", "lacuna_experts_per_token",
+          "lacuna_sparsity_points_withdrawn",
           "process_resident_memory_bytes",
           "process_start_time_seconds", "process_open_fds", "process_max_fds", "process_virtual_memory_bytes"]
 COUNTERS = ["lacuna_prompt_tokens_total", "lacuna_prefill_tokens_total", "lacuna_generation_tokens_total",
@@ -24,7 +25,7 @@ COUNTERS = ["lacuna_prompt_tokens_total", "lacuna_prefill_tokens_total", "lacuna
             "lacuna_log_messages_total", "process_cpu_seconds_total", "lacuna_prefix_cache_queries_total",
             "lacuna_prefix_cache_hits_total", "lacuna_num_preemptions_total", "lacuna_draft_tokens_total",
             "lacuna_accepted_draft_tokens_total", "lacuna_neurons_total", "lacuna_neurons_up_total",
-            "lacuna_neurons_down_total",
+            "lacuna_neurons_down_total", "lacuna_sparsity_audits_total",
             "lacuna_expert_cache_hits_total", "lacuna_expert_cache_misses_total",
             "lacuna_expert_cache_foreseen_total", "lacuna_expert_cache_unused_total",
             "lacuna_expert_cache_evictions_total", "lacuna_expert_replaced_total",

@@ -4,8 +4,10 @@ import concurrent.futures
 import shutil
 import subprocess
 
+import numpy as np
 import pytest
 
+import gguf_edit
 from harness import ROOT, SLOWNESS, binary, clean_environment
 
 FIXTURE = ROOT / "tests/golden/arch/llama.gguf"
@@ -153,3 +155,30 @@ def test_pages_that_are_chosen_are_said_and_change_nothing_but_that(start):
         with concurrent.futures.ThreadPoolExecutor(8) as pool:
             found = list(pool.map(lambda i: numbers(answer(other, i % 4)), range(8)))
         assert found == [numbers(expected[i % 4]) for i in range(8)], more
+
+
+def promise_less_error(sidecar, target):
+    """A copy whose points promise an eighth of what their feed-forwards are off by."""
+    file, data = gguf_edit.File(sidecar), bytearray(sidecar.read_bytes())
+    tensor = next(t for t in file.tensors if t.name == "ffn.error")
+    at = len(data) - len(file.section) + tensor.offset
+    n = tensor.dimensions[0] * tensor.dimensions[1]
+    errors = np.frombuffer(data, np.float32, n, at) / 8
+    data[at:at + 4 * n] = errors.tobytes()
+    target.write_bytes(data)
+
+
+def test_a_point_that_loses_more_than_it_says_is_withdrawn_for_later_requests(start, model, tmp_path):
+    sidecar = tmp_path / "optimistic.lacuna"
+    promise_less_error(model.with_name(model.name + ".lacuna"), sidecar)
+    alone = token_ids(complete(start("--audit-steps", "0", model=str(model)), 1, "fast"))
+    client = start("--sidecar", str(sidecar), "--audit-steps", "1", model=str(model))
+    first = complete(client, 1, "fast")
+    assert first["usage"]["lacuna"]["quality"]["point"] == "fast"
+    assert token_ids(first) == alone, "audits change nothing, and what runs keeps its point"
+    later = [complete(client, i, "fast") for i in range(4)]
+    points = [answer["usage"].get("lacuna", {"quality": {"point": "exact"}})["quality"]["point"] for answer in later]
+    assert points[-1] != "fast", points
+    assert client.metric("lacuna_sparsity_points_withdrawn") >= 1
+    assert client.metric("lacuna_sparsity_audits_total") > 0
+    assert '"event":"operating_point_withdrawn"' in client.server.log().replace(" ", "")

@@ -19,7 +19,7 @@ def floats(n, first=0.5, step=0.25):
 
 
 def sidecar(points=("safe", "fast"), version=1, model="0123456789abcdef", tokens=4096, kind="lacuna-sidecar",
-            measure=0.5, n_measures=None, neurons=NEURONS, level=None, limit=None):
+            measure=0.5, n_measures=None, neurons=NEURONS, level=None, limit=None, error=None):
     n = len(points)
     keys = [key("general.type", STRING, kind), key("lacuna.sidecar.version", U32, version),
             key("lacuna.sidecar.model", STRING, model), key("lacuna.sidecar.tokens", U32, tokens),
@@ -35,6 +35,9 @@ def sidecar(points=("safe", "fast"), version=1, model="0123456789abcdef", tokens
         for name, width, rows, values in parts:
             tensors.append(tensor(f"{site}.{name}", TYPE_F32, (width, rows), len(data)))
             data += values + bytes(-len(values) % 32)
+    if error:
+        tensors.append(tensor("ffn.error", TYPE_F32, (LAYERS, n), len(data)))
+        data += error + bytes(-len(error) % 32)
     return gguf(keys, tensors, data)
 
 
@@ -53,6 +56,8 @@ def seeds():
     yield "other_width", sidecar(neurons=3)
     yield "levels_descend", sidecar(level=floats(LEVELS, 5, -0.1) * LAYERS)
     yield "limit_is_infinite", sidecar(limit=struct.pack("<4f", 1, 2, float("inf"), 3))
+    yield "with_errors", sidecar(error=floats(LAYERS * 2))
+    yield "error_is_negative", sidecar(error=floats(LAYERS * 2, -0.5))
     yield "cut", sidecar()[:-40]
 
 

@@ -230,6 +230,7 @@ Test(sidecar, what_is_written_is_read)
     struct engine_err err = { 0 };
     add(a, "safe", 0.985, 0.9);
     add(a, "fast", 0.9, 0.6);
+    sparsity_set_errors(a, 2, (float[N_LAYERS]){ 0.1f, 0, 0.2f, 0.3f, 0.4f });
     cr_assert_eq(sidecar_write(a, path, 0xfedcba9876543210, &err), 0, "%s", err.text);
     cr_assert_eq(sidecar_read(b, path, &err), 0, "%s", err.text);
     cr_assert_eq(b->model, 0xfedcba9876543210);
@@ -246,6 +247,7 @@ Test(sidecar, what_is_written_is_read)
         cr_assert_eq(memcmp(&x, &y, sizeof(x)), 0);
         cr_assert_arr_eq(b->points[p]->layer, a->points[p]->layer,
                          N_LAYERS * sizeof(struct layer_point));
+        cr_assert_arr_eq(b->points[p]->error, a->points[p]->error, N_LAYERS * sizeof(float));
     }
     sparsity_close(a);
     sparsity_close(b);
