@@ -199,7 +199,7 @@ int engine_point(const struct engine *e, const char *quality);
  * choose_pages).  -1: there is none, see *err (ENGINE_ERR_INPUT).  [loop] */
 int engine_find_point(struct engine *e, const char *text, struct engine_err *err);
 
-/* Audits compute the feed-forward of a layer of some rows whole as well, which changes no answer. */
+/* An audit computes the feed-forward of a layer of a row whole as well, which changes no answer. */
 enum { ENGINE_AUDIT_GROUPS = 4 };
 struct engine_audit_group {
     uint32_t layer0, layer1; /* layers [layer0, layer1) */

@@ -188,7 +188,7 @@ const struct options_row options_rows[] = {
       .help = "pages of keys and values keep what decoded tokens can choose them by (3 to 6 % more memory), so that --quality "
               "tokens=2048 can bound how much of a long context each of them reads", GROUP_MODEL, ANSWERING },
     { "audit-steps", 0, "N", U32(audit_steps, 0, 1000000), .def = "64",
-      .help = "of so many steps in which something is left out one is audited: a layer of some tokens is computed whole, "
+      .help = "of so many steps in which something is left out one is audited: a layer of a token is computed whole, "
               "too; a point of --quality that is twice as far off as its calibration says is withdrawn, and later "
               "requests get a safer one; 0: none", GROUP_MODEL, OPTIONS_SERVE },
     { "io", 0, "HOW", CHOICE(io, "auto uring pread mmap"), .def = "auto",

@@ -139,7 +139,8 @@ struct neuron_tile {
 /* Looks at all of them, on the worker that computed them. */
 typedef void forward_probe_fn(void *ctx, const struct neuron_tile *tile);
 
-enum { AUDIT_MOST_ROWS = 8, AUDIT_ALL_LAYERS = UINT32_MAX };
+enum { AUDIT_MOST_ROWS = 8 };
+#define AUDIT_ALL_LAYERS UINT32_MAX
 /* How far a row's feed-forward is from the whole one, whose output has the size 1. */
 typedef void forward_audit_fn(void *ctx, const struct operating_point *point, uint32_t layer,
                               double error);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * audit.c - does what is left out still cost what the calibration found?  Every so many steps one layer of some rows is
- * computed whole as well.  An operating point that is found to be twice as far off as on the calibration's text is
+ * audit.c - does what is left out still cost what the calibration found?  Every so many steps one layer of a row is
+ * computed whole as well, the layers in turn.  An operating point that is found to be twice as far off as on the calibration's text is
  * withdrawn: later requests get a safer one.  Running ones keep theirs, or their answers would depend on their company.
  */
 #include <math.h>
@@ -9,10 +9,7 @@
 
 #include "engine/quality/quality.h"
 
-enum {
-    WINDOW = 64, /* audits of a mean that runs */
-    ENOUGH = 32, /* of them before one judges */
-};
+enum { ENOUGH = 32 }; /* audits before one judges; not fewer than there are layers */
 static const double too_much = 2;
 
 /* Adjacent layers. */
@@ -77,10 +74,16 @@ struct audit_options audit_set_options(struct audit *a, const struct audit_optio
 
 /* ---- what was found ---- */
 
-/* A mean of the last WINDOW values or so. */
-static double running_mean(double mean, double value, uint64_t n)
+static uint32_t enough(const struct audit *a)
 {
-    return mean + (value - mean) / (double)(n < WINDOW ? n : WINDOW);
+    return a->e->shape.n_layers > ENOUGH ? a->e->shape.n_layers : ENOUGH;
+}
+
+/* A mean of n values, or of the latest of them, in which each layer counts. */
+static double running_mean(const struct audit *a, double mean, double value, uint64_t n)
+{
+    uint64_t window = 2 * (uint64_t)enough(a);
+    return mean + (value - mean) / (double)(n < window ? n : window);
 }
 
 static uint32_t group_of(const struct audit *a, uint32_t layer)
@@ -94,7 +97,7 @@ static void note_group(struct audit *a, uint32_t layer, double error)
     struct group *g = &a->group[group_of(a, layer)];
     uint64_t n = atomic_load_explicit(&g->n, memory_order_relaxed) + 1;
     double before = atomic_load_explicit(&g->error, memory_order_relaxed);
-    atomic_store_explicit(&g->error, running_mean(before, error, n), memory_order_relaxed);
+    atomic_store_explicit(&g->error, running_mean(a, before, error, n), memory_order_relaxed);
     atomic_store_explicit(&g->n, n, memory_order_relaxed);
 }
 
@@ -112,8 +115,8 @@ static void note_point(struct audit *a, uint32_t point, double error, double exp
     struct point_audit *p = &a->point[point];
     if (!(expected > 0))
         return; /* nobody knows what it should be */
-    p->times = running_mean(p->times, error / expected, ++p->n);
-    if (p->n >= ENOUGH && p->times > too_much && !p->is_withdrawn)
+    p->times = running_mean(a, p->times, error / expected, ++p->n);
+    if (p->n >= enough(a) && p->times > too_much && !p->is_withdrawn)
         withdraw(a, point);
 }
 
@@ -154,11 +157,11 @@ static bool has_sparse_rows(const struct forward *f)
     return r < f->n_rows;
 }
 
-/* Rows that leave something out in a layer, or at all. */
-static void choose_rows(struct audit *a, struct forward *f, uint32_t layer)
+/* Rows that leave something out in a layer, or at all, n at most. */
+static void choose_rows(struct audit *a, struct forward *f, uint32_t layer, uint32_t n)
 {
     f->audit.n_rows = 0;
-    for (uint32_t i = 0; i < f->n_rows && f->audit.n_rows < AUDIT_MOST_ROWS; i++) {
+    for (uint32_t i = 0; i < f->n_rows && f->audit.n_rows < n; i++) {
         uint32_t r = (a->first_row + i) % f->n_rows;
         const struct operating_point *point = f->row_point[r];
         if (layer == AUDIT_ALL_LAYERS ? point != NULL : leaves_out(point, layer))
@@ -172,7 +175,7 @@ static void choose_layer(struct audit *a, struct forward *f)
     uint32_t n_layers = a->e->shape.n_layers;
     for (uint32_t i = 0; i < n_layers && f->audit.n_rows == 0; i++) {
         a->layer = (a->layer + 1) % n_layers;
-        choose_rows(a, f, a->layer);
+        choose_rows(a, f, a->layer, 1);
     }
     f->audit.layer = a->layer;
 }
@@ -185,12 +188,12 @@ void audit_choose(struct audit *a, struct forward *f)
     f->audit.found = found;
     f->audit.ctx = a;
     if (a->opt.all_layers) {
-        choose_rows(a, f, AUDIT_ALL_LAYERS);
+        choose_rows(a, f, AUDIT_ALL_LAYERS, AUDIT_MOST_ROWS);
         f->audit.layer = AUDIT_ALL_LAYERS;
     } else {
         choose_layer(a, f);
     }
-    a->first_row += AUDIT_MOST_ROWS;
+    a->first_row += f->audit.n_rows;
 }
 
 /* ---- what others ask ---- */

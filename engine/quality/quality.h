@@ -58,7 +58,7 @@ void budget_spend(struct budget_layer *layers, uint32_t n_layers, double allowed
 struct audit;
 struct audit_options {
     uint32_t steps;  /* of so many in which something is left out one is audited; 0: none */
-    bool all_layers; /* else one */
+    bool all_layers; /* of some rows; else one layer of a row */
     engine_withdrawn_fn *withdrawn; /* NULL: nobody wants to know */
     void *ctx;
 };
