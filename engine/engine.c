@@ -12,10 +12,10 @@
 
 #include "engine/hash.h"
 #include "engine/internal.h"
-#include "engine/quality/quality.h"
 #include "engine/machine.h"
 #include "engine/memory_plan.h"
 #include "engine/model/rope.h"
+#include "engine/quality/quality.h"
 #include "engine/storage/expert_heat.h"
 
 enum { DEFAULT_MAX_ROWS = 512, DEFAULT_LOGIT_ROWS = 64, MAX_THREADS = 1024, MAX_ROWS = 65536 };

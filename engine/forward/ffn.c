@@ -242,6 +242,7 @@ void ffn_hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, uint
 struct hidden_job {
     struct forward *f;
     const struct gated *g;
+    uint32_t t0, t1;
     struct share share; /* of tiles of neurons */
 };
 
@@ -251,20 +252,20 @@ static void hidden_item(void *ctx, uint32_t item)
     uint32_t from, to, n = job->g->up->n_rows;
     share_item(&job->share, item, &from, &to);
     to *= KERN_TILE_ROWS;
-    ffn_hidden_tile(job->f, job->g, from * KERN_TILE_ROWS, to < n ? to : n, 0, job->f->n_rows);
+    ffn_hidden_tile(job->f, job->g, from * KERN_TILE_ROWS, to < n ? to : n, job->t0, job->t1);
 }
 
-void ffn_hidden(struct forward *f, const struct gated *g)
+void ffn_hidden(struct forward *f, const struct gated *g, uint32_t t0, uint32_t t1)
 {
     const struct kern_matrix *up = g->up;
+    uint32_t n_t = t1 - t0;
     assert(up->layout != KERN_LAYOUT_COLUMNS); /* tiles of neurons are KERN_TILE_ROWS */
-    struct hidden_job job = {
-        f, g, forward_share_rows(f, up, forward_n_tiles(up), 2 * up->n_cols, f->n_rows)
-    };
+    struct hidden_job job = { f, g, t0, t1,
+                              forward_share_rows(f, up, forward_n_tiles(up), 2 * up->n_cols, n_t) };
     workers_run(f->workers, hidden_item, &job, share_n_items(&job.share));
-    profile_add_product(&f->profile, PROFILE_GATE_UP, up, f->n_rows);
+    profile_add_product(&f->profile, PROFILE_GATE_UP, up, n_t);
     if (!f->shape->arch->ungated)
-        profile_add_product(&f->profile, PROFILE_GATE_UP, g->gate, f->n_rows);
+        profile_add_product(&f->profile, PROFILE_GATE_UP, g->gate, n_t);
     profile_end(&f->profile, PROFILE_GATE_UP);
 }
 
@@ -285,7 +286,7 @@ void ffn_forward(struct forward *f, uint32_t layer)
     struct product down = {
         .w = &w->down, .x = &hidden, .y = f->block, .ldy = f->shape->n_embd, .n_rows = f->n_rows
     };
-    ffn_hidden(f, &g);
+    ffn_hidden(f, &g, 0, f->n_rows);
     forward_products(f, &down, 1, PROFILE_DOWN);
     if (audit_wants(f, layer))
         audit_ffn(f, &g);

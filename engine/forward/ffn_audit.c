@@ -8,22 +8,6 @@
 
 #include "engine/forward/forward.h"
 
-struct whole_job {
-    struct forward *f;
-    const struct gated *g;
-    uint32_t row;
-    struct share share; /* of tiles of neurons */
-};
-
-static void whole_item(void *ctx, uint32_t item)
-{
-    const struct whole_job *job = ctx;
-    uint32_t from, to, n = job->g->up->n_rows;
-    share_item(&job->share, item, &from, &to);
-    to *= KERN_TILE_ROWS;
-    ffn_hidden_tile(job->f, job->g, from * KERN_TILE_ROWS, to < n ? to : n, job->row, job->row + 1);
-}
-
 static struct kern_act act_of_row(const struct kern_act *a, size_t row)
 {
     size_t n = a->n_cols;
@@ -39,11 +23,7 @@ static struct kern_act act_of_row(const struct kern_act *a, size_t row)
 /* The row's output into f->audit.y. */
 static void compute_whole(struct forward *f, const struct gated *g, uint32_t row)
 {
-    struct whole_job job = {
-        f, g, row, forward_share_rows(f, g->up, forward_n_tiles(g->up), 2 * g->up->n_cols, 1)
-    };
-    workers_run(f->workers, whole_item, &job, share_n_items(&job.share));
-    profile_end(&f->profile, PROFILE_GATE_UP);
+    ffn_hidden(f, g, row, row + 1);
     struct kern_act act = act_of_row(&g->hidden->act, row);
     struct kern_input in = { .x = g->hidden->x + (size_t)row * g->hidden->n, .act = &act };
     struct product down = {

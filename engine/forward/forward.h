@@ -310,8 +310,8 @@ struct gated {
 /* Neurons [n0, n1) (multiples of KERN_TILE_ROWS, but for the last) of rows [t0, t1); any worker. */
 void ffn_hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, uint32_t n1,
                      uint32_t t0, uint32_t t1);
-/* All neurons of all rows. */
-void ffn_hidden(struct forward *f, const struct gated *g);
+/* All neurons of rows [t0, t1). */
+void ffn_hidden(struct forward *f, const struct gated *g, uint32_t t0, uint32_t t1);
 void ffn_forward(struct forward *f, uint32_t layer);
 
 /* ffn_audit.c */

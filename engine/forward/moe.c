@@ -470,7 +470,7 @@ static void shared_forward(struct forward *f, const struct layer_weights *w)
                             .n_rows = f->n_rows };
     if (w->shared_router.n_rows)
         forward_products(f, &router, 1, PROFILE_ROUTER);
-    ffn_hidden(f, &g);
+    ffn_hidden(f, &g, 0, f->n_rows);
     forward_products(f, &down, 1, PROFILE_DOWN);
     forward_rows(f, add_shared_row, &job, f->n_rows);
 }

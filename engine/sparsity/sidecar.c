@@ -191,9 +191,9 @@ static int add_points(const struct reader *r, const struct gguf_array *names,
                 layer[l].limit[site] = limit[(site * names->n + p) * s->n_layers + l];
         struct engine_err why = { 0 };
         int point = sparsity_add(s, name, layer, &why);
-        if (point < 0)
+        if (point < 0) {
             rc = engine_fail(r->err, ENGINE_ERR_FILE, "%s: %.400s", r->path, why.text);
-        else {
+        } else {
             sparsity_set_info(s, (uint32_t)point, &infos[p]);
             sparsity_set_errors(s, (uint32_t)point, error + p * s->n_layers);
         }
