@@ -434,10 +434,12 @@ static void on_connection(void *cls, struct MHD_Connection *mhd, void **context,
         *context = info ? watch_add(l->http->watch, l, mhd, info->connect_fd) : NULL;
         if (info && l->is_tls)
             tls_begin(mhd, info->connect_fd);
-    } else if (*context) {
-        watch_remove(l->http->watch, *context);
-        *context = NULL;
+        return;
     }
+    if (*context)
+        watch_remove(l->http->watch, *context);
+    *context = NULL;
+    acceptor_release(l);
 }
 
 static void on_log(void *cls, const char *fmt, va_list ap)
@@ -449,26 +451,20 @@ static void on_log(void *cls, const char *fmt, va_list ap)
     log_event(LOG_DEBUG_LEVEL, "http_library", LOG_STR("message", text), LOG_END);
 }
 
-struct MHD_Daemon *http_start_daemon(struct http_listener *l, uint32_t n_threads)
+struct MHD_Daemon *http_start_daemon(struct http_listener *l)
 {
-    struct MHD_OptionItem more[2 + TLS_N_OPTIONS] = { 0 };
-    uint32_t n_more = 0;
-    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
-    if (l->is_ipv6)
-        flags |= MHD_USE_IPv6;
+    struct MHD_OptionItem tls[TLS_N_OPTIONS + 1] = { 0 };
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_NO_LISTEN_SOCKET |
+                     MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
     if (l->is_tls) {
         flags |= MHD_USE_TLS;
-        tls_daemon_options(more);
-        n_more = TLS_N_OPTIONS;
+        tls_daemon_options(tls);
     }
-    if (n_threads > 1) /* "1" would be a warning */
-        more[n_more++] = (struct MHD_OptionItem){ MHD_OPTION_THREAD_POOL_SIZE, n_threads, NULL };
-    more[n_more] = (struct MHD_OptionItem){ MHD_OPTION_END, 0, NULL };
+    tls[l->is_tls ? TLS_N_OPTIONS : 0] = (struct MHD_OptionItem){ MHD_OPTION_END, 0, NULL };
     return MHD_start_daemon(
         flags, 0, NULL, NULL, on_request, l, MHD_OPTION_EXTERNAL_LOGGER, on_log, NULL,
-        MHD_OPTION_LISTEN_SOCKET, l->fd, MHD_OPTION_NOTIFY_COMPLETED, on_completed, l,
-        MHD_OPTION_NOTIFY_CONNECTION, on_connection, l, MHD_OPTION_CONNECTION_TIMEOUT,
-        (unsigned)IDLE_TIMEOUT_S, MHD_OPTION_CONNECTION_LIMIT, l->max_connections,
-        MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_MEMORY, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-        MHD_OPTION_ARRAY, more, MHD_OPTION_END);
+        MHD_OPTION_NOTIFY_COMPLETED, on_completed, l, MHD_OPTION_NOTIFY_CONNECTION, on_connection,
+        l, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)IDLE_TIMEOUT_S, MHD_OPTION_CONNECTION_LIMIT,
+        l->max_connections, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)HEADER_MEMORY,
+        MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_ARRAY, tls, MHD_OPTION_END);
 }

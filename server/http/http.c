@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * http.c - the daemons: one of libmicrohttpd's per listening address, all with the same handlers.
+ * http.c - the daemons: libmicrohttpd's, some for each listening address, all with the same
+ * handlers.
  *
  * Stopping has an order that must be kept, since libmicrohttpd aborts the process if a connection
  * is suspended when its daemon stops: no new connections, every suspended one resumed and shut
@@ -153,19 +154,31 @@ static uint32_t max_connections(void)
     return files < HTTP_MAX_CONNECTIONS ? (uint32_t)files : HTTP_MAX_CONNECTIONS;
 }
 
+/* A daemon for each thread instead of one with a pool: only those may be without a socket. */
+static int start_daemons(struct http_listener *l, uint32_t n, struct engine_err *err)
+{
+    l->daemons = calloc(n, sizeof(struct MHD_Daemon *));
+    if (!l->daemons)
+        return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for the HTTP server");
+    for (; l->n_daemons < n; l->n_daemons++) {
+        l->daemons[l->n_daemons] = http_start_daemon(l);
+        if (!l->daemons[l->n_daemons])
+            return engine_fail(err, ENGINE_ERR_INTERNAL, "cannot start the HTTP server on %s",
+                               l->address);
+    }
+    return 0;
+}
+
 int http_start(struct http *h, struct engine_err *err)
 {
     uint32_t n_each = max_connections() / h->n_listeners;
     for (uint32_t i = 0; i < h->n_listeners; i++) {
         struct http_listener *l = &h->listeners[i];
-        uint32_t n_threads = l->metrics_only ? 1 : h->srv->opt.http_threads;
         l->max_connections = n_each;
-        l->daemon = http_start_daemon(l, n_threads);
-        if (!l->daemon)
-            return engine_fail(err, ENGINE_ERR_INTERNAL, "cannot start the HTTP server on %s",
-                               l->address);
+        if (start_daemons(l, l->metrics_only ? 1 : h->srv->opt.http_threads, err) != 0)
+            return -1;
     }
-    return 0;
+    return acceptor_start(h, err);
 }
 
 /* ---- closing ---- */
@@ -173,13 +186,8 @@ int http_start(struct http *h, struct engine_err *err)
 static uint32_t n_open(const struct http *h)
 {
     uint32_t n = 0;
-    for (uint32_t i = 0; i < h->n_listeners; i++) {
-        if (!h->listeners[i].daemon)
-            continue;
-        const union MHD_DaemonInfo *info = MHD_get_daemon_info(h->listeners[i].daemon,
-                                                               MHD_DAEMON_INFO_CURRENT_CONNECTIONS);
-        n += info ? info->num_connections : 0;
-    }
+    for (uint32_t i = 0; i < h->n_listeners; i++)
+        n += atomic_load(&h->listeners[i].n_connections);
     return n;
 }
 
@@ -199,20 +207,25 @@ static void hang_up_all(struct http *h)
         log_event(LOG_WARN_LEVEL, "connections_left", LOG_U64("n", n_open(h)), LOG_END);
 }
 
+static void stop_daemons(struct http_listener *l)
+{
+    while (l->n_daemons > 0)
+        MHD_stop_daemon(l->daemons[--l->n_daemons]);
+    free(l->daemons);
+}
+
 void http_close(struct http *h)
 {
     if (!h)
         return;
-    for (uint32_t i = 0; i < h->n_listeners; i++)
-        if (h->listeners[i].daemon)
-            MHD_quiesce_daemon(h->listeners[i].daemon);
+    acceptor_stop(h->acceptor);
     if (h->watch)
         hang_up_all(h);
     for (uint32_t i = 0; i < h->n_listeners; i++) {
-        if (h->listeners[i].daemon)
-            MHD_stop_daemon(h->listeners[i].daemon);
+        stop_daemons(&h->listeners[i]);
         http_unlisten(&h->listeners[i]);
     }
+    acceptor_free(h->acceptor);
     watch_close(h->watch);
     free(h->listeners);
     free(h);

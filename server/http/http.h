@@ -219,18 +219,24 @@ uint32_t http_n_streams(const struct http *h);
 
 struct http_listener {
     struct http *http;
-    struct MHD_Daemon *daemon;
+    struct MHD_Daemon **daemons; /* each a thread */
+    uint32_t n_daemons;
     int fd;
-    bool is_unix, is_ipv6, is_loopback;
+    bool is_unix, is_loopback;
     bool metrics_only, is_tls;
-    uint32_t max_connections; /* more wait in the kernel's queue */
-    uint32_t n_connections;   /* open ones, under the watch's lock */
+    uint32_t max_connections;       /* more wait in the kernel's queue */
+    _Atomic uint32_t n_connections; /* from the accept to the close */
+    atomic_bool is_full;            /* the acceptor waits for an end of one of them */
+    /* The acceptor's. */
+    uint32_t next_daemon; /* gets the next connection */
+    bool is_short;        /* of descriptors or memory, when it last accepted */
     char address[160];
     char host[64]; /* the address without port, as a Host header has it */
     char unix_path[108];
 };
 
 struct watch;
+struct acceptor;
 
 /* A connection, from its first byte to its last: libmicrohttpd's context of it. */
 struct http_conn {
@@ -255,6 +261,7 @@ struct http {
     uint32_t n_listeners;
     bool has_metrics_listener; /* then /metrics is only there */
     struct watch *watch;
+    struct acceptor *acceptor; /* NULL: not started */
     _Atomic uint32_t n_streams;
 };
 
@@ -287,8 +294,18 @@ bool http_stream_tick(struct http_exchange *x, uint64_t now_ns);
 /* access_log.c: counts and logs an exchange that is over; status 499 if the client did not wait. */
 void http_account(struct http_exchange *x, unsigned status);
 
-/* connection.c: libmicrohttpd's callbacks, as void pointers (the types are its own). */
-struct MHD_Daemon *http_start_daemon(struct http_listener *l, uint32_t n_threads);
+/* acceptor.c: the listeners and their daemons must be there until it is stopped. */
+int acceptor_start(struct http *h, struct engine_err *err);
+/* Any thread: a connection of this listener is over, and its place free. */
+void acceptor_release(struct http_listener *l);
+/* After it, nobody is let in any more; those that are in may still be released.  NULL is fine. */
+void acceptor_stop(struct acceptor *a);
+/* A stopped one, when no connection is left.  NULL is fine. */
+void acceptor_free(struct acceptor *a);
+
+/* connection.c: libmicrohttpd's callbacks.  A daemon is one thread with the connections that it is
+ * given; NULL if it cannot be started. */
+struct MHD_Daemon *http_start_daemon(struct http_listener *l);
 /* The context of a connection; NULL if there was no memory for one. */
 struct http_conn *http_conn_of(struct MHD_Connection *mhd);
 

@@ -136,7 +136,6 @@ static void note_address(struct http_listener *l)
                 NI_NUMERICHOST | NI_NUMERICSERV);
     snprintf(l->address, sizeof(l->address), sa.ss_family == AF_INET6 ? "[%s]:%s" : "%s:%s",
              l->host, port);
-    l->is_ipv6 = sa.ss_family == AF_INET6;
     l->is_loopback = http_is_loopback((const struct sockaddr *)&sa);
 }
 

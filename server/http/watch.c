@@ -87,7 +87,6 @@ static bool add_locked(struct watch *w, struct http_conn *c)
     if (!want_events(w, c, EPOLL_CTL_ADD, 0))
         return false;
     w->slots[c->slot] = c;
-    c->listener->n_connections++;
     atomic_fetch_add(&w->n_conns, 1);
     return true;
 }
@@ -117,7 +116,6 @@ void watch_remove(struct watch *w, struct http_conn *c)
     pthread_mutex_lock(&w->lock);
     epoll_ctl(w->epoll_fd, EPOLL_CTL_DEL, c->fd, NULL);
     w->slots[c->slot] = NULL;
-    c->listener->n_connections--;
     atomic_fetch_sub(&w->n_conns, 1);
     pthread_mutex_unlock(&w->lock);
     tls_pair_put(c->pair);
@@ -243,7 +241,8 @@ static int by_idle_time(const void *a, const void *b)
  * their owner little.  So above three quarters of it, those that have asked for nothing longest go. */
 static void make_room(struct watch *w, const struct http_listener *l)
 {
-    uint32_t n_idle = 0, n_left = l->n_connections, enough = l->max_connections / 4 * 3;
+    uint32_t n_left = atomic_load(&l->n_connections), enough = l->max_connections / 4 * 3;
+    uint32_t n_idle = 0;
     if (n_left <= enough)
         return;
     for (uint32_t i = 0; i < w->n_slots; i++) {

@@ -90,6 +90,21 @@ def test_idle_connections_make_room_when_files_run_out(start):
             one.close()
 
 
+def test_without_a_free_descriptor_connections_wait_until_there_is_one(start):
+    client = start("--threads", "1")
+    server = client.server
+    limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    with RawConnection(server) as connection:
+        connection.send(b"GET /live HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        until(lambda: "accept_failed" in server.log(), 5, "logged")
+        time.sleep(0.5)
+        resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
+        assert connection.read_response()[0] == 200
+    assert server.log().count("accept_failed") == 1, "one line for one shortage"
+    assert_others_are_served(client)
+
+
 def test_declared_oversize_is_refused_before_it_is_sent(server, client):
     with RawConnection(server) as connection:
         connection.send(b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
