@@ -221,6 +221,46 @@ static int check_kept(const struct engine *e, struct engine_err *err)
         e->opt.experts_kept, e->shape.n_experts_used);
 }
 
+/* ---- layouts ---- */
+
+/* Does ReLU make neurons zero? */
+static bool has_zeros(const struct engine *e)
+{
+    enum kern_activation kind = e->shape.activation;
+    return kind == KERN_ACTIVATION_RELU || kind == KERN_ACTIVATION_RELU2;
+}
+
+/* Or may an operating point?  Then they need not be multiplied. */
+static bool may_skip_zeros(const struct engine *e)
+{
+    return e->opt.zeros != ENGINE_ZEROS_MULTIPLIED &&
+           (has_zeros(e) || (e->opt.sidecar_path && e->shape.n_ff > 0));
+}
+
+/* Returns how many matrices lie so that zeros can be skipped. */
+static uint64_t choose_layouts(struct engine *e, bool keeps_panels)
+{
+    struct repack_rules rules = { .skips_zeros = may_skip_zeros(e),
+                                  .only_dense = !has_zeros(e),
+                                  .is_gated = !e->shape.arch->ungated,
+                                  .keeps_panels = keeps_panels };
+    return repack_choose(e->gguf, &rules);
+}
+
+static void warn_of_layouts(struct engine *e, uint64_t n_for_zeros)
+{
+    if (e->opt.zeros == ENGINE_ZEROS_MULTIPLIED)
+        return;
+    if (!may_skip_zeros(e))
+        engine_warn(
+            e, "--skip-zeros: the neurons of this model are never zero (no ReLU, and no --sidecar "
+               "that says which count for little): all are multiplied");
+    else if (n_for_zeros == 0)
+        engine_warn(e,
+                    "--skip-zeros: no feed-forward of this file can be laid out for it (quantised "
+                    "ones can, but not those of lacuna pack): all neurons are multiplied");
+}
+
 /* ---- the plan ---- */
 
 static void plan_line(struct engine *e, const char *what, uint64_t bytes)
@@ -266,7 +306,7 @@ static void measure_experts(const struct engine *e, struct memory_plan_input *in
         in->expert_bytes = share_of(experts_slots_bytes(&opt), e->opt.expert_share);
 }
 
-static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_err *err)
+static struct memory_plan_input plan_input(const struct engine *e)
 {
     struct memory_plan_input in = { .shape = &e->shape,
                                     .weight_bytes = repack_weight_bytes(e->gguf),
@@ -283,8 +323,33 @@ static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_e
                                     .http_bytes = e->opt.http_bytes };
     if (e->expert_layers)
         measure_experts(e, &in);
+    return in;
+}
+
+/* With both layouts, if nothing else has to be smaller for it. */
+static void keep_panels(struct engine *e, struct memory_plan *plan)
+{
+    struct memory_plan roomy;
+    choose_layouts(e, true);
+    const struct memory_plan_input in = plan_input(e);
+    bool fits = memory_plan(&roomy, &in, &(struct engine_err){ 0 }) == 0 &&
+                roomy.kv_bytes >= plan->kv_bytes && roomy.expert_slots >= plan->expert_slots;
+    if (fits) {
+        *plan = roomy;
+        return;
+    }
+    choose_layouts(e, false);
+    engine_warn(e, "--skip-zeros auto: no room for two layouts of the feed-forward: zeros are "
+                   "always skipped");
+}
+
+static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_err *err)
+{
+    const struct memory_plan_input in = plan_input(e);
     if (memory_plan(plan, &in, err) != 0)
         return -1;
+    if (may_skip_zeros(e) && e->opt.zeros == ENGINE_ZEROS_AUTO)
+        keep_panels(e, plan);
     plan->kv.shuffle_seed = e->opt.kv_shuffle_seed;
     plan_line(e, "weights", plan->weights);
     if (plan->expert_slots)
@@ -363,19 +428,6 @@ static int load(struct engine *e, const struct memory_plan *plan, struct engine_
         engine_warn(e, "io_uring is not available (%s): experts are read by threads with pread",
                     experts_io_fallback(e->experts));
     return 0;
-}
-
-/* Does ReLU make neurons zero? */
-static bool has_zeros(const struct engine *e)
-{
-    enum kern_activation kind = e->shape.activation;
-    return kind == KERN_ACTIVATION_RELU || kind == KERN_ACTIVATION_RELU2;
-}
-
-/* Or may an operating point?  Then they need not be multiplied. */
-static bool may_skip_zeros(const struct engine *e)
-{
-    return e->opt.skip_zeros && (has_zeros(e) || (e->opt.sidecar_path && e->shape.n_ff > 0));
 }
 
 static int open_parts(struct engine *e, const struct memory_plan *plan, struct engine_err *err)
@@ -495,22 +547,6 @@ static int find_experts(struct engine *e, struct engine_err *err)
     return 0;
 }
 
-static void choose_layouts(struct engine *e)
-{
-    struct repack_rules rules = { .skips_zeros = may_skip_zeros(e),
-                                  .only_dense = !has_zeros(e),
-                                  .is_gated = !e->shape.arch->ungated };
-    uint64_t n = repack_choose(e->gguf, &rules);
-    if (e->opt.skip_zeros && !rules.skips_zeros)
-        engine_warn(
-            e, "--skip-zeros: the neurons of this model are never zero (no ReLU, and no --sidecar "
-               "that says which count for little): all are multiplied");
-    else if (e->opt.skip_zeros && n == 0)
-        engine_warn(e,
-                    "--skip-zeros: no feed-forward of this file can be laid out for it (quantised "
-                    "ones can, but not those of lacuna pack): all neurons are multiplied");
-}
-
 static int open_model(struct engine *e, struct engine_err *err)
 {
     struct memory_plan plan;
@@ -523,7 +559,7 @@ static int open_model(struct engine *e, struct engine_err *err)
         return -1;
     if (read_sparsity(e, err) != 0 || check_pages(e, err) != 0)
         return -1;
-    choose_layouts(e);
+    warn_of_layouts(e, choose_layouts(e, false));
     if (find_experts(e, err) != 0 || make_plan(e, &plan, err) != 0)
         return -1;
     warn_of_gating(e);

@@ -82,6 +82,15 @@ struct engine_plan_line {
     uint64_t bytes;
 };
 
+/* Neurons that are zero, since ReLU or an operating point makes them so, need not be multiplied: the same bits, in another
+ * layout of the feed-forward, which is faster for few rows with few active neurons, and slower for many. */
+enum engine_zeros {
+    ENGINE_ZEROS_MULTIPLIED,
+    /* The feed-forward's up and down lie in memory in both layouts, if there is room, and each step takes the faster way. */
+    ENGINE_ZEROS_AUTO,
+    ENGINE_ZEROS_SKIPPED,
+};
+
 struct engine_options {     /* a zeroed struct is valid but for model_path */
     const char *model_path; /* any part of a split model, by convention the first */
     const char *max_isa;    /* NULL: best; else a name of kern_names() */
@@ -107,9 +116,7 @@ struct engine_options {     /* a zeroed struct is valid but for model_path */
     uint32_t max_logit_rows; /* rows per step that may want logits; 0: 64 */
     enum engine_io io;
     bool read_file; /* read into huge pages instead of mapping (--no-mmap) */
-    /* Neurons that are zero, since ReLU or an operating point makes them so, are not multiplied: the same bits, in
-     * another layout of the feed-forward, which is faster for few rows with few active neurons, and slower for many. */
-    bool skip_zeros;
+    enum engine_zeros zeros;
     bool
         choose_pages; /* pages keep what operating points with a budget of tokens choose them by: 3 to 6 % more memory */
     /* Of so many steps in which something is left out one is audited: engine_audit_stats; 0: none. */
@@ -149,7 +156,7 @@ struct engine_point {
     double same_top;   /* share of tokens whose most likely next one is the same */
     double perplexity; /* as a multiple of the exact one */
     /* Shares of dense feed-forwards' neurons whose rows of up and columns of down are computed; and of the bytes of all
-     * weights that a decoded token reads, if what is left out is not read (skip_zeros). */
+     * weights that a decoded token reads, if what is left out is not read (ENGINE_ZEROS_SKIPPED). */
     double up, down, weights;
 };
 enum { ENGINE_POINT_EXACT = 0 }; /* the first one: nothing is left out */
@@ -444,9 +451,11 @@ struct engine_stats {
      * prefix that a request may share. */
     uint32_t kv_pages, kv_pages_free, kv_pages_cached;
     uint64_t heartbeat; /* moves with every layer computed */
-    /* Of feed-forwards where neurons are left out (engine_options.skip_zeros, engine_seq_options.point), of all rows that
+    /* Of feed-forwards where neurons are left out (engine_options.zeros, engine_seq_options.point), of all rows that
      * were computed beside those where they are: all, and those whose rows of up and columns of down were wanted. */
     uint64_t n_neurons, n_neurons_up, n_neurons_down;
+    /* With ENGINE_ZEROS_AUTO, products of a layer with up and with down: all that had zeros, and those that skipped them. */
+    uint64_t n_up_products, n_up_skipping, n_down_products, n_down_skipping;
 };
 void engine_stats(const struct engine *e, struct engine_stats *out);
 

@@ -55,6 +55,7 @@ struct engine {
     _Atomic uint64_t stats_heartbeat;
     _Atomic uint32_t stats_pages, stats_pages_free, stats_pages_cached;
     _Atomic uint64_t stats_neurons, stats_neurons_up, stats_neurons_down;
+    _Atomic uint64_t stats_products[SPARSITY_SITES], stats_skipping[SPARSITY_SITES];
 };
 
 struct engine_seq {

@@ -445,6 +445,16 @@ void engine_sample(struct engine *e, struct engine_sample *jobs, uint32_t n_jobs
 
 /* ---- statistics ---- */
 
+static void update_planned(struct engine *e)
+{
+    for (uint32_t site = 0; site < SPARSITY_SITES; site++) {
+        const uint64_t *n = e->forward->n_planned[site];
+        atomic_store_explicit(&e->stats_products[site], n[PLAN_ALL] + n[PLAN_NONZERO],
+                              memory_order_relaxed);
+        atomic_store_explicit(&e->stats_skipping[site], n[PLAN_NONZERO], memory_order_relaxed);
+    }
+}
+
 static void update_neurons(struct engine *e)
 {
     struct neuron_count sum = { 0 };
@@ -471,8 +481,10 @@ void engine_stats_update(struct engine *e)
     atomic_store_explicit(&e->stats_pages, least.n_pages, memory_order_relaxed);
     atomic_store_explicit(&e->stats_pages_free, least.n_free, memory_order_relaxed);
     atomic_store_explicit(&e->stats_pages_cached, least.n_cached, memory_order_relaxed);
-    if (e->forward)
+    if (e->forward) {
         update_neurons(e);
+        update_planned(e);
+    }
     if (e->experts)
         experts_publish(e->experts);
 }
@@ -486,6 +498,11 @@ void engine_stats(const struct engine *e, struct engine_stats *out)
     out->n_neurons = atomic_load_explicit(&e->stats_neurons, memory_order_relaxed);
     out->n_neurons_up = atomic_load_explicit(&e->stats_neurons_up, memory_order_relaxed);
     out->n_neurons_down = atomic_load_explicit(&e->stats_neurons_down, memory_order_relaxed);
+    const _Atomic uint64_t *products = e->stats_products, *skipping = e->stats_skipping;
+    out->n_up_products = atomic_load_explicit(&products[SPARSITY_UP], memory_order_relaxed);
+    out->n_up_skipping = atomic_load_explicit(&skipping[SPARSITY_UP], memory_order_relaxed);
+    out->n_down_products = atomic_load_explicit(&products[SPARSITY_DOWN], memory_order_relaxed);
+    out->n_down_skipping = atomic_load_explicit(&skipping[SPARSITY_DOWN], memory_order_relaxed);
 }
 
 void engine_expert_stats(const struct engine *e, struct engine_expert_stats *out)

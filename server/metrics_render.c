@@ -436,6 +436,26 @@ static void add_neurons(struct text *t, const struct engine *e)
            "Those of them whose columns of the down matrix were wanted.");
 }
 
+static void add_products_of(struct text *t, const char *site, uint64_t n_all, uint64_t n_skipping)
+{
+    const char *form = "lacuna_sparsity_products_total{%s,site=\"%s\",zeros=\"%s\"} %llu\n";
+    unsigned long long skipping = n_skipping, multiplying = n_all - n_skipping;
+    buf_printf(t->b, form, t->model, site, "skipped", skipping);
+    buf_printf(t->b, form, t->model, site, "multiplied", multiplying);
+}
+
+static void add_products(struct text *t, const struct engine *e)
+{
+    struct engine_stats s = { 0 };
+    if (e)
+        engine_stats(e, &s);
+    family(t, "lacuna_sparsity_products_total", "counter",
+           "Products with feed-forward matrices whose zeros could be skipped or multiplied, "
+           "whichever was faster (--skip-zeros auto).");
+    add_products_of(t, "up", s.n_up_products, s.n_up_skipping);
+    add_products_of(t, "down", s.n_down_products, s.n_down_skipping);
+}
+
 static void add_audits(struct text *t, const struct engine *e)
 {
     struct engine_audit_stats s = { 0 };
@@ -613,6 +633,7 @@ void metrics_render(const struct srv *s, struct buf *out, bool openmetrics)
     add_cache(&t, &cache);
     add_drafts(&t, &stats);
     add_neurons(&t, e);
+    add_products(&t, e);
     add_audits(&t, e);
     add_experts(&t, e);
     add_success(&t, s->metrics);

@@ -89,7 +89,7 @@ const struct options_row options_rows[] = {
       .help = "also where the time of a step went, by its parts", GROUP_COMMAND, OPTIONS_BENCH },
     { "roofline", 0, NULL, BOOL(roofline), .def = "false",
       .help = "first measure what this machine can do at most, then show beside each part how near it "
-              "came (with --skip-zeros as if no neuron were skipped)", GROUP_COMMAND, OPTIONS_BENCH },
+              "came (as if no neuron were skipped)", GROUP_COMMAND, OPTIONS_BENCH },
     { "disk", 0, NULL, BOOL(disk), .def = "false",
       .help = "first measure how fast the model's file comes from its disk, past the page cache",
       GROUP_COMMAND, OPTIONS_BENCH },
@@ -179,11 +179,11 @@ const struct options_row options_rows[] = {
       .help = "read the file into memory instead of mapping it; quantised weights are laid out anew in "
               "memory either way, but for a file of lacuna pack", GROUP_MODEL,
       STEPPING },
-    { "skip-zeros", 0, NULL, BOOL(skip_zeros), .def = "false",
-      .help = "neurons that are zero, by ReLU or as --quality takes them for zero, are not computed; the same answers, "
-              "faster for few requests at a time where many neurons are zero, slower for prompts and many requests: "
-              "lacuna bench --skip-zeros says which", GROUP_MODEL,
-      STEPPING },
+    { "skip-zeros", 0, "HOW", CHOICE(skip_zeros, "off auto always"), .def = "off",
+      .help = "neurons that are zero, by ReLU or as --quality takes them for zero, are not computed; the same answers; auto: "
+              "where that is faster, as each step's products show, for which two thirds of the feed-forward lie in memory "
+              "twice; always: once, which is slower for prompts and many requests. lacuna bench --skip-zeros auto says what it gains",
+      GROUP_MODEL, STEPPING },
     { "choose-pages", 0, NULL, BOOL(choose_pages), .def = "false",
       .help = "pages of keys and values keep what decoded tokens can choose them by (3 to 6 % more memory), so that --quality "
               "tokens=2048 can bound how much of a long context each of them reads", GROUP_MODEL, ANSWERING },

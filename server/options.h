@@ -67,7 +67,8 @@ struct options {
     uint32_t threads;
     bool pin_threads;
     const char *max_isa;
-    bool no_mmap, skip_zeros, choose_pages;
+    bool no_mmap, choose_pages;
+    uint32_t skip_zeros;                 /* enum engine_zeros */
     uint32_t audit_steps;                /* 0: none */
     uint32_t io;                         /* enum engine_io */
     uint32_t foresight;                  /* 0: auto */

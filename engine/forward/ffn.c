@@ -8,12 +8,14 @@
  * Where neurons that are zero are skipped (repack.h), or rows' operating points take some for zero (sparsity.h), gate is
  * computed first, and of up only the rows of neurons that it leaves active, unless most are; down, if it lies in columns,
  * then skips the zeros by itself.  What is left out depends on the row, never on the layout: the bits are the same if all
- * is multiplied, unless a product of a neuron that is skipped were infinite: 0 times that would be NaN.
+ * is multiplied, unless a product of a neuron that is skipped were infinite: 0 times that would be NaN.  Where up and down
+ * lie in memory in panels, too, each step takes the way that is faster (plan.h).
  */
 #include <assert.h>
 #include <stdatomic.h>
 #include <string.h>
 
+#include "engine/clock.h"
 #include "engine/forward/forward.h"
 
 /* [n_t][n] of a product, with its bias. */
@@ -65,11 +67,12 @@ struct tile {
     float *h, *up; /* up: room for as much */
 };
 
-/* Does the layout make it worth while to pick rows of up? */
-static bool picks_rows(const struct forward *f, const struct gated *g)
+const struct kern_matrix *ffn_rows_to_pick(const struct forward *f, const struct kern_matrix *up,
+                                           const struct kern_matrix *down)
 {
-    return f->opt.skips_zeros && g->down->layout == KERN_LAYOUT_COLUMNS &&
-           g->up->layout == KERN_LAYOUT_ROWS;
+    bool is_for_zeros = f->opt.skips_zeros && down->layout == KERN_LAYOUT_COLUMNS &&
+                        up->layout == KERN_LAYOUT_ROWS;
+    return is_for_zeros ? up : NULL;
 }
 
 bool ffn_looks_for_zeros(const struct forward *f)
@@ -107,6 +110,12 @@ static void drop_neurons(const struct forward *f, const struct tile *tile, enum 
 static bool picking_pays(size_t n_active, size_t n_neurons, uint32_t n_tokens)
 {
     return 20 * n_active <= (32 + 3 * (size_t)n_tokens) * n_neurons;
+}
+
+static bool picks_rows(const struct tile *tile, size_t n_active)
+{
+    const struct gated *g = tile->g;
+    return g->up_rows && (g->picks_always || picking_pays(n_active, tile->n, tile->n_t));
 }
 
 static uint32_t count_nonzero(const float *h, uint32_t n)
@@ -149,7 +158,7 @@ static void multiply_active(struct forward *f, const struct tile *tile, uint32_t
     uint32_t n_active = f->kern->list_nonzero(h, tile->n, list);
     for (uint32_t i = 0; i < n_active; i++)
         list[i] += tile->n0;
-    f->kern->mul_rows(g->up, list, n_active, g->in, tile->t0 + t, up);
+    f->kern->mul_rows(g->up_rows, list, n_active, g->in, tile->t0 + t, up);
     for (uint32_t i = 0; i < n_active; i++)
         h[list[i] - tile->n0] *= g->up_bias ? up[i] + g->up_bias[list[i]] : up[i];
 }
@@ -164,7 +173,7 @@ static void gate_first(struct forward *f, const struct tile *tile)
     f->kern->activate(f->shape->activation, tile->h, NULL, tile->h, n_values);
     drop_neurons(f, tile, SPARSITY_UP);
     size_t n_active = count_active(f, tile, SPARSITY_UP);
-    if (picks_rows(f, g) && picking_pays(n_active, tile->n, tile->n_t)) {
+    if (picks_rows(tile, n_active)) {
         for (uint32_t t = 0; t < tile->n_t; t++)
             multiply_active(f, tile, t);
         return;
@@ -269,11 +278,82 @@ void ffn_hidden(struct forward *f, const struct gated *g, uint32_t t0, uint32_t 
     profile_end(&f->profile, PROFILE_GATE_UP);
 }
 
+/* ---- the dense feed-forward ---- */
+
+/* Of one product; cell NULL: only one way is open. */
+struct choice {
+    struct plan_cell *cell;
+    enum sparsity_site site;
+    enum plan_way way;
+    uint64_t begin_ns;
+};
+
+static bool have_all_points(const struct forward *f)
+{
+    for (uint32_t t = 0; t < f->n_rows; t++)
+        if (!f->row_point[t])
+            return false;
+    return true;
+}
+
+/* Does the layer's hidden activation have zeros that may be skipped? */
+static bool has_zeros(const struct forward *f, const struct gated *g)
+{
+    bool may_be_skipped = f->opt.skips_zeros && !f->probe && f->n_rows <= PLAN_MOST_ROWS;
+    return may_be_skipped && (ffn_looks_for_zeros(f) || drops_neurons(f, g, 0, f->n_rows));
+}
+
+/* twin: of the matrix, for who skips zeros; n_rows 0: none. */
+static struct choice choose(struct forward *f, const struct gated *g, enum sparsity_site site,
+                            const struct kern_matrix *twin)
+{
+    struct choice c = { .site = site, .way = PLAN_ALL };
+    if (twin->n_rows == 0 || !has_zeros(f, g))
+        return c;
+    bool is_mixed = !ffn_looks_for_zeros(f) && !have_all_points(f);
+    c.cell = plan_find(f->plan_cells, g->layer, site, f->n_rows, is_mixed);
+    c.way = plan_choose(c.cell);
+    c.begin_ns = engine_clock_ns();
+    return c;
+}
+
+static void learn(struct forward *f, const struct choice *c)
+{
+    if (!c->cell)
+        return;
+    plan_learn(c->cell, c->way, (float)(engine_clock_ns() - c->begin_ns) / (float)f->n_rows);
+    f->n_planned[c->site][c->way]++;
+}
+
+static void gate_and_up(struct forward *f, struct gated *g, const struct layer_weights *w)
+{
+    struct choice c = choose(f, g, SPARSITY_UP, &w->up_rows);
+    g->picks_always = c.cell != NULL;
+    if (w->up_rows.n_rows)
+        g->up_rows = c.way == PLAN_NONZERO ? &w->up_rows : NULL;
+    else
+        g->up_rows = ffn_rows_to_pick(f, &w->up, &w->down);
+    ffn_hidden(f, g, 0, f->n_rows);
+    learn(f, &c);
+}
+
+static void down(struct forward *f, const struct gated *g, const struct layer_weights *w)
+{
+    struct choice c = choose(f, g, SPARSITY_DOWN, &w->down_columns);
+    struct kern_input hidden = { .x = f->hidden.x, .act = &f->hidden.act };
+    struct product p = { .w = c.way == PLAN_NONZERO ? &w->down_columns : &w->down,
+                         .x = &hidden,
+                         .y = f->block,
+                         .ldy = f->shape->n_embd,
+                         .n_rows = f->n_rows };
+    forward_products(f, &p, 1, PROFILE_DOWN);
+    learn(f, &c);
+}
+
 void ffn_forward(struct forward *f, uint32_t layer)
 {
     const struct layer_weights *w = &f->weights->layer[layer];
     struct kern_input in = { .x = f->in.x, .act = &f->in.act };
-    struct kern_input hidden = { .x = f->hidden.x, .act = &f->hidden.act };
     struct gated g = { .layer = layer,
                        .has_points = true,
                        .gate = &w->gate,
@@ -283,11 +363,8 @@ void ffn_forward(struct forward *f, uint32_t layer)
                        .down = &w->down,
                        .in = &in,
                        .hidden = &f->hidden };
-    struct product down = {
-        .w = &w->down, .x = &hidden, .y = f->block, .ldy = f->shape->n_embd, .n_rows = f->n_rows
-    };
-    ffn_hidden(f, &g, 0, f->n_rows);
-    forward_products(f, &down, 1, PROFILE_DOWN);
+    gate_and_up(f, &g, w);
+    down(f, &g, w);
     if (audit_wants(f, layer))
         audit_ffn(f, &g);
 }

@@ -8,6 +8,7 @@
  *   page_attention.c   of rows that choose pages
  *   attention.c  the work list over (sequence, KV head, items of 1,024 tokens) and its execution
  *   ffn.c        gated products, and the dense feed-forward
+ *   plan.c       whether neurons that are zero are skipped, where both ways are open
  *   moe.c        router, experts, shared expert
  *   scratch.c    all buffers, sized at open
  *   profile.c    the time that each part takes
@@ -17,6 +18,7 @@
 #ifndef LACUNA_ENGINE_FORWARD_H
 #define LACUNA_ENGINE_FORWARD_H
 
+#include "engine/forward/plan.h"
 #include "engine/forward/profile.h"
 #include "engine/share.h"
 #include "engine/model/weights.h"
@@ -114,7 +116,8 @@ struct forward_options {
     uint32_t max_rows, max_logit_rows;
     uint32_t n_ctx; /* longest sequence */
     uint32_t n_threads;
-    /* Neurons that are zero are not multiplied, where layouts are for it (repack.h). */
+    /* Neurons that are zero are not multiplied, where layouts are for it (repack.h); where a matrix lies in two,
+     * if that is faster (plan.h). */
     bool skips_zeros;
 };
 
@@ -212,6 +215,8 @@ struct forward {
     float *tiles;                 /* [n_threads][2][tile_values] see ffn.c */
     uint32_t *active;             /* [n_threads][tile_values] */
     struct neuron_count *neurons; /* [n_threads] of the steps so far */
+    struct plan_cell *plan_cells;
+    uint64_t n_planned[SPARSITY_SITES][PLAN_WAYS]; /* products so far where both ways were open */
     uint32_t tile_values;
     float *angles[CONFIG_MAX_ROPES]; /* [rows][2 * n_pairs] */
 
@@ -302,6 +307,8 @@ struct gated {
     uint32_t layer;
     bool has_points; /* of a dense layer: rows' operating points may drop neurons */
     const struct kern_matrix *gate, *up; /* gate is not read if the architecture is ungated */
+    const struct kern_matrix *up_rows;   /* up in rows, to pick those of active neurons; NULL: no */
+    bool picks_always;                   /* not only where few enough are active */
     const float *gate_bias, *up_bias;    /* NULL: none */
     const struct kern_matrix *down;      /* what reads hidden: quantised if this is, else floats */
     const struct kern_input *in;
@@ -313,6 +320,10 @@ void ffn_hidden_tile(struct forward *f, const struct gated *g, uint32_t n0, uint
 /* All neurons of rows [t0, t1). */
 void ffn_hidden(struct forward *f, const struct gated *g, uint32_t t0, uint32_t t1);
 void ffn_forward(struct forward *f, uint32_t layer);
+/* up, if its layout and down's are those for zeros that are skipped: up_rows of a feed-forward that lies in memory once.
+ * Else NULL. */
+const struct kern_matrix *ffn_rows_to_pick(const struct forward *f, const struct kern_matrix *up,
+                                           const struct kern_matrix *down);
 
 /* ffn_audit.c */
 bool audit_wants(const struct forward *f, uint32_t layer);

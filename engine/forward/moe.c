@@ -352,6 +352,7 @@ static void hidden_item(void *ctx, uint32_t item)
     struct kern_input in = { .x = f->gathered.x, .act = &f->gathered.act };
     struct gated g = { .gate = &gate,
                        .up = &up,
+                       .up_rows = ffn_rows_to_pick(f, &up, &w->down_experts.first),
                        .down = &w->down_experts.first,
                        .in = &in,
                        .hidden = &f->expert_hidden };
@@ -457,6 +458,7 @@ static void shared_forward(struct forward *f, const struct layer_weights *w)
     struct kern_input hidden = { .x = f->shared_hidden.x, .act = &f->shared_hidden.act };
     struct gated g = { .gate = &w->shared_gate,
                        .up = &w->shared_up,
+                       .up_rows = ffn_rows_to_pick(f, &w->shared_up, &w->shared_down),
                        .down = &w->shared_down,
                        .in = &in,
                        .hidden = &f->shared_hidden };

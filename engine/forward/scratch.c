@@ -130,6 +130,7 @@ static void take_layer(struct arena *a, struct forward *f)
     f->tiles = take(a, (uint64_t)f->opt.n_threads * 2 * f->tile_values, sizeof(float));
     f->active = take(a, (uint64_t)f->opt.n_threads * f->tile_values, sizeof(*f->active));
     f->neurons = take(a, f->opt.n_threads, sizeof(*f->neurons));
+    f->plan_cells = take(a, plan_n_cells(s->n_layers), sizeof(*f->plan_cells));
     for (uint32_t i = 0; i < CONFIG_MAX_ROPES; i++)
         f->angles[i] = take(a, rows * s->head_dim, sizeof(float)); /* n_pairs is read later */
 }

@@ -430,10 +430,12 @@ void gguf_leave(struct gguf *g, const struct gguf_tensor *t)
     g->tensors[t - g->tensors].on_demand = true;
 }
 
-void gguf_aim(struct gguf *g, const struct gguf_tensor *t, enum kern_layout target)
+void gguf_aim(struct gguf *g, const struct gguf_tensor *t, enum kern_layout target,
+              enum kern_layout twin)
 {
-    assert(t->layout == KERN_LAYOUT_ROWS || t->layout == target);
+    assert(t->layout == KERN_LAYOUT_ROWS || (t->layout == target && target == twin));
     g->tensors[t - g->tensors].target = target;
+    g->tensors[t - g->tensors].twin = twin;
 }
 
 uint64_t gguf_file_bytes(const struct gguf *g)

@@ -53,6 +53,7 @@ struct gguf_tensor {
     /* Of its ne[2] matrices in the file: rows, but for what `lacuna pack` wrote. */
     enum kern_layout layout;
     enum kern_layout target; /* in memory: the file's, unless gguf_aim said another */
+    enum kern_layout twin;   /* and once more so, beside it; the same as target: only once */
     uint32_t n_dims;         /* 1 .. 4 */
     uint64_t ne[4];          /* fastest dimension first; unused are 1 */
     uint64_t bytes; /* 0 if nobody knows the type: accepted here, refused when weights are loaded */
@@ -99,8 +100,9 @@ const struct gguf_tensor *gguf_find_tensor(const struct gguf *g,
                                            const char *name); /* or NULL; O(1) */
 /* Before gguf_load: a tensor whose parts somebody reads from the file when they are wanted (experts.h). */
 void gguf_leave(struct gguf *g, const struct gguf_tensor *t);
-/* Before gguf_load: how a tensor whose layout in the file is rows shall lie in memory. */
-void gguf_aim(struct gguf *g, const struct gguf_tensor *t, enum kern_layout target);
+/* Before gguf_load: how a tensor whose layout in the file is rows shall lie in memory; twin: and once more. */
+void gguf_aim(struct gguf *g, const struct gguf_tensor *t, enum kern_layout target,
+              enum kern_layout twin);
 uint64_t gguf_file_bytes(const struct gguf *g); /* all parts */
 uint64_t gguf_data_bytes(const struct gguf *g); /* sum of the tensors */
 int64_t gguf_mtime(const struct gguf *g);

@@ -377,7 +377,7 @@ static int size_tensor(const struct cursor *c, struct gguf_tensor *t)
 {
     bool in_panels = t->type / GGUF_LAYOUT == KERN_LAYOUT_PANELS &&
                      t->type % GGUF_LAYOUT < KERN_N_TYPES; /* no file has columns */
-    t->layout = t->target = in_panels ? KERN_LAYOUT_PANELS : KERN_LAYOUT_ROWS;
+    t->layout = t->target = t->twin = in_panels ? KERN_LAYOUT_PANELS : KERN_LAYOUT_ROWS;
     t->type -= in_panels ? GGUF_LAYOUT * KERN_LAYOUT_PANELS : 0;
     const struct kern_type_info *info = kern_type_info(t->type);
     if (info->block_values == 0)

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * repack.c - one region of 2 MiB pages for all packed tensors, in the order of the file.
+ * repack.c - one region of 2 MiB pages for all packed tensors and their twins, in the order of the file.
  */
 #include "engine/model/repack.h"
 
@@ -12,13 +12,21 @@
 #include "engine/share.h"
 #include "kernels/kernels.h"
 
-enum { MOST_ROWS = 1 << 30 }; /* of a matrix: far above any, and its panels can still be counted */
+enum {
+    MOST_ROWS = 1 << 30, /* of a matrix: far above any, and its panels can still be counted */
+    LINE = 64,
+};
 #define NOT_PACKED UINT64_MAX
+
+/* Where a tensor begins, and its twin; or NOT_PACKED. */
+struct packed_place {
+    uint64_t at, twin;
+};
 
 struct repack {
     const struct gguf *g;
     struct workers *workers;
-    uint64_t *at; /* by tensor: where it begins; NOT_PACKED */
+    struct packed_place *place; /* by tensor */
     uint8_t *mem;
     size_t bytes;
 };
@@ -69,11 +77,10 @@ static const struct gguf_tensor *down_of(const struct gguf *g, const struct gguf
     return down;
 }
 
-static enum kern_layout target_of(const struct gguf *g, const struct gguf_tensor *t,
-                                  const struct repack_rules *rules)
+/* Panels but where zeros are skipped. */
+static enum kern_layout best_layout(const struct gguf *g, const struct gguf_tensor *t,
+                                    const struct repack_rules *rules)
 {
-    if (t->layout != KERN_LAYOUT_ROWS || !can_be_packed(g, t))
-        return t->layout;
     if (rules->skips_zeros && goes_to_columns(g, t, rules->only_dense))
         return KERN_LAYOUT_COLUMNS;
     if (rules->skips_zeros && rules->is_gated && is_role(t, "ffn_up", rules->only_dense) &&
@@ -82,13 +89,24 @@ static enum kern_layout target_of(const struct gguf *g, const struct gguf_tensor
     return KERN_LAYOUT_PANELS;
 }
 
+static void aim(struct gguf *g, const struct gguf_tensor *t, const struct repack_rules *rules)
+{
+    if (t->layout != KERN_LAYOUT_ROWS || !can_be_packed(g, t)) {
+        gguf_aim(g, t, t->layout, t->layout);
+        return;
+    }
+    enum kern_layout best = best_layout(g, t, rules);
+    bool is_dense = is_role(t, "ffn_up", true) || is_role(t, "ffn_down", true);
+    gguf_aim(g, t, rules->keeps_panels && is_dense ? KERN_LAYOUT_PANELS : best, best);
+}
+
 uint64_t repack_choose(struct gguf *g, const struct repack_rules *rules)
 {
     uint64_t n_columns = 0;
     for (uint64_t i = 0; i < gguf_n_tensors(g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(g, i);
-        gguf_aim(g, t, target_of(g, t, rules));
-        n_columns += t->target == KERN_LAYOUT_COLUMNS;
+        aim(g, t, rules);
+        n_columns += t->twin == KERN_LAYOUT_COLUMNS;
     }
     return n_columns;
 }
@@ -98,20 +116,39 @@ bool repack_wants(const struct gguf_tensor *t)
     return t->target != t->layout;
 }
 
-static size_t matrix_bytes(const struct gguf_tensor *t)
+static bool has_twin(const struct gguf_tensor *t)
 {
-    return kern_packed_bytes(t->target, (enum kern_type)t->type, (uint32_t)t->ne[1],
+    return t->twin != t->target;
+}
+
+static size_t row_bytes_of(const struct gguf_tensor *t)
+{
+    return t->bytes / t->ne[1] / t->ne[2];
+}
+
+static size_t matrix_bytes(const struct gguf_tensor *t, enum kern_layout layout)
+{
+    if (layout == KERN_LAYOUT_ROWS)
+        return row_bytes_of(t) * t->ne[1];
+    return kern_packed_bytes(layout, (enum kern_type)t->type, (uint32_t)t->ne[1],
                              (uint32_t)t->ne[0]);
+}
+
+/* Whatever comes behind it is aligned. */
+static uint64_t bytes_in(const struct gguf_tensor *t, enum kern_layout layout)
+{
+    return (matrix_bytes(t, layout) * t->ne[2] + LINE - 1) / LINE * LINE;
 }
 
 uint64_t repack_bytes(const struct gguf_tensor *t)
 {
-    return matrix_bytes(t) * t->ne[2];
+    return bytes_in(t, t->target);
 }
 
 uint64_t repack_memory_bytes(const struct gguf_tensor *t)
 {
-    return repack_wants(t) ? repack_bytes(t) : t->bytes;
+    uint64_t once = repack_wants(t) ? repack_bytes(t) : t->bytes;
+    return once + (has_twin(t) ? bytes_in(t, t->twin) : 0);
 }
 
 uint64_t repack_weight_bytes(const struct gguf *g)
@@ -136,14 +173,22 @@ static uint64_t index_of(const struct repack *r, const struct gguf_tensor *t)
     return (uint64_t)(t - gguf_tensor_at(r->g, 0));
 }
 
+/* The next bytes, if they are wanted. */
+static uint64_t place_next(struct repack *r, bool is_wanted, uint64_t bytes)
+{
+    uint64_t at = r->bytes;
+    r->bytes += is_wanted ? bytes : 0;
+    return is_wanted ? at : NOT_PACKED;
+}
+
 /* Where each packed tensor will be. */
-static void place(struct repack *r)
+static void place_all(struct repack *r)
 {
     for (uint64_t i = 0; i < gguf_n_tensors(r->g); i++) {
         const struct gguf_tensor *t = gguf_tensor_at(r->g, i);
-        bool wanted = repack_wants(t) && !t->on_demand;
-        r->at[i] = wanted ? r->bytes : NOT_PACKED;
-        r->bytes += wanted ? repack_bytes(t) : 0;
+        bool is_wanted = repack_wants(t) && !t->on_demand;
+        r->place[i].at = place_next(r, is_wanted, repack_bytes(t));
+        r->place[i].twin = place_next(r, is_wanted && has_twin(t), bytes_in(t, t->twin));
     }
 }
 
@@ -152,13 +197,13 @@ int repack_open(struct repack **out, const struct gguf *g, struct workers *worke
 {
     struct repack *r = calloc(1, sizeof(*r));
     *out = NULL;
-    if (!r || !(r->at = calloc(gguf_n_tensors(g) + 1, sizeof(*r->at)))) {
+    if (!r || !(r->place = calloc(gguf_n_tensors(g) + 1, sizeof(*r->place)))) {
         free(r);
         return engine_fail(err, ENGINE_ERR_MEMORY, "no memory for the list of weights");
     }
     r->g = g;
     r->workers = workers;
-    place(r);
+    place_all(r);
     if (r->bytes > 0 && !(r->mem = huge_alloc(r->bytes))) {
         engine_fail(err, ENGINE_ERR_MEMORY, "no memory for %zu bytes of weights", r->bytes);
         repack_close(r);
@@ -173,15 +218,21 @@ void repack_close(struct repack *r)
     if (!r)
         return;
     huge_free(r->mem, r->bytes);
-    free(r->at);
+    free(r->place);
     free(r);
 }
 
 const void *repack_find(const struct repack *r, const struct gguf_tensor *t)
 {
-    uint64_t at = r ? r->at[index_of(r, t)] : NOT_PACKED;
+    uint64_t at = r ? r->place[index_of(r, t)].at : NOT_PACKED;
     if (t->layout != KERN_LAYOUT_ROWS)
         return t->data;
+    return at == NOT_PACKED ? NULL : r->mem + at;
+}
+
+const void *repack_find_twin(const struct repack *r, const struct gguf_tensor *t)
+{
+    uint64_t at = r ? r->place[index_of(r, t)].twin : NOT_PACKED;
     return at == NOT_PACKED ? NULL : r->mem + at;
 }
 
@@ -198,17 +249,20 @@ static void pack_item(void *ctx, uint32_t item)
     const struct pack_job *job = ctx;
     uint32_t from, to;
     share_item(&job->share, item, &from, &to);
-    kern_pack(&job->rows, job->layout, job->first + from, job->first + to, job->dst);
-}
-
-static size_t row_bytes_of(const struct gguf_tensor *t)
-{
-    return t->bytes / t->ne[1] / t->ne[2];
+    from += job->first;
+    to += job->first;
+    size_t row = job->rows.row_bytes;
+    if (job->layout == KERN_LAYOUT_ROWS)
+        memcpy(job->dst + from * row, (const uint8_t *)job->rows.data + from * row,
+               (to - from) * row);
+    else
+        kern_pack(&job->rows, job->layout, from, to, job->dst);
 }
 
 /* Pieces first .. end of the i-th matrix. */
-static void make_pieces(struct workers *workers, const struct gguf_tensor *t, uint64_t i,
-                        uint32_t first, uint32_t end, void *dst)
+static void make_pieces(struct workers *workers, const struct gguf_tensor *t,
+                        enum kern_layout layout, uint64_t i, uint32_t first, uint32_t end,
+                        void *dst)
 {
     size_t row_bytes = row_bytes_of(t);
     struct pack_job job = {
@@ -217,18 +271,19 @@ static void make_pieces(struct workers *workers, const struct gguf_tensor *t, ui
                   .n_rows = (uint32_t)t->ne[1],
                   .n_cols = (uint32_t)t->ne[0],
                   .row_bytes = row_bytes },
-        .dst = (uint8_t *)dst + i * matrix_bytes(t),
-        .layout = t->target,
+        .dst = (uint8_t *)dst + i * matrix_bytes(t, layout),
+        .layout = layout,
         .first = first,
         .share = share_out(end - first, workers_n(workers), 1),
     };
     workers_run(workers, pack_item, &job, share_n_items(&job.share));
 }
 
-uint64_t repack_make(struct workers *workers, const struct gguf_tensor *t, uint64_t taken,
-                     uint64_t ready, void *dst)
+/* As repack_make, in any layout. */
+static uint64_t make(struct workers *workers, const struct gguf_tensor *t, enum kern_layout layout,
+                     uint64_t taken, uint64_t ready, void *dst)
 {
-    size_t piece = kern_layout_rows(t->target) * row_bytes_of(t), matrix = t->bytes / t->ne[2];
+    size_t piece = kern_layout_rows(layout) * row_bytes_of(t), matrix = t->bytes / t->ne[2];
     while (taken < ready) {
         uint64_t i = taken / matrix, begin = i * matrix;
         bool is_whole = ready - begin >= matrix; /* its last piece may be a short one */
@@ -236,15 +291,28 @@ uint64_t repack_make(struct workers *workers, const struct gguf_tensor *t, uint6
         uint64_t first = (taken - begin) / piece;
         if (first == n_pieces)
             break;
-        make_pieces(workers, t, i, (uint32_t)first, (uint32_t)n_pieces, dst);
+        make_pieces(workers, t, layout, i, (uint32_t)first, (uint32_t)n_pieces, dst);
         taken = begin + (is_whole ? matrix : n_pieces * piece);
     }
     return taken;
 }
 
+uint64_t repack_make(struct workers *workers, const struct gguf_tensor *t, uint64_t taken,
+                     uint64_t ready, void *dst)
+{
+    return make(workers, t, t->target, taken, ready, dst);
+}
+
+/* With a twin, what one of the two has not taken comes again. */
 uint64_t repack_take(void *ctx, const struct gguf_tensor *t, uint64_t taken, uint64_t ready)
 {
     struct repack *r = ctx;
-    uint64_t at = r->at[index_of(r, t)];
-    return at == NOT_PACKED ? 0 : repack_make(r->workers, t, taken, ready, r->mem + at);
+    const struct packed_place *place = &r->place[index_of(r, t)];
+    if (place->at == NOT_PACKED)
+        return 0;
+    uint64_t now = make(r->workers, t, t->target, taken, ready, r->mem + place->at);
+    if (place->twin == NOT_PACKED)
+        return now;
+    uint64_t twin = make(r->workers, t, t->twin, taken, ready, r->mem + place->twin);
+    return twin < now ? twin : now;
 }

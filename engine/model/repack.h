@@ -16,16 +16,17 @@
 struct repack;
 
 struct repack_rules {
-    bool skips_zeros; /* of neurons: the feed-forward's down matrices in columns */
-    bool is_gated;    /* and then up's in rows */
-    bool only_dense;  /* not of experts */
+    bool skips_zeros;  /* of neurons: the feed-forward's down matrices in columns */
+    bool is_gated;     /* and then up's in rows */
+    bool only_dense;   /* not of experts */
+    bool keeps_panels; /* but in panels, too, of those that are not experts' */
 };
 
-/* Says for every tensor how it shall lie in memory (gguf_tensor.target), before anything below is asked.
+/* Says for every tensor how it shall lie in memory (gguf_tensor.target, twin), before anything below is asked.
  * Returns how many will lie in columns. */
 uint64_t repack_choose(struct gguf *g, const struct repack_rules *rules);
 
-/* Bytes that a tensor takes in memory, packed or not; and all of a model's, but for those on demand. */
+/* Bytes that a tensor takes in memory, packed or not, once or twice; and all of a model's, but for those on demand. */
 uint64_t repack_memory_bytes(const struct gguf_tensor *t);
 uint64_t repack_weight_bytes(const struct gguf *g);
 
@@ -42,14 +43,16 @@ uint64_t repack_take(void *ctx, const struct gguf_tensor *t, uint64_t taken, uin
 
 /* Are its matrices to be packed? */
 bool repack_wants(const struct gguf_tensor *t);
-/* Bytes of it then. */
+/* Bytes of its target then. */
 uint64_t repack_bytes(const struct gguf_tensor *t);
-/* Packs those of its bytes [taken, ready) that are the rows of whole pieces (kern_layout_rows); taken is what an
+/* Packs into the target those of its bytes [taken, ready) that are the rows of whole pieces (kern_layout_rows); taken is what an
  * earlier call returned, or 0.  Returns where the last piece's rows end.  dst: of all of the packed tensor. */
 uint64_t repack_make(struct workers *workers, const struct gguf_tensor *t, uint64_t taken,
                      uint64_t ready, void *dst);
 
 /* A packed tensor, made here or stored so; NULL: it is not packed.  r may be NULL: none was made. */
 const void *repack_find(const struct repack *r, const struct gguf_tensor *t);
+/* Its twin; NULL: it has none. */
+const void *repack_find_twin(const struct repack *r, const struct gguf_tensor *t);
 
 #endif

@@ -147,6 +147,18 @@ static int find_matrix(struct finder *f, const char *role, uint32_t n_rows, uint
     return check_shape(f, t, n_cols, n_rows, 1) != 0 ? -1 : view(f, t, n_rows, n_cols, out);
 }
 
+/* The same matrix in its other layout, if it has one. */
+static void find_twin(struct finder *f, const char *role, uint32_t n_rows, uint32_t n_cols,
+                      struct kern_matrix *out)
+{
+    const struct gguf_tensor *t = look_up(f, role);
+    if (!t || t->twin == t->target)
+        return;
+    *out = shape_of(t, n_rows, n_cols);
+    out->layout = t->twin;
+    out->data = repack_find_twin(f->packed, t);
+}
+
 static int find_experts(struct finder *f, const char *role, uint32_t n_rows, uint32_t n_cols,
                         struct expert_matrix *out)
 {
@@ -249,22 +261,38 @@ static int find_attention(struct finder *f, struct layer_weights *l)
                : 0;
 }
 
+static int find_fused_gate_up(struct finder *f, struct layer_weights *l)
+{
+    uint32_t n = f->shape->n_ff;
+    struct kern_matrix both, twin = { 0 };
+    if (find_matrix(f, "ffn_up.weight", 2 * n, f->shape->n_embd, true, &both) != 0 ||
+        check_split(f, &both, n) != 0)
+        return -1;
+    l->gate = weights_rows(&both, 0, n);
+    l->up = weights_rows(&both, n, n);
+    find_twin(f, "ffn_up.weight", 2 * n, f->shape->n_embd, &twin);
+    if (twin.n_rows)
+        l->up_rows = weights_rows(&twin, n, n);
+    return 0;
+}
+
+static int find_gate_up(struct finder *f, struct layer_weights *l)
+{
+    const struct model_shape *s = f->shape;
+    if (find_matrix(f, "ffn_up.weight", s->n_ff, s->n_embd, true, &l->up) != 0)
+        return -1;
+    find_twin(f, "ffn_up.weight", s->n_ff, s->n_embd, &l->up_rows);
+    return s->arch->ungated ? 0
+                            : find_matrix(f, "ffn_gate.weight", s->n_ff, s->n_embd, true, &l->gate);
+}
+
 static int find_dense(struct finder *f, struct layer_weights *l)
 {
     const struct model_shape *s = f->shape;
-    if (s->arch->fused_gate_up && !look_up(f, "ffn_gate.weight")) {
-        struct kern_matrix both;
-        if (find_matrix(f, "ffn_up.weight", 2 * s->n_ff, s->n_embd, true, &both) != 0)
-            return -1;
-        if (check_split(f, &both, s->n_ff) != 0)
-            return -1;
-        l->gate = weights_rows(&both, 0, s->n_ff);
-        l->up = weights_rows(&both, s->n_ff, s->n_ff);
-    } else if (find_matrix(f, "ffn_up.weight", s->n_ff, s->n_embd, true, &l->up) != 0 ||
-               (!s->arch->ungated &&
-                find_matrix(f, "ffn_gate.weight", s->n_ff, s->n_embd, true, &l->gate) != 0)) {
+    bool is_fused = s->arch->fused_gate_up && !look_up(f, "ffn_gate.weight");
+    if ((is_fused ? find_fused_gate_up(f, l) : find_gate_up(f, l)) != 0)
         return -1;
-    }
+    find_twin(f, "ffn_down.weight", s->n_embd, s->n_ff, &l->down_columns);
     return find_matrix(f, "ffn_down.weight", s->n_embd, s->n_ff, true, &l->down) != 0 ||
                    find_vector(f, "ffn_gate.bias", s->n_ff, false, &l->gate_bias) != 0 ||
                    find_vector(f, "ffn_up.bias", s->n_ff, false, &l->up_bias) != 0 ||

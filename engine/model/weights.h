@@ -25,6 +25,8 @@ struct layer_weights {
     const float *gate_bias, *up_bias, *down_bias;
     struct kern_matrix q, k, v, o; /* with fused_qkv: parts of one */
     struct kern_matrix gate, up, down;
+    /* up and down once more, for neurons that are zero; n_rows 0: no. */
+    struct kern_matrix up_rows, down_columns;
     struct kern_matrix router; /* n_rows 0: a dense layer */
     struct expert_matrix gate_experts, up_experts, down_experts;
     struct kern_matrix shared_router;                       /* one row; n_rows 0: none */

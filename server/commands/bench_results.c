@@ -91,7 +91,7 @@ static void print_heading(const struct bench_results *all)
     printf("%-8s %-8s %6s %7s %8s %11s %10s", "phase", "mode", "batch", "prompt", "context",
            "tok/s", "ms");
     if (all->compares_modes)
-        printf(" %8s %7s %7s %8s %9s", "x dense", "up", "down", "KL", "same top");
+        printf(" %8s %7s %7s %7s %8s %9s", "x dense", "up", "down", "skips", "KL", "same top");
     if (all->has_experts)
         bench_print_experts_heading();
     putchar('\n');
@@ -108,6 +108,14 @@ static void print_losses(const struct bench_mode *mode)
         printf(" %8s %9s", "-", "-");
 }
 
+static void print_skipping(const struct bench_neurons *n)
+{
+    if (n->n_products)
+        printf(" %6.1f%%", (double)n->n_skipping / (double)n->n_products * 100);
+    else
+        printf(" %7s", "-");
+}
+
 static void print_row(const struct bench_results *all, const struct bench_result *r)
 {
     const struct bench_shape *s = &r->shape;
@@ -121,6 +129,7 @@ static void print_row(const struct bench_results *all, const struct bench_result
             printf(" %8s", "-");
         printf(" %6.1f%% %6.1f%%", share_of_neurons(r, r->neurons.n_up) * 100,
                share_of_neurons(r, r->neurons.n_down) * 100);
+        print_skipping(&r->neurons);
         print_losses(&r->mode);
     }
     if (all->has_experts)
@@ -148,6 +157,9 @@ static void print_mode_json(const struct bench_results *all, const struct bench_
     double times = times_dense(all, r);
     printf(", \"neurons_up\": %.4f, \"neurons_down\": %.4f", share_of_neurons(r, r->neurons.n_up),
            share_of_neurons(r, r->neurons.n_down));
+    if (r->neurons.n_products)
+        printf(", \"products_skipping\": %.4f",
+               (double)r->neurons.n_skipping / (double)r->neurons.n_products);
     if (times > 0)
         printf(", \"times_dense\": %.4f", times);
     if (r->mode.has_losses)

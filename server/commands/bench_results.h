@@ -26,6 +26,8 @@ struct bench_mode {
 /* Of feed-forwards in which neurons are left out. */
 struct bench_neurons {
     uint64_t n_all, n_up, n_down;
+    uint64_t n_products,
+        n_skipping; /* of products where both ways were open: all, and those that skipped zeros */
 };
 
 struct bench_result {

@@ -262,6 +262,10 @@ static int repeat_once(struct bench *b, const struct bench_shape *s, double *sec
     b->neurons.n_all += last.n_neurons - first.n_neurons;
     b->neurons.n_up += last.n_neurons_up - first.n_neurons_up;
     b->neurons.n_down += last.n_neurons_down - first.n_neurons_down;
+    b->neurons.n_products += last.n_up_products - first.n_up_products;
+    b->neurons.n_products += last.n_down_products - first.n_down_products;
+    b->neurons.n_skipping += last.n_up_skipping - first.n_up_skipping;
+    b->neurons.n_skipping += last.n_down_skipping - first.n_down_skipping;
     if (!rc && !s->decode)
         b->set.len += s->n;
     if (!rc)
@@ -554,7 +558,7 @@ static int open_model(struct bench *b, const struct engine_options *opt,
     if (exit_code)
         return exit_code;
     b->n_modes = 0;
-    exit_code = add_modes(b, qualities, opt->skip_zeros);
+    exit_code = add_modes(b, qualities, opt->zeros != ENGINE_ZEROS_MULTIPLIED);
     if (exit_code) {
         close_model(b);
         return exit_code;
@@ -591,17 +595,18 @@ static int measure_dense(struct bench *b, const struct engine_options *opt, bool
 {
     static const struct options_list none = { 0 };
     struct engine_options dense = *opt;
-    dense.skip_zeros = false;
+    dense.zeros = ENGINE_ZEROS_MULTIPLIED;
     int exit_code = open_model(b, &dense, &none);
     return exit_code ? exit_code : measure_model(b, is_first);
 }
 
 static int measure_layouts(struct bench *b, const struct engine_options *opt, bool is_first)
 {
-    int exit_code = opt->skip_zeros ? measure_dense(b, opt, is_first) : 0;
+    bool skips_zeros = opt->zeros != ENGINE_ZEROS_MULTIPLIED;
+    int exit_code = skips_zeros ? measure_dense(b, opt, is_first) : 0;
     if (exit_code == 0)
         exit_code = open_model(b, opt, &b->o->qualities);
-    return exit_code ? exit_code : measure_model(b, is_first && !opt->skip_zeros);
+    return exit_code ? exit_code : measure_model(b, is_first && !skips_zeros);
 }
 
 static int measure_models(struct bench *b, const char *path)
@@ -668,11 +673,12 @@ const struct cmd cmd_bench = {
                  "need at least, by its bandwidth or its arithmetic, whichever takes longer.  --disk reads "
                  "the file in several ways first: what bounds a model that is larger than memory.  "
                  "With --quality or --skip-zeros, each row stands beside the speed of the same "
-                 "without them, the share of neurons that were computed, and what the "
-                 "calibration found to be lost.",
+                 "without them, the share of neurons that were computed, that of products which "
+                 "skipped the others (with --skip-zeros auto), and what the calibration found to be "
+                 "lost.",
         .example =
             "  lacuna bench -m model.gguf -p 512 -n 64 -b 1,8,32 -c 0,8192 -r 5 --threads 2\n"
-            "  lacuna bench -m model.gguf --skip-zeros --quality exact,safe,balanced,fast -b 1,4\n",
+            "  lacuna bench -m model.gguf --skip-zeros auto --quality exact,safe,balanced,fast -b 1,4\n",
     },
     .run = bench,
 };

@@ -148,7 +148,7 @@ const struct cmd cmd_calibrate = {
                  "chats.  The result is written beside the model, with .lacuna behind its name.",
         .example = "  lacuna calibrate -m model.gguf -f text.txt\n"
                    "  lacuna eval -m model.gguf -f other.txt --quality safe,balanced,fast,neurons=0.5\n"
-                   "  lacuna serve -m model.gguf --quality balanced --skip-zeros\n",
+                   "  lacuna serve -m model.gguf --quality balanced --skip-zeros auto\n",
     },
     .run = calibrate,
 };

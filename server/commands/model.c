@@ -78,7 +78,7 @@ void cmd_engine_options(const struct options *o, const char *path, struct engine
         .max_rows = o->max_batch_rows,
         .io = (enum engine_io)o->io,
         .read_file = o->no_mmap,
-        .skip_zeros = o->skip_zeros,
+        .zeros = (enum engine_zeros)o->skip_zeros,
         .choose_pages = o->choose_pages,
         .audit_steps = o->audit_steps,
         .gating = (enum engine_gating)o->expert_gating,

@@ -65,7 +65,7 @@ def test_answers_do_not_depend_on_company_or_on_what_is_stored(start, model):
     jobs = [(i, quality) for i in range(6) for quality in QUALITIES]
     alone = start(model=str(model))
     expected = [token_ids(complete(alone, i, quality)) for i, quality in jobs]
-    for options in ((), ("--kv-bytes", "1M", "--ctx", "256"), ("--skip-zeros",), ("--threads", "3")):
+    for options in ((), ("--kv-bytes", "1M", "--ctx", "256"), ("--skip-zeros", "always"), ("--skip-zeros", "auto"), ("--threads", "3")):
         client = start(*options, model=str(model))
         for _ in range(2):
             with concurrent.futures.ThreadPoolExecutor(16) as pool:

@@ -80,4 +80,6 @@ def test_neurons_that_are_zero_are_skipped_with_the_same_bits(name, tmp_path):
     whole = logits_of(model, tokens, tmp_path)
     more = [["--expert-cache", "50%"]] if name.startswith("smallthinker") else []
     for options in [[], ["--chunk", "1", "--threads", "2"], ["--chunk", "5", "--threads", "1"], *more]:
-        assert np.array_equal(logits_of(model, tokens, tmp_path, "--skip-zeros", *options), whole), options
+        for how in "auto", "always":
+            found = logits_of(model, tokens, tmp_path, "--skip-zeros", how, *options)
+            assert np.array_equal(found, whole), (how, options)

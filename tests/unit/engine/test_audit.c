@@ -12,14 +12,15 @@
 
 enum { N = 200, N_CALIBRATE = 4096 };
 
-/* With a gate, and without one; a quantised one, laid out so that zeros are skipped. */
+/* With a gate, and without one; a quantised one, laid out so that zeros may be or are skipped. */
 static const struct {
     const char *path;
-    bool skip_zeros;
+    enum engine_zeros zeros;
 } models[] = {
-    { "tests/golden/arch/llama.gguf", false },
-    { "tests/golden/arch/arcee.gguf", false },
-    { "tests/golden/quant/Q4_0.gguf", true },
+    { "tests/golden/arch/llama.gguf", ENGINE_ZEROS_MULTIPLIED },
+    { "tests/golden/arch/arcee.gguf", ENGINE_ZEROS_MULTIPLIED },
+    { "tests/golden/quant/Q4_0.gguf", ENGINE_ZEROS_AUTO },
+    { "tests/golden/quant/Q4_0.gguf", ENGINE_ZEROS_SKIPPED },
 };
 enum { N_MODELS = sizeof(models) / sizeof(models[0]) };
 
@@ -46,7 +47,7 @@ static struct engine *open_engine(size_t m, uint32_t audit_steps, uint32_t n_goa
     struct engine_err err = { 0 };
     struct engine *e;
     struct engine_options opt = { .model_path = models[m].path,
-                                  .skip_zeros = models[m].skip_zeros,
+                                  .zeros = models[m].zeros,
                                   .n_threads = 2,
                                   .n_ctx = 1024,
                                   .n_sequences = 4,

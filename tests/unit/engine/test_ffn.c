@@ -76,6 +76,7 @@ static struct layer *layer_open(float bias, uint32_t n_tokens, bool has_up_bias)
     random_act_init(&l->hidden.act, MAX_TOKENS, N_FF);
     l->g = (struct gated){ .gate = &l->gate,
                            .up = &l->up,
+                           .up_rows = &l->up,
                            .gate_bias = l->gate_bias,
                            .up_bias = has_up_bias ? l->up_bias : NULL,
                            .down = &l->down,
@@ -124,6 +125,15 @@ static uint32_t n_active(const struct layer *l)
     return n;
 }
 
+Test(ffn, rows_of_up_can_be_picked_where_down_lies_in_columns)
+{
+    struct layer *l = layer_open(0, 1, false);
+    cr_expect_eq(ffn_rows_to_pick(&l->f, &l->up, &l->down), &l->up);
+    l->down.layout = KERN_LAYOUT_PANELS;
+    cr_expect_null(ffn_rows_to_pick(&l->f, &l->up, &l->down));
+    layer_close(l);
+}
+
 static void expect_picked(float bias, uint32_t n_tokens, bool has_up_bias, bool are_picked)
 {
     struct layer *l = layer_open(bias, n_tokens, has_up_bias);
@@ -151,4 +161,15 @@ Test(ffn, where_most_neurons_are_active_all_rows_are_multiplied_at_once)
     for (int has_up_bias = 0; has_up_bias < 2; has_up_bias++)
         expect_picked(1e6f, MAX_TOKENS, has_up_bias, false);
     expect_picked(1e6f, 1, false, true);
+}
+
+Test(ffn, but_not_where_the_plan_says_that_picking_is_faster)
+{
+    struct layer *l = layer_open(1e6f, MAX_TOKENS, true);
+    struct codes all = compute(l, false);
+    l->g.picks_always = true;
+    struct codes picked = compute(l, true);
+    cr_expect_eq(n_picked, MAX_TOKENS * N_FF);
+    cr_expect_eq(memcmp(&picked, &all, sizeof(all)), 0);
+    layer_close(l);
 }

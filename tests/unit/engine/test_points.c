@@ -30,14 +30,14 @@ struct bench {
     char sidecar[64];
 };
 
-static struct engine *open_engine(const struct bench *b, const char *sidecar, bool skip_zeros,
-                                  uint32_t threads, enum engine_kv kv)
+static struct engine *open_engine(const struct bench *b, const char *sidecar,
+                                  enum engine_zeros zeros, uint32_t threads, enum engine_kv kv)
 {
     struct engine_err err = { 0 };
     struct engine *e;
     struct engine_options opt = { .model_path = b->model,
                                   .sidecar_path = sidecar,
-                                  .skip_zeros = skip_zeros,
+                                  .zeros = zeros,
                                   .n_threads = threads,
                                   .n_ctx = 512,
                                   .choose_pages = true,
@@ -76,7 +76,7 @@ static struct bench bench_open(const char *model)
     int fd = mkstemp(b.sidecar);
     cr_assert(fd >= 0);
     close(fd);
-    struct engine *e = open_engine(&b, NULL, false, 2, ENGINE_KV_F16);
+    struct engine *e = open_engine(&b, NULL, ENGINE_ZEROS_MULTIPLIED, 2, ENGINE_KV_F16);
     calibrate(e, NULL, 0);
     cr_assert_eq(engine_write_sidecar(e, b.sidecar, &err), 0, "%s", err.text);
     engine_close(e);
@@ -151,7 +151,7 @@ Test(points, prompts_and_first_tokens_are_whole_and_decoded_ones_are_not)
 {
     for (size_t m = 0; m < N_MODELS; m++) {
         struct bench b = bench_open(models[m]);
-        struct engine *e = open_engine(&b, b.sidecar, false, 1, ENGINE_KV_F16);
+        struct engine *e = open_engine(&b, b.sidecar, ENGINE_ZEROS_MULTIPLIED, 1, ENGINE_KV_F16);
         float *exact = alone(e, "exact", 0, 0);
         static const uint32_t prompts[] = { 5, 77 };
         for (size_t p = 0; p < sizeof(prompts) / sizeof(prompts[0]); p++) {
@@ -170,7 +170,7 @@ Test(points, what_leaves_out_nothing_has_the_bits_of_the_exact_one)
 {
     for (size_t m = 0; m < N_MODELS; m++) {
         struct bench b = bench_open(models[m]);
-        struct engine *e = open_engine(&b, b.sidecar, m % 2, 1, ENGINE_KV_F16);
+        struct engine *e = open_engine(&b, b.sidecar, (enum engine_zeros)(m % 3), 1, ENGINE_KV_F16);
         float *exact = alone(e, "exact", 0, 0), *all = alone(e, "neurons=1", 0, 0);
         cr_assert_eq(first_difference(e, exact, all), N, "%s", models[m]);
         free(exact), free(all);
@@ -183,7 +183,7 @@ Test(points, what_leaves_out_nothing_has_the_bits_of_the_exact_one)
 Test(points, a_token_attends_to_as_many_pages_as_it_may)
 {
     struct bench b = bench_open(models[3]);
-    struct engine *e = open_engine(&b, b.sidecar, false, 1, ENGINE_KV_F16);
+    struct engine *e = open_engine(&b, b.sidecar, ENGINE_ZEROS_MULTIPLIED, 1, ENGINE_KV_F16);
     float *exact = alone(e, "exact", 0, 5), *few = alone(e, "tokens=256", 0, 5);
     cr_assert_eq(first_difference(e, exact, few), 4 * KV_PAGE_TOKENS);
     free(few);
@@ -199,7 +199,7 @@ Test(points, a_token_attends_to_as_many_pages_as_it_may)
 Test(points, rows_tell_how_many_neurons_were_computed)
 {
     struct bench b = bench_open(models[0]);
-    struct engine *e = open_engine(&b, b.sidecar, false, 2, ENGINE_KV_F16);
+    struct engine *e = open_engine(&b, b.sidecar, ENGINE_ZEROS_MULTIPLIED, 2, ENGINE_KV_F16);
     double n_all = engine_info(e)->n_neurons, up = 0, down = 0;
     struct engine_seq *seq = open_seq(e, "up=0.6+down=0.3", 20, true);
     for (uint32_t i = 0; i < N; i += 10) {
@@ -331,9 +331,9 @@ static void use_at_random(struct engine *e, struct expected *x)
 static void expect_same_bits(const char *model, enum engine_kv kv)
 {
     struct bench b = bench_open(model);
-    struct expected x = { .e = open_engine(&b, b.sidecar, false, 1, kv) };
-    for (int skip_zeros = 0; skip_zeros < 2; skip_zeros++) {
-        struct engine *e = open_engine(&b, b.sidecar, skip_zeros, 3, kv);
+    struct expected x = { .e = open_engine(&b, b.sidecar, ENGINE_ZEROS_MULTIPLIED, 1, kv) };
+    for (int zeros = ENGINE_ZEROS_MULTIPLIED; zeros <= ENGINE_ZEROS_SKIPPED; zeros++) {
+        struct engine *e = open_engine(&b, b.sidecar, (enum engine_zeros)zeros, 3, kv);
         use_at_random(e, &x);
         engine_close(e);
     }
@@ -359,7 +359,8 @@ Test(points, nor_on_how_many_tokens_a_step_has)
     static const uint32_t chunks[] = { 65, 130, 258, N };
     for (int kv = 0; kv < 2; kv++) {
         struct bench b = bench_open(models[3]);
-        struct engine *e = open_engine(&b, b.sidecar, false, 3, kv ? ENGINE_KV_Q8 : ENGINE_KV_F16);
+        struct engine *e = open_engine(&b, b.sidecar, ENGINE_ZEROS_MULTIPLIED, 3,
+                                       kv ? ENGINE_KV_Q8 : ENGINE_KV_F16);
         uint32_t n_vocab = engine_info(e)->n_vocab;
         float *expected = alone(e, "tokens=256", 0, 2);
         for (size_t i = 0; i < sizeof(chunks) / sizeof(chunks[0]); i++) {
@@ -391,7 +392,7 @@ Test(calibrate, points_keep_their_promise_and_read_less)
 {
     static const struct engine_goal goals[] = { { "safe", 1e-4 }, { "fast", 1e-2 } };
     struct bench b = { .model = models[0] };
-    struct engine *e = open_engine(&b, NULL, false, 2, ENGINE_KV_F16);
+    struct engine *e = open_engine(&b, NULL, ENGINE_ZEROS_MULTIPLIED, 2, ENGINE_KV_F16);
     calibrate(e, goals, 2);
     const struct engine_info *info = engine_info(e);
     cr_assert_eq(info->n_points, 3);
@@ -409,7 +410,7 @@ Test(calibrate, points_keep_their_promise_and_read_less)
 Test(calibrate, what_it_cannot_do_it_refuses_and_changes_nothing)
 {
     struct bench b = { .model = models[0] };
-    struct engine *e = open_engine(&b, NULL, false, 2, ENGINE_KV_F16);
+    struct engine *e = open_engine(&b, NULL, ENGINE_ZEROS_MULTIPLIED, 2, ENGINE_KV_F16);
     struct engine_err err = { 0 };
     int32_t few[10] = { 0 };
     struct engine_calibrate_options opt = { .tokens = few, .n_tokens = 10 };
@@ -429,7 +430,7 @@ Test(calibrate, what_it_cannot_do_it_refuses_and_changes_nothing)
     free(tokens);
     engine_close(e);
     b.model = "tests/golden/arch/qwen3moe.gguf";
-    e = open_engine(&b, NULL, false, 2, ENGINE_KV_F16);
+    e = open_engine(&b, NULL, ENGINE_ZEROS_MULTIPLIED, 2, ENGINE_KV_F16);
     err = (struct engine_err){ 0 };
     cr_assert_eq(engine_calibrate(e, &opt, &err), -1);
     cr_assert_eq(err.code, ENGINE_ERR_UNSUPPORTED, "%s", err.text);
@@ -441,7 +442,7 @@ Test(calibrate, what_it_cannot_do_it_refuses_and_changes_nothing)
 Test(eval, points_side_by_side_give_what_each_gives_alone)
 {
     struct bench b = bench_open(models[1]);
-    struct engine *e = open_engine(&b, b.sidecar, false, 2, ENGINE_KV_F16);
+    struct engine *e = open_engine(&b, b.sidecar, ENGINE_ZEROS_MULTIPLIED, 2, ENGINE_KV_F16);
     static int32_t tokens[2 * N];
     uint32_t points[N_POINTS];
     struct engine_eval_result together[N_POINTS], one;
@@ -476,7 +477,7 @@ Test(eval, points_side_by_side_give_what_each_gives_alone)
 Test(eval, a_broken_point_is_seen)
 {
     struct bench b = bench_open(models[0]);
-    struct engine *e = open_engine(&b, b.sidecar, false, 2, ENGINE_KV_F16);
+    struct engine *e = open_engine(&b, b.sidecar, ENGINE_ZEROS_MULTIPLIED, 2, ENGINE_KV_F16);
     uint32_t points[2] = { point_of(e, "neurons=0.8"), 0 };
     struct layer_point broken[CONFIG_MAX_LAYERS];
     for (uint32_t l = 0; l < e->shape.n_layers; l++)

@@ -20,6 +20,7 @@ static struct gguf_tensor random_tensor(uint8_t *rows, size_t bytes)
     return (struct gguf_tensor){ .name = "w",
                                  .type = KERN_TYPE_Q4_0,
                                  .target = KERN_LAYOUT_PANELS,
+                                 .twin = KERN_LAYOUT_PANELS,
                                  .ne = { N_COLS, N_ROWS, N_MATRICES, 1 },
                                  .bytes = bytes,
                                  .data = rows };
@@ -64,8 +65,9 @@ Test(repack, panels_made_piece_by_piece_are_those_made_at_once)
 
 static const char *const layout_names[] = { "rows", "panels", "columns" };
 
-/* A file with the matrices of one layer, all Q4_0 but for the last, and what rules make of them. */
-static void expect_targets(const struct repack_rules *rules, const enum kern_layout *expected)
+/* A file with the matrices of one layer, all Q4_0 but for the last, and what rules make of them; twins NULL: none. */
+static void expect_layouts(const struct repack_rules *rules, const enum kern_layout *targets,
+                           const enum kern_layout *twins)
 {
     static const char *const names[] = {
         "blk.0.attn_q.weight",       "blk.0.ffn_gate.weight",       "blk.0.ffn_up.weight",
@@ -85,9 +87,15 @@ static void expect_targets(const struct repack_rules *rules, const enum kern_lay
     struct gguf *g;
     cr_assert_eq(gguf_open_memory(&g, file, len, len, &err), 0, "%s", err.text);
     repack_choose(g, rules);
-    for (uint32_t i = 0; i < N; i++)
-        cr_expect_eq(gguf_find_tensor(g, names[i])->target, expected[i], "%s: %s", names[i],
-                     layout_names[gguf_find_tensor(g, names[i])->target]);
+    for (uint32_t i = 0; i < N; i++) {
+        const struct gguf_tensor *t = gguf_find_tensor(g, names[i]);
+        cr_expect_eq(t->target, targets[i], "%s: %s", names[i], layout_names[t->target]);
+        cr_expect_eq(t->twin, twins ? twins[i] : targets[i], "%s: and %s", names[i],
+                     layout_names[t->twin]);
+        uint64_t twin_bytes = repack_memory_bytes(t) -
+                              (repack_wants(t) ? repack_bytes(t) : t->bytes);
+        cr_expect_eq(twin_bytes > 0, t->twin != t->target, "%s", names[i]);
+    }
     gguf_close(g);
     free(file);
 }
@@ -95,10 +103,22 @@ static void expect_targets(const struct repack_rules *rules, const enum kern_lay
 Test(repack, where_zeros_are_skipped_down_lies_in_columns_and_a_gated_up_in_rows)
 {
     const enum kern_layout R = KERN_LAYOUT_ROWS, P = KERN_LAYOUT_PANELS, C = KERN_LAYOUT_COLUMNS;
-    expect_targets(&(struct repack_rules){ 0 },
-                   (enum kern_layout[]){ P, P, P, P, P, P, P, P, P, R });
-    expect_targets(&(struct repack_rules){ .skips_zeros = true },
+    expect_layouts(&(struct repack_rules){ 0 },
+                   (enum kern_layout[]){ P, P, P, P, P, P, P, P, P, R }, NULL);
+    expect_layouts(&(struct repack_rules){ .skips_zeros = true },
+                   (enum kern_layout[]){ P, P, P, C, P, C, P, C, P, R }, NULL);
+    expect_layouts(&(struct repack_rules){ .skips_zeros = true, .is_gated = true },
+                   (enum kern_layout[]){ P, P, R, C, R, C, R, C, P, R }, NULL);
+}
+
+Test(repack, that_of_a_dense_layer_may_lie_in_panels_too)
+{
+    const enum kern_layout R = KERN_LAYOUT_ROWS, P = KERN_LAYOUT_PANELS, C = KERN_LAYOUT_COLUMNS;
+    expect_layouts(
+        &(struct repack_rules){ .skips_zeros = true, .is_gated = true, .keeps_panels = true },
+        (enum kern_layout[]){ P, P, P, P, R, C, R, C, P, R },
+        (enum kern_layout[]){ P, P, R, C, R, C, R, C, P, R });
+    expect_layouts(&(struct repack_rules){ .skips_zeros = true, .keeps_panels = true },
+                   (enum kern_layout[]){ P, P, P, P, P, C, P, C, P, R },
                    (enum kern_layout[]){ P, P, P, C, P, C, P, C, P, R });
-    expect_targets(&(struct repack_rules){ .skips_zeros = true, .is_gated = true },
-                   (enum kern_layout[]){ P, P, R, C, R, C, R, C, P, R });
 }
