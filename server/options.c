@@ -106,6 +106,9 @@ const struct options_row options_rows[] = {
       OPTIONS_EVAL },
     { "tokens", 0, "ID,...", NUMBERS(tokens, 0, INT32_MAX),
       .help = "measure these tokens instead of a text", GROUP_COMMAND, OPTIONS_EVAL },
+    { "ppl-rise", 0, "PERCENT,...", NUMBERS(ppl_rise, 1, 1000),
+      .help = "also with which share of neurons perplexity has risen by so much: 19 more operating points, neurons=0.95 "
+              "to 0.05, run beside the others", GROUP_COMMAND, OPTIONS_EVAL },
     { "tasks", 0, "TASK,...", LIST(tasks),
       .help = "instead of a text, ask long texts made up for it what they said: passkey, needle, keys (one of eight), "
               "pairs (of UUIDs), variables (through four names), words (the most frequent), all", GROUP_COMMAND,

@@ -111,6 +111,7 @@ struct options {
     const char *file, *logits_out;
     struct options_numbers tokens, lengths;
     struct options_list tasks;
+    struct options_numbers ppl_rise;
     uint32_t chunk, samples;
     bool json, profile, roofline, disk;
     /* pack */

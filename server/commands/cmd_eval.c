@@ -4,6 +4,7 @@
  * exact is from what is, and logits as raw floats for comparison with another engine.
  */
 #include "server/commands/commands.h"
+#include "server/commands/eval_rise.h"
 #include "server/commands/eval_tasks.h"
 
 #include <errno.h>
@@ -20,6 +21,8 @@ struct eval {
     struct engine *reference; /* NULL: what is measured is exact, or the logits are wanted */
     uint32_t points[MOST_POINTS];
     uint32_t n_points; /* 0: one, and it is not named */
+    uint32_t n_named;  /* of them; the others are a curve (eval_rise.h) */
+    const struct options_numbers *rises;
     struct engine_tokens tokens;
     FILE *logits;
     bool show; /* progress on a terminal */
@@ -47,16 +50,32 @@ static int take_tokens(struct eval *v, const struct options_numbers *given)
     return 0;
 }
 
-static int find_points(struct eval *v, const struct options_list *qualities)
+static int find_point(struct eval *v, const char *quality)
+{
+    int exit_code = 0, point = cmd_find_point(v->e, quality, &exit_code);
+    if (point >= 0)
+        v->points[v->n_points++] = (uint32_t)point;
+    return exit_code;
+}
+
+static int find_points(struct eval *v, const struct options *o)
 {
     int exit_code = 0;
-    for (uint32_t i = 0; i < qualities->n; i++) {
-        int point = cmd_find_point(v->e, qualities->items[i], &exit_code);
-        if (point < 0)
-            return exit_code;
-        v->points[v->n_points++] = (uint32_t)point;
+    for (uint32_t i = 0; i < o->qualities.n && exit_code == 0; i++)
+        exit_code = find_point(v, o->qualities.items[i]);
+    v->n_named = v->n_points;
+    v->rises = &o->ppl_rise;
+    for (uint32_t i = 0; i < RISE_POINTS && o->ppl_rise.n > 0 && exit_code == 0; i++) {
+        char name[32];
+        rise_point_name(i, name, sizeof(name));
+        exit_code = find_point(v, name);
     }
-    return 0;
+    return exit_code;
+}
+
+static uint32_t most_points(const struct options *o)
+{
+    return o->qualities.n + (o->ppl_rise.n > 0 ? RISE_POINTS : 0);
 }
 
 static int open_logits(struct eval *v, const char *path)
@@ -147,10 +166,38 @@ static const char *point_name(const struct eval *v, uint32_t i)
     return engine_info(v->e)->points[v->points[i]].name;
 }
 
+/* The share of neurons where perplexity, r [n_points], has risen by so many percent. */
+static double share_at(const struct eval *v, const struct engine_eval_result *r, uint32_t percent)
+{
+    struct rise_point curve[RISE_POINTS];
+    for (uint32_t i = 0; i < RISE_POINTS; i++)
+        curve[i] = (struct rise_point){ r[v->n_named + i].down,
+                                        change_of_perplexity(&r[v->n_named + i]) };
+    return rise_share(curve, RISE_POINTS, percent / 100.0);
+}
+
+static void print_rises(const struct eval *v, const struct engine_eval_result *r, FILE *to)
+{
+    for (uint32_t i = 0; i < v->rises->n; i++)
+        fprintf(to, "%s%u %% with %.1f %%", i ? ", " : "perplexity rises by ", v->rises->items[i],
+                100 * share_at(v, r, v->rises->items[i]));
+    if (v->rises->n)
+        fputs(" of neurons\n", to);
+}
+
+static void print_rises_json(const struct eval *v, const struct engine_eval_result *r, FILE *to)
+{
+    if (v->rises->n == 0)
+        return;
+    fputs(",\"ppl_rise\":[", to);
+    for (uint32_t i = 0; i < v->rises->n; i++)
+        fprintf(to, "%s{\"percent\":%u,\"neurons\":%.6f}", i ? "," : "", v->rises->items[i],
+                share_at(v, r, v->rises->items[i]));
+    fputc(']', to);
+}
+
 static void print_points(const struct eval *v, const struct engine_eval_result *r, FILE *to)
 {
-    if (!r->n_tokens)
-        return;
     fprintf(to, "%-20s %11s %9s %9s %9s %10s %8s %8s %8s %8s\n", "", "perplexity", "change", "KL",
             "99 %", "same token", "up", "down", "weights", "pages");
     fprintf(to, "%-20s %11.4f\n", "exact", perplexity(r->reference_nll, r->n_tokens));
@@ -182,9 +229,10 @@ static void print_text(const struct eval *v, const struct engine_eval_result *r,
 {
     const struct engine_info *info = engine_info(v->e);
     bool has_table = v->n_points > 0 && v->reference;
-    if (has_table)
+    if (has_table && r->n_tokens) {
         print_points(v, r, to);
-    else if (r->n_tokens)
+        print_rises(v, r, to);
+    } else if (r->n_tokens)
         fprintf(to, "perplexity %.4f (%.6f nats per token)\n", perplexity(r->nll, r->n_tokens),
                 r->nll / (double)r->n_tokens);
     if (v->reference && !has_table)
@@ -222,8 +270,10 @@ static void print_json(const struct eval *v, const struct engine_eval_result *r,
                 (unsigned long long)r->n_compared, engine_eval_kl(r), r->kl_most,
                 engine_eval_same_top(r));
     }
-    if (v->n_points > 0 && v->reference)
+    if (v->n_points > 0 && v->reference) {
         print_points_json(v, r, to);
+        print_rises_json(v, r, to);
+    }
     fprintf(to, ",\"seconds\":%.3f}\n", seconds);
 }
 
@@ -305,7 +355,7 @@ static int open_reference(const struct engine_options *opt, struct eval *v)
 
 static int eval_with_tasks(const struct options *o, struct eval *v)
 {
-    int exit_code = find_points(v, &o->qualities);
+    int exit_code = find_points(v, o);
     engine_pin_self(v->e);
     return exit_code ? exit_code : eval_tasks(o, v->e, v->points, v->n_points);
 }
@@ -318,7 +368,7 @@ static int eval_with(const struct options *o, const struct engine_options *opt, 
     int exit_code = o->tokens.n ? take_tokens(&v, &o->tokens)
                                 : cmd_tokenize_file(e, o->file, &v.tokens);
     if (!exit_code)
-        exit_code = find_points(&v, &o->qualities);
+        exit_code = find_points(&v, o);
     if (!exit_code)
         exit_code = open_logits(&v, o->logits_out);
     if (!exit_code)
@@ -332,6 +382,20 @@ static int eval_with(const struct options *o, const struct engine_options *opt, 
         engine_close(v.reference);
     engine_tokens_fini(&v.tokens);
     return exit_code;
+}
+
+static int check_points(const struct options *o)
+{
+    if (o->logits_out && most_points(o) > 1)
+        return cmd_fail(EX_USAGE, "--logits-out: one operating point at a time, not %u",
+                        most_points(o));
+    if (o->ppl_rise.n > 0 && o->tasks.n > 0)
+        return cmd_fail(EX_USAGE, "--ppl-rise: of a text, not of --tasks");
+    if (most_points(o) > MOST_POINTS)
+        return cmd_fail(EX_USAGE,
+                        "--quality: %u operating points; at most %d are measured together",
+                        most_points(o), MOST_POINTS);
+    return 0;
 }
 
 static int eval(const struct options *o)
@@ -349,16 +413,12 @@ static int eval(const struct options *o)
     exit_code = eval_tasks_check(o);
     if (exit_code)
         return exit_code;
-    if (o->logits_out && o->qualities.n > 1)
-        return cmd_fail(EX_USAGE, "--logits-out: one operating point at a time, not %u",
-                        o->qualities.n);
-    if (o->qualities.n > MOST_POINTS)
-        return cmd_fail(EX_USAGE,
-                        "--quality: %u operating points; at most %d are measured together",
-                        o->qualities.n, MOST_POINTS);
+    exit_code = check_points(o);
+    if (exit_code)
+        return exit_code;
     cmd_engine_options(o, path, &opt);
     opt.never_defers = true; /* the logits of a chunk come from one step */
-    opt.n_sequences = 1 + o->qualities.n;
+    opt.n_sequences = 1 + most_points(o);
     opt.max_logit_rows = opt.n_sequences * chunk_of(o);
     if (opt.max_logit_rows > (opt.max_rows ? opt.max_rows : 512))
         opt.max_rows = opt.max_logit_rows;
@@ -388,13 +448,14 @@ const struct cmd cmd_eval = {
                  "model; of keys and values longer windows differ more.  With --quality it compares operating points with "
                  "the exact model, side by side: how many nats per token they lose (KL: the mean, and below which 99 % "
                  "lie), how often the most likely token is the same, and which shares of neurons, and of all weights, a "
-                 "decoded token needs.  --tasks asks long texts for what they said, and says with what certainty a point finds it less "
+                 "decoded token needs; --ppl-rise says with how many neurons perplexity has risen by so many percent.  --tasks asks long texts for what they said, and says with what certainty a point finds it less "
                  "often than the exact model.  "
                  "Neither --chunk nor --threads changes a bit of the result, but with --experts-kept, "
                  "which is measured a token at a time unless --chunk says otherwise.",
         .example = "  lacuna eval -m model.gguf -f book.txt --ctx 2048\n"
                    "  lacuna eval -m model.gguf -f book.txt --kv-type q8\n"
                    "  lacuna eval -m model.gguf -f book.txt --quality safe,balanced,neurons=0.5\n"
+                   "  lacuna eval -m model.gguf -f book.txt --ppl-rise 1,5\n"
                    "  lacuna eval -m model.gguf --tasks passkey,keys --lengths 4096,16384 --choose-pages \\\n"
                    "      --quality tokens=2048\n"
                    "  lacuna eval -m model.gguf --tokens 1,15043,3186 --logits-out logits.f32\n",

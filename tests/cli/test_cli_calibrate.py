@@ -42,6 +42,22 @@ def test_points_are_measured_side_by_side(model, tmp_path):
     assert abs(uniform["up"] - 0.7) < 0.1 and abs(uniform["down"] - 0.5) < 0.1
 
 
+def test_the_share_of_neurons_at_which_perplexity_rises(model, tmp_path):
+    answer = json.loads(good("eval", "-m", model, "-f", text_part(tmp_path), "--json", "--ppl-rise", "1,20"))
+    points = [(point["down"], point["perplexity"] / answer["reference"]["perplexity"] - 1) for point in answer["points"]]
+    assert len(points) == 19
+    little, much = answer["ppl_rise"]
+    assert (little["percent"], much["percent"]) == (1, 20) and 0 < much["neurons"] <= little["neurons"] <= 1
+    for found in little, much:
+        bound = found["percent"] / 100
+        last = next((i for i, (_, rise) in enumerate(points) if rise > bound), len(points))
+        around = [1] + [share for share, _ in points]
+        assert around[min(last + 1, 19)] - 1e-6 <= found["neurons"] <= around[last] + 1e-6
+    said = good("eval", "-m", model, "-f", text_part(tmp_path), "-q", "safe", "--ppl-rise", "5").decode()
+    assert "perplexity rises by 5 % with " in said and "neurons=0.05" in said
+    assert "--ppl-rise" in refused(USAGE, "eval", "-m", model, "--tasks", "passkey", "--ppl-rise", "1")
+
+
 def test_the_table_has_a_line_for_each_point(model, tmp_path):
     lines = good("eval", "-m", model, "-f", text_part(tmp_path), "--quality", "safe", "-q", "fast").decode().splitlines()
     assert lines[0].split()[:2] == ["perplexity", "change"]
