@@ -633,6 +633,24 @@ struct engine_task_result {
 int engine_eval_task(struct engine *e, const struct engine_task_options *opt,
                      struct engine_task_result *out, struct engine_err *err);
 
+struct engine_answers_options {
+    const int32_t *prompt;
+    uint32_t n_prompt, n_tokens; /* n_tokens: of an answer, at most; together within n_ctx */
+    const uint32_t *points;      /* [n_points] of engine_info.points, beside the exact one */
+    uint32_t n_points;
+};
+
+/* What a point answers, the most likely token each time. */
+struct engine_answer {
+    int32_t *tokens; /* the caller's, with room for n_tokens */
+    uint32_t n;
+    uint32_t n_same; /* so many first tokens are the exact answer's */
+    double nll;      /* of the answer as the exact model sees it, nats, all tokens together */
+};
+/* Answers a prompt at the exact point, out[0], and at the others, out[1 ..], side by side. */
+int engine_eval_answers(struct engine *e, const struct engine_answers_options *opt,
+                        struct engine_answer *out, struct engine_err *err);
+
 /* ---- commands: calibrate; [loop] ---- */
 
 /* An operating point that is wanted: as few bytes of weights as this loss allows. */

@@ -58,6 +58,8 @@ const struct options_row options_rows[] = {
     /* ---- of one command ---- */
     { "max-tokens", 'n', "N", U32(max_tokens, 1, 1 << 24), .def = "256",
       .help = "tokens to generate at most", GROUP_COMMAND, OPTIONS_RUN },
+    { "max-tokens", 'n', "N", U32(max_tokens, 1, 1 << 20), .def = "64",
+      .help = "tokens of an answer (--answer) at most", GROUP_COMMAND, OPTIONS_EVAL },
     { "temperature", 0, "T", REAL(temperature, 0, 2), .def = "0",
       .help = "0 takes the likeliest token each time", GROUP_COMMAND, OPTIONS_RUN | OPTIONS_BENCH },
     { "top-k", 0, "K", U32(top_k, 0, INT32_MAX), .def = "0",
@@ -112,6 +114,10 @@ const struct options_row options_rows[] = {
     { "tasks", 0, "TASK,...", LIST(tasks),
       .help = "instead of a text, ask long texts made up for it what they said: passkey, needle, keys (one of eight), "
               "pairs (of UUIDs), variables (through four names), words (the most frequent), all", GROUP_COMMAND,
+      OPTIONS_EVAL },
+    { "answer", 0, "FILE", STRING(answer),
+      .help = "instead of a text, prompts, one a line: each point of --quality answers them, the likeliest token each time, beside "
+              "the exact model, which then says how likely it finds the answers; - is standard input", GROUP_COMMAND,
       OPTIONS_EVAL },
     { "lengths", 0, "N,...", NUMBERS(lengths, 128, 1 << 24), .def = "4096",
       .help = "tokens of these texts", GROUP_COMMAND, OPTIONS_EVAL },

@@ -4,6 +4,7 @@
  *
  *   measure.c        engine_eval: likelihood and divergence of operating points, side by side
  *   tasks.c          engine_eval_task: what points still find in a long context; task_text.c: its texts
+ *   answers.c        engine_eval_answers: what points answer to a prompt
  *   calibrate.c      engine_calibrate, top to bottom
  *   neuron_stats.c   how much each neuron counts, on a text
  *   neuron_budget.c  how much each part may leave out

@@ -4,6 +4,7 @@
  * exact is from what is, and logits as raw floats for comparison with another engine.
  */
 #include "server/commands/commands.h"
+#include "server/commands/eval_answers.h"
 #include "server/commands/eval_rise.h"
 #include "server/commands/eval_tasks.h"
 
@@ -353,18 +354,22 @@ static int open_reference(const struct engine_options *opt, struct eval *v)
     return cmd_fail_err(&named);
 }
 
-static int eval_with_tasks(const struct options *o, struct eval *v)
+/* Not a text's likelihood, but what comes of prompts. */
+static int eval_prompts(const struct options *o, struct eval *v)
 {
     int exit_code = find_points(v, o);
     engine_pin_self(v->e);
-    return exit_code ? exit_code : eval_tasks(o, v->e, v->points, v->n_points);
+    if (exit_code)
+        return exit_code;
+    return o->answer ? eval_answers(o, v->e, v->points, v->n_points)
+                     : eval_tasks(o, v->e, v->points, v->n_points);
 }
 
 static int eval_with(const struct options *o, const struct engine_options *opt, struct engine *e)
 {
     struct eval v = { .e = e };
-    if (o->tasks.n > 0)
-        return eval_with_tasks(o, &v);
+    if (o->tasks.n > 0 || o->answer)
+        return eval_prompts(o, &v);
     int exit_code = o->tokens.n ? take_tokens(&v, &o->tokens)
                                 : cmd_tokenize_file(e, o->file, &v.tokens);
     if (!exit_code)
@@ -389,8 +394,8 @@ static int check_points(const struct options *o)
     if (o->logits_out && most_points(o) > 1)
         return cmd_fail(EX_USAGE, "--logits-out: one operating point at a time, not %u",
                         most_points(o));
-    if (o->ppl_rise.n > 0 && o->tasks.n > 0)
-        return cmd_fail(EX_USAGE, "--ppl-rise: of a text, not of --tasks");
+    if (o->ppl_rise.n > 0 && (o->tasks.n > 0 || o->answer))
+        return cmd_fail(EX_USAGE, "--ppl-rise: of a text, not of --tasks or --answer");
     if (most_points(o) > MOST_POINTS)
         return cmd_fail(EX_USAGE,
                         "--quality: %u operating points; at most %d are measured together",
@@ -403,10 +408,9 @@ static int eval(const struct options *o)
     struct engine_options opt;
     struct engine *e;
     int exit_code;
-    if ((o->file != NULL) + (o->tokens.n > 0) + (o->tasks.n > 0) != 1)
-        return cmd_fail(
-            EX_USAGE,
-            "what to measure: give one of --file TEXT, --tokens ID,... and --tasks TASK,...");
+    if ((o->file != NULL) + (o->tokens.n > 0) + (o->tasks.n > 0) + (o->answer != NULL) != 1)
+        return cmd_fail(EX_USAGE, "what to measure: give one of --file TEXT, --tokens ID,..., "
+                                  "--tasks TASK,... and --answer PROMPTS");
     const char *path = cmd_model_path(o, false, &exit_code);
     if (!path)
         return exit_code;
@@ -418,7 +422,7 @@ static int eval(const struct options *o)
         return exit_code;
     cmd_engine_options(o, path, &opt);
     opt.never_defers = true; /* the logits of a chunk come from one step */
-    opt.n_sequences = 1 + most_points(o);
+    opt.n_sequences = 1 + most_points(o) + (o->answer != NULL);
     opt.max_logit_rows = opt.n_sequences * chunk_of(o);
     if (opt.max_logit_rows > (opt.max_rows ? opt.max_rows : 512))
         opt.max_rows = opt.max_logit_rows;
@@ -449,13 +453,15 @@ const struct cmd cmd_eval = {
                  "the exact model, side by side: how many nats per token they lose (KL: the mean, and below which 99 % "
                  "lie), how often the most likely token is the same, and which shares of neurons, and of all weights, a "
                  "decoded token needs; --ppl-rise says with how many neurons perplexity has risen by so many percent.  --tasks asks long texts for what they said, and says with what certainty a point finds it less "
-                 "often than the exact model.  "
+                 "often than the exact model.  --answer lets each point answer prompts, and says how often the answer is "
+                 "the exact model's, and how likely that finds it; with --json, the answers, too.  "
                  "Neither --chunk nor --threads changes a bit of the result, but with --experts-kept, "
                  "which is measured a token at a time unless --chunk says otherwise.",
         .example = "  lacuna eval -m model.gguf -f book.txt --ctx 2048\n"
                    "  lacuna eval -m model.gguf -f book.txt --kv-type q8\n"
                    "  lacuna eval -m model.gguf -f book.txt --quality safe,balanced,neurons=0.5\n"
                    "  lacuna eval -m model.gguf -f book.txt --ppl-rise 1,5\n"
+                   "  lacuna eval -m model.gguf --answer prompts.txt --quality safe,fast --json\n"
                    "  lacuna eval -m model.gguf --tasks passkey,keys --lengths 4096,16384 --choose-pages \\\n"
                    "      --quality tokens=2048\n"
                    "  lacuna eval -m model.gguf --tokens 1,15043,3186 --logits-out logits.f32\n",

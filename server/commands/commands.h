@@ -49,6 +49,8 @@ void cmd_engine_options(const struct options *o, const char *path, struct engine
 char *cmd_beside_model(const char *model, const char *suffix);
 /* What --sidecar names, to be freed: NULL: none; with "auto", the file beside the model if there is one. */
 char *cmd_sidecar_path(const struct options *o, const char *model);
+/* A text, - being standard input, to be freed whatever comes back: 0, or the exit code. */
+int cmd_read_file(const char *path, char **text, size_t *len);
 /* The tokens of a text, - being standard input, with the model's own start and end.  0, or the exit code. */
 int cmd_tokenize_file(const struct engine *e, const char *path, struct engine_tokens *out);
 /* The operating point of --quality; -1: the reason is printed, *exit_code set. */

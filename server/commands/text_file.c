@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0
  *
- * text_file.c - the tokens of a file, for the commands that run a text through the model.
+ * text_file.c - a file's text, and its tokens, for the commands that run a text through the model.
  */
 #include "server/commands/commands.h"
 
@@ -28,26 +28,31 @@ static int read_all(FILE *f, char **text, size_t *len)
     return ferror(f) ? -(errno ? errno : EIO) : 0;
 }
 
-int cmd_tokenize_file(const struct engine *e, const char *path, struct engine_tokens *out)
+int cmd_read_file(const char *path, char **text, size_t *len)
 {
-    struct engine_err err = { 0 };
     bool is_stdin = strcmp(path, "-") == 0;
-    char *text;
-    size_t len;
+    *text = NULL;
     FILE *f = is_stdin ? stdin : fopen(path, "re");
     if (!f)
         return cmd_fail(EX_NOINPUT, "cannot open %s: %s", path, strerror(errno));
-    int rc = read_all(f, &text, &len);
-    int exit_code = 0;
-    if (rc)
-        exit_code = cmd_fail(rc == -ENOMEM ? EX_OSERR : EX_IOERR, "cannot read %s: %s", path,
-                             strerror(-rc));
-    else if (engine_tokenize(e, text, len, ENGINE_TOKENIZE_ADD_SPECIAL, out, &err))
-        exit_code = cmd_fail_err(&err);
-    else if (out->n == 0)
-        exit_code = cmd_fail(EX_DATAERR, "%s: no tokens", path);
-    free(text);
+    int rc = read_all(f, text, len);
     if (!is_stdin)
         fclose(f);
+    return rc ? cmd_fail(rc == -ENOMEM ? EX_OSERR : EX_IOERR, "cannot read %s: %s", path,
+                         strerror(-rc))
+              : 0;
+}
+
+int cmd_tokenize_file(const struct engine *e, const char *path, struct engine_tokens *out)
+{
+    struct engine_err err = { 0 };
+    char *text;
+    size_t len;
+    int exit_code = cmd_read_file(path, &text, &len);
+    if (!exit_code && engine_tokenize(e, text, len, ENGINE_TOKENIZE_ADD_SPECIAL, out, &err))
+        exit_code = cmd_fail_err(&err);
+    else if (!exit_code && out->n == 0)
+        exit_code = cmd_fail(EX_DATAERR, "%s: no tokens", path);
+    free(text);
     return exit_code;
 }

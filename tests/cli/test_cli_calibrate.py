@@ -58,6 +58,33 @@ def test_the_share_of_neurons_at_which_perplexity_rises(model, tmp_path):
     assert "--ppl-rise" in refused(USAGE, "eval", "-m", model, "--tasks", "passkey", "--ppl-rise", "1")
 
 
+def test_prompts_are_answered_side_by_side(model, tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("the page\n\nof a model, \"that\"\nwhat it says")
+    words = ("eval", "-m", model, "--answer", prompts, "-n", "12", "--quality", "neurons=1,fast")
+    answer = json.loads(good(*words, "--json"))
+    exact, whole, fast = answer["points"]
+    assert answer["n_prompts"] == 3 and [point["name"] for point in answer["points"]] == ["exact", "neurons=1", "fast"]
+    assert exact["same_answers"] == whole["same_answers"] == whole["same_tokens"] == 1 and whole["nll_change"] == 0
+    assert 0 <= fast["same_answers"] <= 1 and 0 <= fast["same_tokens"] <= 1 and exact["nll"] > 0
+    assert [prompt["prompt"] for prompt in answer["prompts"]] == ["the page", 'of a model, "that"', "what it says"]
+    for prompt in answer["prompts"]:
+        said = {one["point"]: one for one in prompt["answers"]}
+        assert said["neurons=1"]["text"] == said["exact"]["text"] and 0 < said["fast"]["tokens"] <= 12
+        alone = good("run", "-m", model, prompt["prompt"], "-n", "12", "--quality", "fast").decode()
+        assert alone.rstrip("\n") == said["fast"]["text"].rstrip("\n"), "what lacuna run says"
+    table = good(*words).decode().splitlines()
+    assert [line.split()[0] for line in table[1:4]] == ["exact", "neurons=1", "fast"] and "3 prompts" in table[4]
+
+
+def test_prompts_that_cannot_be_answered_are_refused(model, tmp_path):
+    empty = tmp_path / "empty.txt"
+    empty.write_text("\n\n")
+    assert "no prompts" in refused(DATAERR, "eval", "-m", model, "--answer", empty)
+    assert "cannot open" in refused(NOINPUT, "eval", "-m", model, "--answer", tmp_path / "none.txt")
+    assert "--answer" in refused(USAGE, "eval", "-m", model, "--answer", empty, "-f", empty)
+
+
 def test_the_table_has_a_line_for_each_point(model, tmp_path):
     lines = good("eval", "-m", model, "-f", text_part(tmp_path), "--quality", "safe", "-q", "fast").decode().splitlines()
     assert lines[0].split()[:2] == ["perplexity", "change"]
