@@ -205,6 +205,13 @@ int engine_point(const struct engine *e, const char *quality);
  * every layer computes, "neurons=0.5": of both (which wants a calibration); "tokens=2048": decoded tokens attend to so many (which wants
  * choose_pages).  -1: there is none, see *err (ENGINE_ERR_INPUT).  [loop] */
 int engine_find_point(struct engine *e, const char *text, struct engine_err *err);
+/* The shares of a layer's neurons that are not zero, as the calibration's text has them, whose rows of up and columns of down
+ * a point computes; 1: all, or the layer has none. */
+struct engine_layer_shares {
+    double up, down;
+};
+struct engine_layer_shares engine_point_layer(const struct engine *e, uint32_t point,
+                                              uint32_t layer);
 
 /* An audit computes the feed-forward of a layer of a row whole as well, which changes no answer. */
 enum { ENGINE_AUDIT_GROUPS = 4 };

@@ -62,6 +62,23 @@ int engine_point(const struct engine *e, const char *quality)
     return sparsity_find(e->sparsity, quality);
 }
 
+static double computed(const struct sparsity *s, enum sparsity_site site, uint32_t point,
+                       uint32_t layer)
+{
+    float limit = s->points[point]->layer[layer].limit[site];
+    return limit > 0 ? 1 - sparsity_share_below(s, site, layer, limit) : 1;
+}
+
+struct engine_layer_shares engine_point_layer(const struct engine *e, uint32_t point,
+                                              uint32_t layer)
+{
+    struct engine_layer_shares shares = { computed(e->sparsity, SPARSITY_UP, point, layer),
+                                          computed(e->sparsity, SPARSITY_DOWN, point, layer) };
+    if (shares.down > shares.up) /* what is not computed is not read by down, either */
+        shares.down = shares.up;
+    return shares;
+}
+
 int engine_find_point(struct engine *e, const char *text, struct engine_err *err)
 {
     int point = sparsity_parse(e->sparsity, text, err);

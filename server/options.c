@@ -132,6 +132,9 @@ const struct options_row options_rows[] = {
     { "out", 'o', "FILE", STRING(out),
       .help = "the file to write (default: the name of the model and .lacuna, beside it)", GROUP_COMMAND,
       OPTIONS_CALIBRATE },
+    { "report", 0, "FILE.svg", STRING(report),
+      .help = "also figures: what each point loses for the weights that it reads, beside the same share of neurons in all "
+              "layers, and what each layer computes", GROUP_COMMAND, OPTIONS_CALIBRATE },
     { "json", 0, NULL, BOOL(json), .def = "false", .help = "print JSON instead of text",
       GROUP_COMMAND, OPTIONS_BENCH | OPTIONS_EVAL },
 

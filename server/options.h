@@ -112,7 +112,7 @@ struct options {
     struct options_numbers tokens, lengths;
     struct options_list tasks;
     struct options_numbers ppl_rise;
-    const char *answer;
+    const char *answer, *report;
     uint32_t chunk, samples;
     bool json, profile, roofline, disk;
     /* pack */

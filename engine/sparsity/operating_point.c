@@ -114,6 +114,20 @@ float sparsity_limit(const struct sparsity *s, enum sparsity_site site, uint32_t
     return (float)(below + (at - i) * ((double)level[i] - below));
 }
 
+double sparsity_share_below(const struct sparsity *s, enum sparsity_site site, uint32_t layer,
+                            float limit)
+{
+    const float *level = s->level[site] + (size_t)layer * SPARSITY_LEVELS;
+    uint32_t i = 0;
+    float below = 0;
+    for (; i < SPARSITY_LEVELS && level[i] <= limit; i++)
+        below = level[i];
+    if (i == SPARSITY_LEVELS)
+        return isinf(limit) ? 1 : (double)i / (SPARSITY_LEVELS + 1);
+    double part = limit > below ? (double)(limit - below) / (double)(level[i] - below) : 0;
+    return (i + part) / (SPARSITY_LEVELS + 1);
+}
+
 /* ---- the list ---- */
 
 static int find_name(const struct sparsity *s, const char *name)

@@ -84,6 +84,10 @@ uint32_t sparsity_most_pages(const struct operating_point *p, uint32_t n_layers)
 float sparsity_limit(const struct sparsity *s, enum sparsity_site site, uint32_t layer,
                      double share);
 
+/* The share of a layer's neurons that are not zero which lie below a limit: the inverse of sparsity_limit. */
+double sparsity_share_below(const struct sparsity *s, enum sparsity_site site, uint32_t layer,
+                            float limit);
+
 /* A point of that name with these limits [n_layers], copied; its measures are zero.  Returns its number, -1 with *err
  * set: the name is taken or no name, or there are SPARSITY_MAX_POINTS. */
 int sparsity_add(struct sparsity *s, const char *name, const struct layer_point *layer,

@@ -3,6 +3,7 @@
  * cmd_calibrate.c - `lacuna calibrate`: what of a model's computation counts for little, found out on a text and
  * written beside the model.
  */
+#include "server/commands/calibrate_report.h"
 #include "server/commands/commands.h"
 
 #include <errno.h>
@@ -85,17 +86,20 @@ static int calibrate_with(const struct options *o, struct engine *e, const char 
         printf("%s: used by serve and run where it lies beside the model; choose a point with "
                "--quality\n",
                out);
+    exit_code = rc ? cmd_fail_err(&err) : 0;
+    if (exit_code == 0 && o->report)
+        exit_code = calibrate_report(e, &tokens, o->report);
     engine_tokens_fini(&tokens);
-    return rc ? cmd_fail_err(&err) : 0;
+    return exit_code;
 }
 
 /* Can a file be made there?  Asked before the work, which takes minutes. */
-static int access_folder(const char *path)
+static int check_can_write(const char *path)
 {
     char *copy = strdup(path);
-    int rc = copy ? access(dirname(copy), W_OK) : -1;
+    int rc = copy ? access(dirname(copy), W_OK) : -1, error = errno;
     free(copy);
-    return rc;
+    return rc ? cmd_fail(EX_IOERR, "cannot write %s: %s", path, strerror(error)) : 0;
 }
 
 static int calibrate(const struct options *o)
@@ -114,16 +118,18 @@ static int calibrate(const struct options *o)
     char *out = o->out ? strdup(o->out) : cmd_beside_model(path, ENGINE_SIDECAR_SUFFIX);
     if (!out)
         return cmd_fail(EX_OSERR, "no memory for a file name");
-    if (access_folder(out) != 0) {
-        exit_code = cmd_fail(EX_IOERR, "cannot write %s: %s", out, strerror(errno));
+    exit_code = check_can_write(out);
+    if (!exit_code && o->report)
+        exit_code = check_can_write(o->report);
+    if (exit_code) {
         free(out);
         return exit_code;
     }
     cmd_engine_options(o, path, &opt);
     opt.never_defers = true;
     opt.cancel = cmd_signals_flag();
-    opt.n_sequences = 8; /* points that are measured side by side, in windows */
-    opt.n_ctx = 1024;    /* a window */
+    opt.n_sequences = o->report ? 16 : 8; /* points that are measured side by side, in windows */
+    opt.n_ctx = 1024;                     /* a window */
     opt.max_logit_rows = LOGIT_ROWS;
     exit_code = cmd_engine_open(o, &opt, &e);
     if (!exit_code) {
@@ -146,7 +152,7 @@ const struct cmd cmd_calibrate = {
                  "model of 0.005, 0.02 and 0.06 nats per token), measured on a part of the text that was not used to "
                  "choose.  At least 100 KB of text like what the model will be asked should be given; of a chat model, "
                  "chats.  The result is written beside the model, with .lacuna behind its name.",
-        .example = "  lacuna calibrate -m model.gguf -f text.txt\n"
+        .example = "  lacuna calibrate -m model.gguf -f text.txt --report figures.svg\n"
                    "  lacuna eval -m model.gguf -f other.txt --quality safe,balanced,fast,neurons=0.5\n"
                    "  lacuna serve -m model.gguf --quality balanced --skip-zeros auto\n",
     },

@@ -4,7 +4,7 @@ import subprocess
 
 from harness import SANITIZER_WORDS, SLOWNESS, binary, clean_environment
 
-USAGE, DATAERR, NOINPUT, UNAVAILABLE, CONFIG, INTERRUPTED = 64, 65, 66, 69, 78, 130
+USAGE, DATAERR, NOINPUT, UNAVAILABLE, IOERR, CONFIG, INTERRUPTED = 64, 65, 66, 69, 74, 78, 130
 
 COMMANDS = ["serve", "run", "inspect", "tokenize", "bench", "eval", "calibrate", "pack"]
 

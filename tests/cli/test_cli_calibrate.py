@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """`lacuna calibrate`, and what it leaves: operating points that eval, bench and run can be asked for."""
 import json
+import re
 import shutil
+import xml.etree.ElementTree
 
 import pytest
 
-from commands import DATAERR, NOINPUT, USAGE, good, lacuna, refused
+from commands import DATAERR, IOERR, NOINPUT, USAGE, good, lacuna, refused
 from harness import ROOT
 
 MODEL = ROOT / "tests/golden/arch/llama.gguf"
@@ -20,6 +22,23 @@ def model(tmp_path_factory):
     said = good("calibrate", "-m", path, "-f", TEXT, seconds=300).decode()
     assert all(name in said for name in ("safe", "balanced", "fast", f"{path}.lacuna")), said
     return str(path)
+
+
+def test_the_report_has_figures_of_every_point_and_layer(tmp_path):
+    model, report = tmp_path / "model.gguf", tmp_path / "figures.svg"
+    shutil.copy(MODEL, model)
+    good("calibrate", "-m", model, "-f", TEXT, "--report", report, seconds=300)
+    svg = xml.etree.ElementTree.parse(report).getroot()
+    said = "\n".join(text.text for text in svg.iter("{http://www.w3.org/2000/svg}text"))
+    assert all(name in said for name in ("safe:", "balanced:", "fast:", "neurons=0.9", "neurons=0.4"))
+    n_layers = 1 + max(int(n) for n in re.findall(r"layer (\d+)", said))
+    curves = [line.get("points").split() for line in svg.iter("{http://www.w3.org/2000/svg}polyline")]
+    assert [len(curve) for curve in curves] == [6, 3] + [2 * n_layers] * 6
+    width, height = float(svg.get("width")), float(svg.get("height"))
+    for x, y in (map(float, point.split(",")) for curve in curves for point in curve):
+        assert 0 <= x <= width and 0 <= y <= height
+    assert "cannot write" in refused(IOERR, "calibrate", "-m", model, "-f", TEXT, "--report", tmp_path / "none/figures.svg",
+                                     seconds=300)
 
 
 def text_part(tmp_path):
