@@ -231,31 +231,35 @@ static bool has_zeros(const struct engine *e)
 }
 
 /* Or may an operating point?  Then they need not be multiplied. */
-static bool may_skip_zeros(const struct engine *e)
+static bool may_have_zeros(const struct engine *e)
 {
-    return e->opt.zeros != ENGINE_ZEROS_MULTIPLIED &&
-           (has_zeros(e) || (e->opt.sidecar_path && e->shape.n_ff > 0));
+    return has_zeros(e) || (e->opt.sidecar_path && e->shape.n_ff > 0);
 }
 
-/* Returns how many matrices lie so that zeros can be skipped. */
-static uint64_t choose_layouts(struct engine *e, bool keeps_panels)
+/* Experts lie in memory once.  Returns how many matrices lie so that zeros can be skipped. */
+static uint64_t choose_layouts(struct engine *e, enum engine_zeros zeros)
 {
-    struct repack_rules rules = { .skips_zeros = may_skip_zeros(e),
-                                  .only_dense = !has_zeros(e),
+    struct repack_rules rules = { .skips_zeros = zeros != ENGINE_ZEROS_MULTIPLIED &&
+                                                 may_have_zeros(e),
+                                  .only_dense = zeros == ENGINE_ZEROS_AUTO || !has_zeros(e),
                                   .is_gated = !e->shape.arch->ungated,
-                                  .keeps_panels = keeps_panels };
-    return repack_choose(e->gguf, &rules);
+                                  .keeps_panels = zeros == ENGINE_ZEROS_AUTO };
+    uint64_t n_for_zeros = repack_choose(e->gguf, &rules);
+    e->skips_zeros = n_for_zeros > 0;
+    return n_for_zeros;
 }
 
-static void warn_of_layouts(struct engine *e, uint64_t n_for_zeros)
+/* For zeros alone, if that is asked for; else what more there is room for is seen later (keep_both). */
+static void choose_one_layout(struct engine *e)
 {
-    if (e->opt.zeros == ENGINE_ZEROS_MULTIPLIED)
-        return;
-    if (!may_skip_zeros(e))
+    bool is_asked = e->opt.zeros == ENGINE_ZEROS_SKIPPED;
+    uint64_t n_for_zeros = choose_layouts(e, is_asked ? ENGINE_ZEROS_SKIPPED
+                                                      : ENGINE_ZEROS_MULTIPLIED);
+    if (is_asked && !may_have_zeros(e))
         engine_warn(
             e, "--skip-zeros: the neurons of this model are never zero (no ReLU, and no --sidecar "
                "that says which count for little): all are multiplied");
-    else if (n_for_zeros == 0)
+    else if (is_asked && n_for_zeros == 0)
         engine_warn(e,
                     "--skip-zeros: no feed-forward of this file can be laid out for it (quantised "
                     "ones can, but not those of lacuna pack): all neurons are multiplied");
@@ -326,21 +330,22 @@ static struct memory_plan_input plan_input(const struct engine *e)
     return in;
 }
 
-/* With both layouts, if nothing else has to be smaller for it. */
-static void keep_panels(struct engine *e, struct memory_plan *plan)
+/* In both layouts, if nothing else has to be smaller for it. */
+static void keep_both(struct engine *e, struct memory_plan *plan)
 {
     struct memory_plan roomy;
-    choose_layouts(e, true);
+    if (choose_layouts(e, ENGINE_ZEROS_AUTO) == 0)
+        return;
     const struct memory_plan_input in = plan_input(e);
-    bool fits = memory_plan(&roomy, &in, &(struct engine_err){ 0 }) == 0 &&
-                roomy.kv_bytes >= plan->kv_bytes && roomy.expert_slots >= plan->expert_slots;
-    if (fits) {
+    if (memory_plan(&roomy, &in, &(struct engine_err){ 0 }) == 0 &&
+        roomy.kv_bytes >= plan->kv_bytes && roomy.expert_slots >= plan->expert_slots) {
         *plan = roomy;
         return;
     }
-    choose_layouts(e, false);
-    engine_warn(e, "--skip-zeros auto: no room for two layouts of the feed-forward: zeros are "
-                   "always skipped");
+    choose_layouts(e, ENGINE_ZEROS_MULTIPLIED);
+    engine_warn(
+        e, "no room for the feed-forward in a second layout, by which neurons that are zero "
+           "could be skipped: all are multiplied (--skip-zeros always: has that layout alone)");
 }
 
 static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_err *err)
@@ -348,8 +353,8 @@ static int make_plan(struct engine *e, struct memory_plan *plan, struct engine_e
     const struct memory_plan_input in = plan_input(e);
     if (memory_plan(plan, &in, err) != 0)
         return -1;
-    if (may_skip_zeros(e) && e->opt.zeros == ENGINE_ZEROS_AUTO)
-        keep_panels(e, plan);
+    if (e->opt.zeros == ENGINE_ZEROS_AUTO)
+        keep_both(e, plan);
     plan->kv.shuffle_seed = e->opt.kv_shuffle_seed;
     plan_line(e, "weights", plan->weights);
     if (plan->expert_slots)
@@ -436,7 +441,7 @@ static int open_parts(struct engine *e, const struct memory_plan *plan, struct e
                                  .max_logit_rows = e->opt.max_logit_rows,
                                  .n_ctx = plan->n_ctx,
                                  .n_threads = e->opt.n_threads,
-                                 .skips_zeros = may_skip_zeros(e) };
+                                 .skips_zeros = e->skips_zeros };
     struct kv_options kv = plan->kv;
     kv.hash = hash_bytes_128;
     if (getrandom(&kv.hash_seed, sizeof(kv.hash_seed), 0) < 0)
@@ -559,7 +564,7 @@ static int open_model(struct engine *e, struct engine_err *err)
         return -1;
     if (read_sparsity(e, err) != 0 || check_pages(e, err) != 0)
         return -1;
-    warn_of_layouts(e, choose_layouts(e, false));
+    choose_one_layout(e);
     if (find_experts(e, err) != 0 || make_plan(e, &plan, err) != 0)
         return -1;
     warn_of_gating(e);

@@ -86,7 +86,8 @@ struct engine_plan_line {
  * layout of the feed-forward, which is faster for few rows with few active neurons, and slower for many. */
 enum engine_zeros {
     ENGINE_ZEROS_MULTIPLIED,
-    /* The feed-forward's up and down lie in memory in both layouts, if there is room, and each step takes the faster way. */
+    /* A dense feed-forward's up and down lie in memory in both layouts, if there is room without making anything else
+     * smaller, and each step takes the faster way. */
     ENGINE_ZEROS_AUTO,
     ENGINE_ZEROS_SKIPPED,
 };

@@ -52,6 +52,8 @@ struct engine {
     struct engine_plan_line plan[ENGINE_MAX_PLAN];
     char *warnings[ENGINE_MAX_WARNINGS];
 
+    bool skips_zeros; /* a feed-forward is laid out for it */
+
     _Atomic uint64_t stats_heartbeat;
     _Atomic uint32_t stats_pages, stats_pages_free, stats_pages_cached;
     _Atomic uint64_t stats_neurons, stats_neurons_up, stats_neurons_down;

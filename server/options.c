@@ -191,11 +191,16 @@ const struct options_row options_rows[] = {
       .help = "read the file into memory instead of mapping it; quantised weights are laid out anew in "
               "memory either way, but for a file of lacuna pack", GROUP_MODEL,
       STEPPING },
-    { "skip-zeros", 0, "HOW", CHOICE(skip_zeros, "off auto always"), .def = "off",
+    { "skip-zeros", 0, "HOW", CHOICE(skip_zeros, "off auto always"), .def = "auto",
       .help = "neurons that are zero, by ReLU or as --quality takes them for zero, are not computed; the same answers; auto: "
-              "where that is faster, as each step's products show, for which two thirds of the feed-forward lie in memory "
-              "twice; always: once, which is slower for prompts and many requests. lacuna bench --skip-zeros auto says what it gains",
-      GROUP_MODEL, STEPPING },
+              "where that is faster, as each step's products show, for which two thirds of such a feed-forward lie in memory "
+              "twice, if there is room; always: once, in the layout for it, experts' too, which is slower for prompts and many "
+              "requests. lacuna bench --skip-zeros auto says what it gains", GROUP_MODEL,
+      OPTIONS_SERVE | OPTIONS_RUN },
+    { "skip-zeros", 0, "HOW", CHOICE(skip_zeros, "off auto always"), .def = "off",
+      .help = "neurons that are zero, by ReLU or as --quality takes them for zero, are not computed, where that is faster (auto), or "
+              "always: the same answers, at another speed", GROUP_MODEL,
+      STEPPING & ~(OPTIONS_SERVE | OPTIONS_RUN) },
     { "choose-pages", 0, NULL, BOOL(choose_pages), .def = "false",
       .help = "pages of keys and values keep what decoded tokens can choose them by (3 to 6 % more memory), so that --quality "
               "tokens=2048 can bound how much of a long context each of them reads", GROUP_MODEL, ANSWERING },

@@ -42,6 +42,7 @@ struct bench {
     const struct engine_info *info;
     struct bench_mode modes[MAX_MODES]; /* of the open model */
     uint32_t n_modes;
+    struct bench_mode whole;       /* the mode of prompts, which are always computed whole */
     const struct bench_mode *mode; /* at hand */
     bool was_opened;               /* the model: there was room for it */
     struct set set;
@@ -388,11 +389,10 @@ static void measure_peaks(struct bench *b)
         bench_print_peaks(b->peaks, b->n_peaks);
 }
 
-/* A prompt is computed whole in every mode. */
 static int measure_modes(struct bench *b, const struct bench_shape *s, struct engine_err *err)
 {
     for (uint32_t m = 0; m < (s->decode ? b->n_modes : 1); m++) {
-        b->mode = &b->modes[m];
+        b->mode = s->decode ? &b->modes[m] : &b->whole;
         if (measure(b, s, err))
             return -1;
     }
@@ -515,6 +515,22 @@ static int bench_open(struct bench *b, const struct options *o)
     return cmd_fail(EX_OSERR, "no memory for %u sequences", n_max);
 }
 
+static struct bench_mode mode_of(const struct bench *b, uint32_t point, bool skips_zeros)
+{
+    const struct engine_point *p = &engine_info(b->e)->points[point];
+    bool is_exact = point == ENGINE_POINT_EXACT;
+    struct bench_mode mode = { .point = point,
+                               .is_dense = is_exact && !skips_zeros,
+                               .has_losses = !is_exact && p->same_top > 0,
+                               .kl = p->kl,
+                               .same_top = p->same_top };
+    snprintf(mode.name, sizeof(mode.name), "%s",
+             !is_exact     ? p->name
+             : skips_zeros ? "sparse"
+                           : "dense");
+    return mode;
+}
+
 /* The operating point of a text as one more mode; nothing, if it is there already. */
 static int add_mode(struct bench *b, const char *quality, bool skips_zeros)
 {
@@ -527,18 +543,7 @@ static int add_mode(struct bench *b, const char *quality, bool skips_zeros)
     if (b->n_modes == MAX_MODES)
         return cmd_fail(EX_USAGE, "--quality: at most %d operating points are measured together",
                         MAX_MODES);
-    const struct engine_point *p = &engine_info(b->e)->points[point];
-    struct bench_mode *mode = &b->modes[b->n_modes++];
-    bool is_exact = point == ENGINE_POINT_EXACT;
-    *mode = (struct bench_mode){ .point = (uint32_t)point,
-                                 .is_dense = is_exact && !skips_zeros,
-                                 .has_losses = !is_exact && p->same_top > 0,
-                                 .kl = p->kl,
-                                 .same_top = p->same_top };
-    snprintf(mode->name, sizeof(mode->name), "%s",
-             !is_exact     ? p->name
-             : skips_zeros ? "sparse"
-                           : "dense");
+    b->modes[b->n_modes++] = mode_of(b, (uint32_t)point, skips_zeros);
     return 0;
 }
 
@@ -558,6 +563,7 @@ static int open_model(struct bench *b, const struct engine_options *opt,
     if (exit_code)
         return exit_code;
     b->n_modes = 0;
+    b->whole = mode_of(b, ENGINE_POINT_EXACT, opt->zeros != ENGINE_ZEROS_MULTIPLIED);
     exit_code = add_modes(b, qualities, opt->zeros != ENGINE_ZEROS_MULTIPLIED);
     if (exit_code) {
         close_model(b);

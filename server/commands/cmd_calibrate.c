@@ -154,7 +154,7 @@ const struct cmd cmd_calibrate = {
                  "chats.  The result is written beside the model, with .lacuna behind its name.",
         .example = "  lacuna calibrate -m model.gguf -f text.txt --report figures.svg\n"
                    "  lacuna eval -m model.gguf -f other.txt --quality safe,balanced,fast,neurons=0.5\n"
-                   "  lacuna serve -m model.gguf --quality balanced --skip-zeros auto\n",
+                   "  lacuna serve -m model.gguf --quality balanced\n",
     },
     .run = calibrate,
 };

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Requests that may do without some of the model's neurons: as they ask, the same alone and in company, and it is said."""
 import concurrent.futures
-import shutil
 import subprocess
 
 import numpy as np
@@ -17,9 +16,8 @@ QUALITIES = [None, "exact", "safe", "balanced", "fast", 0.5, 1]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """A model with its calibration beside it."""
-    path = tmp_path_factory.mktemp("calibrated") / "model.gguf"
-    shutil.copy(FIXTURE, path)
+    """A quantised model, which can be laid out for neurons that are zero, with its calibration beside it."""
+    path = gguf_edit.with_q8_0(FIXTURE, tmp_path_factory.mktemp("calibrated") / "model.gguf")
     subprocess.run([binary(), "calibrate", "-m", path, "-f", TEXT], check=True, capture_output=True,
                    env=clean_environment(), timeout=300 * SLOWNESS)
     return path
@@ -65,12 +63,25 @@ def test_answers_do_not_depend_on_company_or_on_what_is_stored(start, model):
     jobs = [(i, quality) for i in range(6) for quality in QUALITIES]
     alone = start(model=str(model))
     expected = [token_ids(complete(alone, i, quality)) for i, quality in jobs]
-    for options in ((), ("--kv-bytes", "1M", "--ctx", "256"), ("--skip-zeros", "always"), ("--skip-zeros", "auto"), ("--threads", "3")):
+    for options in ((), ("--kv-bytes", "1M", "--ctx", "256"), ("--skip-zeros", "always"), ("--skip-zeros", "off"), ("--threads", "3")):
         client = start(*options, model=str(model))
         for _ in range(2):
             with concurrent.futures.ThreadPoolExecutor(16) as pool:
                 found = list(pool.map(lambda job: token_ids(complete(client, *job)), jobs))
             assert found == expected, options
+
+
+def test_zeros_are_skipped_or_multiplied_whichever_was_faster(start, model, tmp_path):
+    relu = gguf_edit.with_q8_0(ROOT / "tests/golden/arch/arcee.gguf", tmp_path / "relu.gguf")
+    for path, quality, sites in (model, "fast", {"up", "down"}), (relu, None, {"down"}), (model, None, set()):
+        client = start(model=str(path))
+        for i in range(3):
+            complete(client, i, quality)
+        products = {(labels["site"], labels["zeros"]): n for (name, labels), n in
+                    (((name, dict(labels)), n) for (name, labels), n in client.metrics().items())
+                    if name == "lacuna_sparsity_products_total"}
+        assert {site for (site, _), n in products.items() if n > 0} == sites, "each way is tried where both are open"
+        assert all((products[site, "skipped"] > 0) == (products[site, "multiplied"] > 0) for site in ("up", "down"))
 
 
 def test_the_servers_quality_is_that_of_requests_that_do_not_say_it(start, model):

@@ -110,6 +110,12 @@ def test_the_table_has_a_line_for_each_point(model, tmp_path):
     assert [line.split()[0] for line in lines[1:4]] == ["exact", "safe", "fast"]
 
 
+def test_bench_names_prompts_whole_whatever_the_point(model):
+    rows = json.loads(good("bench", "-m", model, "-p", "20", "-n", "4", "-r", "1", "--json", "-q", "fast", "--skip-zeros", "auto"))
+    assert [(row["phase"], row["mode"]) for row in rows] == [("prefill", "dense"), ("decode", "dense"), ("prefill", "sparse"),
+                                                             ("decode", "fast")]
+
+
 def test_bench_measures_points_beside_dense(model):
     rows = json.loads(good("bench", "-m", model, "-p", "20", "-n", "20", "-r", "1", "--json", "--quality",
                            "fast,exact,neurons=0.5"))
