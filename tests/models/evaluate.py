@@ -59,7 +59,7 @@ class Routing(Notes):
         self.n_ahead, self.n_chosen = torch.zeros(len(model.blk)), torch.zeros(len(model.blk))
         self.chosen = []
 
-    def routed(self, score, chosen):
+    def routed(self, logits, chosen):
         self.chosen.append(chosen)
 
     def note(self, inputs):

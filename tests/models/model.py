@@ -132,9 +132,10 @@ class Experts(FeedForward):
 
     def weights(self, layer_input, notes):
         with torch.autocast(layer_input.device.type, enabled=False):
-            score = torch.sigmoid(self.ffn_gate_inp(layer_input.float()))
+            logits = self.ffn_gate_inp(layer_input.float())
+        score = torch.sigmoid(logits)
         top, chosen = score.topk(self.shape.n_used, dim=-1)
-        notes.routed(score, chosen)
+        notes.routed(logits, chosen)
         return torch.zeros_like(score).scatter(-1, chosen, top / top.sum(-1, keepdim=True))
 
     def forward(self, x, layer_input, notes):
@@ -162,8 +163,8 @@ class Notes:
     def hidden(self, h):
         """h [batch][position][neuron], of experts [..][expert][neuron]"""
 
-    def routed(self, score, chosen):
-        """score [batch][position][expert], chosen [batch][position][n_used]"""
+    def routed(self, logits, chosen):
+        """logits [batch][position][expert] of the router, chosen [batch][position][n_used]"""
 
 
 class Model(nn.Module):

@@ -12,7 +12,9 @@ stories-relu: the L1 norm of the gated activations is part of the loss (ProSpars
 wanted is known, not the weight that gives it: the share of activations that are zero shall rise from ZEROS_FIRST to
 ZEROS_LAST, along half a sine from RISE_FROM to RISE_TO of the steps, and the weight follows from what it is.
 stories-moe: so is an even load of the experts (Switch Transformer, arXiv 2101.03961), with a weight small enough that
-experts still differ.
+experts still differ; and so are small logits of the routers (the z loss of ST-MoE, arXiv 2202.08906, for sigmoids), which read
+the residual as it is: without it they grow with it until many experts of a token have the score 1.0, and a choice among
+these is one of rounding.
 """
 import json
 import math
@@ -31,7 +33,7 @@ PEAK_RATE, END_RATE, WARM_UP = 3e-3, 3e-4, 100  # of learning; steps
 DECAY, CLIP = 0.1, 1.0
 ZEROS_FIRST, ZEROS_LAST, RISE_FROM, RISE_TO = 0.5, 0.89, 0.1, 0.7
 PRESSURE_FIRST, PRESSURE_GAIN = 0.01, 0.2
-BALANCE = 0.003
+BALANCE, SMALL_LOGITS = 0.003, 0.001
 SAVE_SECONDS, REPORT_STEPS, N_HELD_OUT = 240, 50, 128
 
 
@@ -48,11 +50,11 @@ class Losses(Notes):
         self.n_zero = self.n_zero + (h.detach() == 0).sum()
         self.n_all += h.numel()
 
-    def routed(self, score, chosen):
-        n = score.shape[-1]
+    def routed(self, logits, chosen):
+        score, n = torch.sigmoid(logits), logits.shape[-1]
         share = F.one_hot(chosen, n).to(score.dtype).mean((0, 1, 2))
         wanted = (score / score.sum(-1, keepdim=True)).mean((0, 1))
-        self.more = self.more + BALANCE * n * (share * wanted).sum()
+        self.more = self.more + BALANCE * n * (share * wanted).sum() + SMALL_LOGITS * logits.square().mean()
 
 
 class Tokens:
