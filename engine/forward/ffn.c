@@ -118,12 +118,10 @@ static bool picks_rows(const struct tile *tile, size_t n_active)
     return g->up_rows && (g->picks_always || picking_pays(n_active, tile->n, tile->n_t));
 }
 
-static uint32_t count_nonzero(const float *h, uint32_t n)
+/* Room for a tile's neurons, this worker's. */
+static uint32_t *list_of(const struct forward *f)
 {
-    uint32_t n_active = 0;
-    for (uint32_t i = 0; i < n; i++)
-        n_active += h[i] != 0.0f;
-    return n_active;
+    return f->active + (size_t)workers_self() * f->tile_values;
 }
 
 /* n neurons of row t of the tile are computed at a site. */
@@ -142,7 +140,7 @@ static size_t count_active(struct forward *f, const struct tile *tile, enum spar
 {
     size_t n_active = 0;
     for (uint32_t t = 0; t < tile->n_t; t++) {
-        uint32_t n = count_nonzero(tile->h + (size_t)t * tile->n, tile->n);
+        uint32_t n = f->kern->list_nonzero(tile->h + (size_t)t * tile->n, tile->n, list_of(f));
         count_row(f, tile, site, t, n);
         n_active += n;
     }
@@ -154,8 +152,7 @@ static void multiply_active(struct forward *f, const struct tile *tile, uint32_t
 {
     const struct gated *g = tile->g;
     float *h = tile->h + (size_t)t * tile->n, *up = tile->up;
-    uint32_t *list = f->active + (size_t)workers_self() * f->tile_values;
-    uint32_t n_active = f->kern->list_nonzero(h, tile->n, list);
+    uint32_t *list = list_of(f), n_active = f->kern->list_nonzero(h, tile->n, list);
     for (uint32_t i = 0; i < n_active; i++)
         list[i] += tile->n0;
     f->kern->mul_rows(g->up_rows, list, n_active, g->in, tile->t0 + t, up);
