@@ -45,10 +45,11 @@ class Stopped:
         return self
 
     def __exit__(self, *_):
-        # A thread that was ended meanwhile is waited for here, and no longer there to let go.
+        # A thread that was ended meanwhile is no longer there to let go, and is waited for here, even if it ends just now:
+        # else its process does not end for anybody.
         ended, _ = os.waitpid(self.tid, ANY_THREAD | os.WNOHANG)
-        if not ended:
-            self.libc.ptrace(PTRACE_DETACH, self.tid, None, None)
+        if not ended and self.libc.ptrace(PTRACE_DETACH, self.tid, None, None) != 0:
+            os.waitpid(self.tid, ANY_THREAD)
 
 
 def begin_long(server):
