@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """How near the plan's choice (--skip-zeros auto) comes to the better of skipping zeros always and never.
 
-usage: bench_plan.py MODEL.gguf [--quality exact] [-b 1,2,4,8,16] [-c 0,512,2048,8192] [--rounds 3] [--gen 64] [--threads N]
+usage: bench_plan.py MODEL.gguf [--quality exact] [-b 1,2,4,8,16] [-c 0,128,256,512] [--rounds 3] [--gen 64] [--threads N]
 
 All three give the same tokens.  Each round runs lacuna bench once for each of them; a cell shows medians, and the plan's speed as
 a share of the better one's.  The machine may be shared: a share is of medians of the same rounds.
@@ -20,7 +20,7 @@ MODES = ("off", "always", "auto")
 def measure(options, mode):
     """{(batch, context): tok/s}"""
     command = [options.lacuna, "bench", "-m", options.model, "--skip-zeros", mode, "-q", options.quality, "-p", "0",
-               "-n", options.gen, "-b", options.batches, "-c", options.contexts, "-r", "3", "--json"]
+               "-n", options.gen, "-b", options.batches, "-c", options.contexts, "-r", options.repeat, "--json"]
     if options.threads:
         command += ["--threads", options.threads]
     done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, check=True)
@@ -33,9 +33,10 @@ def main():
     parser.add_argument("model", type=pathlib.Path)
     parser.add_argument("--quality", default="exact")
     parser.add_argument("-b", "--batches", default="1,2,4,8,16")
-    parser.add_argument("-c", "--contexts", default="0,512,2048,8192")
+    parser.add_argument("-c", "--contexts", default="0,128,256,512")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--gen", type=int, default=64)
+    parser.add_argument("--repeat", type=int, default=3, help="repetitions within a round")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--lacuna", type=pathlib.Path, default=ROOT / "build/release/lacuna")
     options = parser.parse_args()
