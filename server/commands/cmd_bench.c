@@ -42,7 +42,7 @@ struct bench {
     const struct engine_info *info;
     struct bench_mode modes[MAX_MODES]; /* of the open model */
     uint32_t n_modes;
-    struct bench_mode whole;       /* the mode of prompts, which are always computed whole */
+    struct bench_mode whole;       /* that of prompts, which no point changes */
     const struct bench_mode *mode; /* at hand */
     bool was_opened;               /* the model: there was room for it */
     struct set set;

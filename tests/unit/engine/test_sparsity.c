@@ -60,6 +60,18 @@ Test(limit, lies_between_the_levels_around_the_share)
     sparsity_close(s);
 }
 
+Test(limit, says_which_share_lies_below_it)
+{
+    struct sparsity *s = calibrated();
+    static const double shares[] = { 0, 0.025, 0.05, 0.33, 0.5, 0.94, 0.95, 1 };
+    for (size_t i = 0; i < sizeof(shares) / sizeof(shares[0]); i++) {
+        float limit = sparsity_limit(s, SPARSITY_DOWN, 2, shares[i]);
+        cr_expect_float_eq(sparsity_share_below(s, SPARSITY_DOWN, 2, limit), shares[i], 1e-6, "%g",
+                           shares[i]);
+    }
+    sparsity_close(s);
+}
+
 static void expect_densities(const char *text, double up, double down)
 {
     struct sparsity *s = calibrated();
