@@ -607,6 +607,9 @@ static inline double engine_eval_same_top(const struct engine_eval_result *r)
 int engine_eval(struct engine *e, const struct engine_eval_options *opt,
                 struct engine_eval_result *out, struct engine_err *err);
 
+/* Half the width of the interval in which a mean of n values lies with 95 % confidence; their sum, and that of their squares. */
+double engine_eval_margin(double sum, double squares, double n);
+
 /* What a long text asks for at its end. */
 enum engine_task {
     ENGINE_TASK_PASSKEY,   /* a number that stands somewhere in it */

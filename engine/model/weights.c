@@ -152,11 +152,12 @@ static void find_twin(struct finder *f, const char *role, uint32_t n_rows, uint3
                       struct kern_matrix *out)
 {
     const struct gguf_tensor *t = look_up(f, role);
-    if (!t || t->twin == t->target)
+    const void *data = t ? repack_find_twin(f->packed, t) : NULL;
+    if (!data)
         return;
     *out = shape_of(t, n_rows, n_cols);
     out->layout = t->twin;
-    out->data = repack_find_twin(f->packed, t);
+    out->data = data;
 }
 
 static int find_experts(struct finder *f, const char *role, uint32_t n_rows, uint32_t n_cols,

@@ -176,10 +176,9 @@ static void add(struct sums *s, double x)
     s->squares += x * x;
 }
 
-/* Half the width of the interval in which the mean lies with 95 % confidence. */
-static double half_width(const struct sums *s, double n)
+double engine_eval_margin(double sum, double squares, double n)
 {
-    double mean = s->sum / n, variance = n > 1 ? (s->squares - n * mean * mean) / (n - 1) : 0;
+    double mean = sum / n, variance = n > 1 ? (squares - n * mean * mean) / (n - 1) : 0;
     return 1.96 * sqrt((variance > 0 ? variance : 0) / n);
 }
 
@@ -197,9 +196,9 @@ static void sum_up(const struct tasks *t, uint32_t point, struct engine_task_res
         add(&logprob, exact->nll - a->nll);
     }
     out->solved_change = solved.sum / n;
-    out->solved_margin = half_width(&solved, n);
+    out->solved_margin = engine_eval_margin(solved.sum, solved.squares, n);
     out->logprob_change = logprob.sum / n;
-    out->logprob_margin = half_width(&logprob, n);
+    out->logprob_margin = engine_eval_margin(logprob.sum, logprob.squares, n);
 }
 
 int engine_eval_task(struct engine *e, const struct engine_task_options *opt,

@@ -4,7 +4,6 @@
  */
 #include "server/commands/eval_answers.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -118,11 +117,9 @@ static int answer_line(struct answers *a, const char *line, size_t len)
 
 /* ---- what it comes to ---- */
 
-/* Half the width of the interval in which the mean change lies with 95 % confidence. */
 static double margin(const struct sums *s, uint32_t n)
 {
-    double mean = s->change / n, variance = n > 1 ? (s->squares - n * mean * mean) / (n - 1) : 0;
-    return 1.96 * sqrt((variance > 0 ? variance : 0) / n);
+    return engine_eval_margin(s->change, s->squares, n);
 }
 
 static double share(uint64_t part, uint64_t all)
@@ -161,7 +158,9 @@ static void print_json(const struct answers *a)
                share(s->n_same, s->n_exact), s->n ? s->nll / (double)s->n : 0,
                s->change / a->n_prompts, margin(s, a->n_prompts));
     }
-    printf("],\"prompts\":[%.*s]}\n", (int)a->json.len, a->json.data);
+    fputs("],\"prompts\":[", stdout);
+    fwrite(a->json.data, 1, a->json.len, stdout);
+    puts("]}");
 }
 
 static int answer_lines(struct answers *a, const char *text, size_t len)
