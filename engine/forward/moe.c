@@ -159,7 +159,7 @@ static void note_gave_way(struct forward *f, uint32_t layer)
         if (f->row_kept[row] == k || is_lost(f, row))
             continue;
         for (uint32_t i = 0; i < f->routing.n_gave_way[row]; i++)
-            experts_gave_way(f->experts, layer, f->routing.gave_way[row * k + i]);
+            experts_gave_way(f->experts, layer, f->routing.gave_way[row * k + i], row);
         f->row_replaced[row] += f->routing.n_gave_way[row];
     }
 }
@@ -172,8 +172,11 @@ static void want_experts(struct forward *f, uint32_t layer)
     for (uint32_t i = 0; i < r->n_active; i++) {
         uint32_t expert = r->active[i], first = r->offset[expert], end = r->offset[expert + 1];
         list[i] = (struct experts_choice){ .expert = expert, .n_tokens = end - first };
-        for (uint32_t s = first; s < end; s++)
-            list[i].n_again += layer < f->row_counted[r->source[s]];
+        for (uint32_t s = first; s < end; s++) {
+            bool is_again = layer < f->row_counted[r->source[s]];
+            list[i].n_again += is_again;
+            list[i].heat += is_again ? 0 : experts_row_heat(r->source[s]);
+        }
     }
     experts_want(f->experts, layer, list, r->n_active);
 }

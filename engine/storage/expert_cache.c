@@ -83,9 +83,14 @@ uint32_t expert_cache_slot(const struct expert_cache *c, uint32_t layer, uint32_
 
 /* ---- heat ---- */
 
-void expert_cache_use(struct expert_cache *c, uint32_t layer, uint32_t expert, uint32_t n_tokens)
+void expert_cache_use(struct expert_cache *c, uint32_t layer, uint32_t expert, double heat)
 {
-    entry_of(c, layer, expert)->heat += c->weight * n_tokens;
+    entry_of(c, layer, expert)->heat += c->weight * heat;
+}
+
+double expert_cache_row_heat(uint32_t row)
+{
+    return exp2(row / HALF_LIFE);
 }
 
 void expert_cache_pass(struct expert_cache *c, uint32_t n_tokens)

@@ -34,8 +34,11 @@ enum expert_state expert_cache_state(const struct expert_cache *c, uint32_t laye
 /* Of an expert that is loading or ready. */
 uint32_t expert_cache_slot(const struct expert_cache *c, uint32_t layer, uint32_t expert);
 
-/* n_tokens tokens chose the expert: it is as much hotter. */
-void expert_cache_use(struct expert_cache *c, uint32_t layer, uint32_t expert, uint32_t n_tokens);
+/* Tokens chose the expert: it is hotter by as much, each of them the heat of its place in the step. */
+void expert_cache_use(struct expert_cache *c, uint32_t layer, uint32_t expert, double heat);
+/* Of the token in place `row` of a step: later ones count more, so that a prompt leaves the heats that it would have
+ * left token by token, the experts of its last tokens hottest. */
+double expert_cache_row_heat(uint32_t row);
 /* n_tokens went through all layers: what was used before counts less. */
 void expert_cache_pass(struct expert_cache *c, uint32_t n_tokens);
 

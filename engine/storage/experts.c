@@ -59,6 +59,7 @@ enum wish_state {
 
 struct wish {
     uint32_t expert, n_tokens, n_new;
+    double heat;
     enum wish_state state;
 };
 
@@ -430,7 +431,7 @@ static void count_wish(struct experts *x, const struct wish *w, bool was_guessed
     count->n_foreseen += was_guessed;
     count->n_hits += w->state == WISH_READY && !was_guessed;
     count->n_misses += w->state != WISH_READY && !was_guessed;
-    expert_cache_use(x->cache, x->layer, w->expert, w->n_new);
+    expert_cache_use(x->cache, x->layer, w->expert, w->heat);
 }
 
 /* What it finds of the expert: in memory, on its way, or nothing. */
@@ -460,7 +461,8 @@ void experts_want(struct experts *x, uint32_t layer, const struct experts_choice
         const struct experts_choice *c = &list[i];
         x->wishes[i] = (struct wish){ .expert = c->expert,
                                       .n_tokens = c->n_tokens,
-                                      .n_new = c->n_tokens - c->n_again };
+                                      .n_new = c->n_tokens - c->n_again,
+                                      .heat = c->heat };
         if (x->trace)
             x->trace(x->trace_ctx, layer, c->expert);
     }
@@ -476,10 +478,15 @@ bool experts_is_ready(const struct experts *x, uint32_t layer, uint32_t expert)
     return expert_cache_state(x->cache, layer, expert) == EXPERT_READY;
 }
 
-void experts_gave_way(struct experts *x, uint32_t layer, uint32_t expert)
+double experts_row_heat(uint32_t row)
+{
+    return expert_cache_row_heat(row);
+}
+
+void experts_gave_way(struct experts *x, uint32_t layer, uint32_t expert, uint32_t row)
 {
     struct guess *guess = expert_guesses_find(x->guesses, layer, expert);
-    expert_cache_use(x->cache, layer, expert, 1);
+    expert_cache_use(x->cache, layer, expert, experts_row_heat(row));
     x->count[layer].n_replaced++;
     if (guess)
         guess->gave_way = true;

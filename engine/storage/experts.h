@@ -70,7 +70,10 @@ struct experts_choice {
     uint32_t expert, n_tokens;
     /* Of these, those that chose it in an earlier step, too, in which an expert was late. */
     uint32_t n_again;
+    double heat; /* of the others: the sum of experts_row_heat */
 };
+/* What a token in place `row` of a step adds to the heat of the experts that it chooses: later ones more. */
+double experts_row_heat(uint32_t row);
 /* The n experts of `list` will be computed in this layer.  All of the last layer's must have been handed out, or
  * be late or failed. */
 void experts_want(struct experts *x, uint32_t layer, const struct experts_choice *list, uint32_t n);
@@ -87,9 +90,9 @@ void experts_foresee(struct experts *x, uint32_t layer, const uint32_t *list, ui
 bool experts_can_foresee(const struct experts *x, uint32_t layer);
 /* Is it in memory?  Any thread while the stepping one calls nothing else. */
 bool experts_is_ready(const struct experts *x, uint32_t layer, uint32_t expert);
-/* Before experts_want of the layer: a token would have chosen it, and took another one because it is not in
- * memory. */
-void experts_gave_way(struct experts *x, uint32_t layer, uint32_t expert);
+/* Before experts_want of the layer: the token in place `row` would have chosen it, and took another one because it is
+ * not in memory. */
+void experts_gave_way(struct experts *x, uint32_t layer, uint32_t expert, uint32_t row);
 /* Those of the last experts_want that could not be read, and why; until the next one. */
 uint32_t experts_failed(const struct experts *x, const uint32_t **list, const char **reason);
 uint32_t experts_late(const struct experts *x, const uint32_t **list);

@@ -85,6 +85,25 @@ Test(expert_cache, heat_halves_and_never_overflows)
     expert_cache_close(c);
 }
 
+Test(expert_cache, a_prompt_leaves_the_heats_that_it_leaves_token_by_token)
+{
+    enum { N = 300 };
+    struct expert_cache *one = expert_cache_open(1, 4, 1), *single = expert_cache_open(1, 4, 1);
+    for (uint32_t row = 0; row < N; row++) {
+        uint32_t expert = row < N - 3 ? row % 2
+                                      : 2; /* the last three tokens choose what none did before */
+        expert_cache_use(one, 0, expert, expert_cache_row_heat(row));
+        expert_cache_use(single, 0, expert, expert_cache_row_heat(0));
+        expert_cache_pass(single, 1);
+    }
+    expert_cache_pass(one, N);
+    for (uint32_t e = 0; e < 4; e++)
+        cr_expect_float_eq(expert_cache_heat(one, 0, e), expert_cache_heat(single, 0, e), 1e-9);
+    cr_expect_gt(expert_cache_heat(one, 0, 2), 2.9, "three tokens ago at most");
+    expert_cache_close(one);
+    expert_cache_close(single);
+}
+
 /* ---- hits on routing as trained models have it ---- */
 
 enum { N_EXPERTS = 32, N_USED = 4, N_TOPICS = 16, N_WARM = 500, N_TOKENS = 2000 };

@@ -175,6 +175,15 @@ static uint32_t draw(uint64_t *random, uint32_t *list)
     return n;
 }
 
+/* Chosen by the first n_tokens tokens of a step. */
+static struct experts_choice choice_of(uint32_t expert, uint32_t n_tokens)
+{
+    struct experts_choice c = { .expert = expert, .n_tokens = n_tokens };
+    for (uint32_t row = 0; row < n_tokens; row++)
+        c.heat += experts_row_heat(row);
+    return c;
+}
+
 /* Wants some experts of a layer, guesses at the next one's, and takes them all.  Returns how many failed. */
 static uint32_t go_through(const struct model *m, struct experts *x, uint32_t layer,
                            uint64_t *random)
@@ -183,8 +192,7 @@ static uint32_t go_through(const struct model *m, struct experts *x, uint32_t la
     struct experts_choice choices[N_EXPERTS];
     uint32_t set[N_EXPERTS], n_set, n = draw(random, list);
     for (uint32_t i = 0; i < n; i++)
-        choices[i] = (struct experts_choice){ .expert = list[i],
-                                              .n_tokens = 1 + (uint32_t)(random_next(random) % 3) };
+        choices[i] = choice_of(list[i], 1 + (uint32_t)(random_next(random) % 3));
     experts_want(x, layer, choices, n);
     for (uint32_t l = layer + 1; l <= layer + EXPERT_GUESS_LAYERS && l < N_LAYERS; l++)
         if (experts_can_foresee(x, l))
@@ -298,7 +306,7 @@ Test(experts, a_file_that_became_shorter_fails_what_is_missing)
     const struct gguf_tensor *down = m.layers[2].part[EXPERT_DOWN];
     cr_assert_eq(truncate(m.path, (off_t)(down->offset + down->bytes / N_EXPERTS)), 0);
     uint32_t set[N_EXPERTS], n_handed = 0, n;
-    const struct experts_choice list[] = { { .expert = 0, .n_tokens = 1 }, { 4, 1, 0 } };
+    const struct experts_choice list[] = { choice_of(0, 1), choice_of(4, 1) };
     experts_want(x, 2, list, 2);
     while ((n = experts_next(x, set, false)) > 0) {
         cr_assert_eq(set[0], 0);
@@ -316,7 +324,7 @@ Test(experts, a_file_that_became_shorter_fails_what_is_missing)
 
 static void want_one(struct experts *x, uint32_t layer, uint32_t expert)
 {
-    const struct experts_choice choice = { .expert = expert, .n_tokens = 1 };
+    const struct experts_choice choice = choice_of(expert, 1);
     experts_want(x, layer, &choice, 1);
 }
 
@@ -450,7 +458,7 @@ Test(experts, a_step_that_may_not_defer_waits_once_for_silent_storage)
     const uint32_t *failed;
     const char *reason;
     for (uint32_t e = 0; e < N_EXPERTS; e++)
-        list[e] = (struct experts_choice){ .expert = e, .n_tokens = 1 };
+        list[e] = choice_of(e, 1);
     uint64_t begin = engine_clock_ns();
     experts_want(x, 2, list, N_EXPERTS);
     cr_assert_eq(experts_next(x, set, false), 0);
@@ -467,15 +475,18 @@ Test(experts, tokens_that_come_again_are_counted_once)
     struct experts_options opt = options_of(&m);
     opt.slot_bytes = experts_least_bytes(&opt);
     struct experts *x = open_experts(&m, &opt);
-    struct experts_choice choice = { .expert = 1, .n_tokens = 3, .n_again = 1 };
+    struct experts_choice choice = { .expert = 1, .n_tokens = 3, .n_again = 1, .heat = 2 };
     struct engine_expert_stats stats;
     float heat[N_LAYERS][N_EXPERTS];
     uint32_t set[N_EXPERTS];
-    for (; choice.n_again <= 3; choice.n_again += 2) {
-        experts_want(x, 2, &choice, 1);
-        while (experts_next(x, set, false) > 0)
-            continue;
-    }
+    experts_want(x, 2, &choice, 1);
+    while (experts_next(x, set, false) > 0)
+        continue;
+    choice.n_again = 3;
+    choice.heat = 0;
+    experts_want(x, 2, &choice, 1);
+    while (experts_next(x, set, false) > 0)
+        continue;
     experts_heats(x, heat[0]);
     cr_expect_float_eq(heat[2][1], 2, 1e-6);
     experts_publish(x);
