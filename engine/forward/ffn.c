@@ -264,10 +264,11 @@ static void hidden_item(void *ctx, uint32_t item)
 void ffn_hidden(struct forward *f, const struct gated *g, uint32_t t0, uint32_t t1)
 {
     const struct kern_matrix *up = g->up;
-    uint32_t n_t = t1 - t0;
+    uint32_t n_t = t1 - t0, n_tiles = (up->n_rows + KERN_TILE_ROWS - 1) / KERN_TILE_ROWS;
     assert(up->layout != KERN_LAYOUT_COLUMNS); /* tiles of neurons are KERN_TILE_ROWS */
+    /* Of up and of gate. */
     struct hidden_job job = { f, g, t0, t1,
-                              forward_share_rows(f, up, forward_n_tiles(up), 2 * up->n_cols, n_t) };
+                              forward_share_rows(f, up, n_tiles, 2 * KERN_TILE_ROWS, n_t) };
     workers_run(f->workers, hidden_item, &job, share_n_items(&job.share));
     profile_add_product(&f->profile, PROFILE_GATE_UP, up, n_t);
     if (!f->shape->arch->ungated)

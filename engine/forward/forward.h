@@ -101,7 +101,7 @@ struct routing {
     uint32_t *source; /* [rows * n_used] the token's row of a gathered row */
     uint32_t *active; /* [n_experts] experts with at least one row */
     uint32_t n_active;
-    uint32_t *foreseen;   /* [rows][n_used] of the next layer */
+    uint32_t *foreseen;   /* [rows][n_used] of a layer to come */
     uint32_t *gave_way;   /* [rows][n_used] the first n_gave_way[row]; see expert_choice.h */
     uint32_t *n_gave_way; /* [rows] of those that may have such */
 };
@@ -224,8 +224,8 @@ struct forward {
     float *partial_m, *partial_l, *partial_o; /* [max_partials], [..], [..][head_dim] */
 
     struct routing routing;
-    float *router_logits;             /* [rows][n_experts] */
-    struct activations gathered;      /* [rows * n_used][n_embd] */
+    float *router_logits;        /* [ROUTERS_AT_ONCE][rows][n_experts] of layers from one on */
+    struct activations gathered; /* [rows * n_used or more][n_embd]; first the inputs of routers */
     struct activations expert_hidden; /* [rows * n_used][n_ff_expert] */
     float *expert_out;                /* [rows * n_used][n_embd] */
     struct activations shared_hidden; /* [rows][n_ff_shared] */
@@ -333,28 +333,30 @@ void audit_ffn(struct forward *f, const struct gated *g);
 /* Is every row searched for neurons that ReLU has made zero?  Else only those with an operating point are, for what it
  * takes for zero, and only they are counted. */
 bool ffn_looks_for_zeros(const struct forward *f);
+/* A layer's own, and those of the next layers, which are asked what they will say. */
+enum { ROUTERS_AT_ONCE = 1 + EXPERT_GUESS_LAYERS };
+/* Rows of the gathered buffers that the routers' inputs take when a step has so many. */
+uint32_t moe_router_rows(uint32_t n_rows);
 /* Chooses each row's experts from x [rows][n_embd], the router's input; those that are not in memory begin
  * to be read. */
 void moe_route(struct forward *f, uint32_t layer, const float *x);
 void moe_forward(struct forward *f, uint32_t layer);
 
-/* A product for several matrices that read the same input: one barrier for all. */
+/* Products with several matrices of about the same shape: one barrier for all. */
 struct product {
     const struct kern_matrix *w;
     const struct kern_input *x;
     float *y;
     size_t ldy;
-    uint32_t n_rows; /* of x: tokens */
+    uint32_t n_rows, first_row; /* of x: tokens */
 };
 enum { FORWARD_MAX_PRODUCTS = 4 };
 void forward_products(struct forward *f, const struct product *p, uint32_t n,
                       enum profile_part part);
-/* Tiles of KERN_TILE_ROWS rows (in columns: KERN_COLUMN_ROWS), the last one not always full. */
-uint32_t forward_n_tiles(const struct kern_matrix *w);
-/* How n_tiles tiles of matrices like w are shared out when n_cols inputs of n_tokens rows are multiplied with
+/* How n_tiles tiles, each of so many rows of matrices like w, are shared out when n_tokens inputs are multiplied with
  * them.  The results do not depend on it. */
 struct share forward_share_rows(const struct forward *f, const struct kern_matrix *w,
-                                uint32_t n_tiles, uint32_t n_cols, uint32_t n_tokens);
+                                uint32_t n_tiles, uint32_t rows_of_tile, uint32_t n_tokens);
 
 /* Quantises a row of a for the matrix that reads it, if that is quantised. */
 void forward_quantise_row(struct forward *f, struct activations *a, const struct kern_matrix *w,

@@ -61,12 +61,13 @@ static void weigh(const struct model_shape *s, const float *logit, const uint32_
         weight[i] *= scale;
 }
 
-/* The best n of a row's logits, best first. */
-static void rank_experts(const struct forward *f, uint32_t row, uint32_t n, uint32_t *expert)
+/* The best n of a router's logits for a row, best first. */
+static void rank_experts(const struct forward *f, const float *logits, uint32_t row, uint32_t n,
+                         uint32_t *expert)
 {
     uint32_t n_experts = f->shape->n_experts;
     float score[CONFIG_MAX_EXPERTS];
-    memcpy(score, f->router_logits + (size_t)row * n_experts, n_experts * sizeof(*score));
+    memcpy(score, logits + (size_t)row * n_experts, n_experts * sizeof(*score));
     for (uint32_t i = 0; i < n; i++)
         expert[i] = take_best(score, n_experts);
 }
@@ -83,7 +84,7 @@ static void choose_experts(const struct moe_job *job, uint32_t row, uint32_t *ex
     c.n_ranked = EXPERT_CHOICE_RANKS * k;
     if (c.n_ranked > f->shape->n_experts)
         c.n_ranked = f->shape->n_experts;
-    rank_experts(f, row, c.n_ranked, ranked);
+    rank_experts(f, f->router_logits, row, c.n_ranked, ranked);
     for (uint32_t i = 0; i < c.n_ranked; i++)
         present[i] = experts_is_ready(f->experts, job->layer, ranked[i]);
     f->routing.n_gave_way[row] = expert_choose(&c, expert, f->routing.gave_way + (size_t)row * k);
@@ -98,24 +99,92 @@ static void route_row(void *ctx, uint32_t row)
     if (f->row_kept[row] < k && is_on_demand(job->w))
         choose_experts(job, row, f->routing.expert + first);
     else
-        rank_experts(f, row, k, f->routing.expert + first);
+        rank_experts(f, f->router_logits, row, k, f->routing.expert + first);
     weigh(f->shape, f->router_logits + (size_t)row * f->shape->n_experts, f->routing.expert + first,
           f->routing.weight + first);
 }
 
-/* The logits of all experts for x [rows][n_embd]. */
-static void run_router(struct forward *f, const struct layer_weights *w, const float *x)
+/* More rows keep the disk busy with what the next layer wants, and each wrong guess costs them. */
+static uint32_t n_layers_ahead(uint32_t n_rows)
+{
+    enum { FEW_ROWS = 4 };
+    return n_rows <= FEW_ROWS ? EXPERT_GUESS_LAYERS : 1;
+}
+
+uint32_t moe_router_rows(uint32_t n_rows)
+{
+    uint32_t most = 0;
+    for (uint32_t n = 1; n <= n_rows; n++) {
+        uint32_t rows = n * (1 + n_layers_ahead(n));
+        most = rows > most ? rows : most;
+    }
+    return most;
+}
+
+/* The layers whose routers are asked: the one at hand, and those to come of whose experts something may be read
+ * ahead.  Returns how many. */
+static uint32_t list_routers(const struct forward *f, uint32_t layer, uint32_t *list)
+{
+    uint32_t n = 0, end = layer + 1;
+    list[n++] = layer;
+    if (is_on_demand(&f->weights->layer[layer]))
+        end += n_layers_ahead(f->n_rows);
+    for (uint32_t l = layer + 1; l < end && l < f->shape->n_layers; l++)
+        if (experts_can_foresee(f->experts, l))
+            list[n++] = l;
+    return n;
+}
+
+struct norm_job {
+    struct forward *f;
+    const float *weight; /* of the norm */
+    float *y;
+};
+
+static void norm_row(void *ctx, uint32_t row)
+{
+    const struct norm_job *job = ctx;
+    size_t n = job->f->shape->n_embd;
+    job->f->kern->rms_norm(job->f->x + row * n, job->weight, job->f->shape->norm_eps, (uint32_t)n,
+                           job->y + row * n);
+}
+
+/* The residual as the router of a layer to come will see it, but for what the layers add until then.  `own`: room
+ * for it. */
+static const float *input_ahead(struct forward *f, uint32_t layer, float *own)
+{
+    const float *norm = f->weights->layer[layer].ffn_norm;
+    if (f->shape->arch->router_input == ARCH_ROUTER_LAYER_INPUT || !norm)
+        return f->x;
+    struct norm_job job = { f, norm, own };
+    forward_rows(f, norm_row, &job, f->n_rows);
+    return own;
+}
+
+/* The logits of all experts: of the first layer listed for x [rows][n_embd], its router's input; of the others for what
+ * that will be, as far as it can be foretold.  The residual changes little from layer to layer: a later layer's
+ * router, applied to it now, foretells most of what it will choose. */
+static void run_routers(struct forward *f, const uint32_t *layers, uint32_t n, const float *x)
 {
     struct activations *own = &f->gathered; /* free until the experts run */
-    struct kern_input in = { .x = x, .act = &own->act };
-    struct product p = { .w = &w->router,
-                         .x = &in,
-                         .y = f->router_logits,
-                         .ldy = f->shape->n_experts,
-                         .n_rows = f->n_rows };
-    if (kern_type_is_quantised(w->router.type))
-        f->kern->quantise(x, own->n, &own->act, 0, f->n_rows, 0, own->n);
-    forward_products(f, &p, 1, PROFILE_ROUTER);
+    struct kern_input in[ROUTERS_AT_ONCE];
+    struct product p[ROUTERS_AT_ONCE];
+    for (uint32_t i = 0; i < n; i++) {
+        const struct kern_matrix *w = &f->weights->layer[layers[i]].router;
+        bool is_quantised = kern_type_is_quantised(w->type);
+        uint32_t row0 = i * f->n_rows;
+        in[i].x = i == 0 ? x : input_ahead(f, layers[i], own->x + (size_t)row0 * own->n);
+        in[i].act = &own->act;
+        if (is_quantised)
+            f->kern->quantise(in[i].x, own->n, &own->act, row0, row0 + f->n_rows, 0, own->n);
+        p[i] = (struct product){ .w = w,
+                                 .x = &in[i],
+                                 .y = f->router_logits + (size_t)row0 * f->shape->n_experts,
+                                 .ldy = f->shape->n_experts,
+                                 .n_rows = f->n_rows,
+                                 .first_row = is_quantised ? row0 : 0 };
+    }
+    forward_products(f, p, n, PROFILE_ROUTER);
 }
 
 /* Nothing more is computed of a row that lacks an expert. */
@@ -194,25 +263,19 @@ static int by_count(const void *a, const void *b)
                         : (x->expert > y->expert) - (x->expert < y->expert);
 }
 
+struct foresee_job {
+    struct forward *f;
+    const float *logits;
+};
+
 static void foresee_row(void *ctx, uint32_t row)
 {
-    const struct moe_job *job = ctx;
+    const struct foresee_job *job = ctx;
     uint32_t k = job->f->shape->n_experts_used;
-    rank_experts(job->f, row, k, job->f->routing.foreseen + (size_t)row * k);
+    rank_experts(job->f, job->logits, row, k, job->f->routing.foreseen + (size_t)row * k);
 }
 
-/* The residual as the router of an architecture whose router comes late will see it, but for what this layer
- * adds. */
-static void norm_row(void *ctx, uint32_t row)
-{
-    const struct moe_job *job = ctx;
-    struct forward *f = job->f;
-    size_t n = f->shape->n_embd;
-    f->kern->rms_norm(f->x + row * n, job->w->ffn_norm, f->shape->norm_eps, (uint32_t)n,
-                      f->gathered.x + row * n);
-}
-
-/* What the rows will choose by the logits that there are, most wanted first.  Returns how many. */
+/* What the rows are foreseen to choose, most wanted first.  Returns how many. */
 static uint32_t list_foreseen(struct forward *f, uint32_t *list)
 {
     struct expert_count count[CONFIG_MAX_EXPERTS] = { 0 };
@@ -228,44 +291,29 @@ static uint32_t list_foreseen(struct forward *f, uint32_t *list)
     return n;
 }
 
-/* The residual changes little from layer to layer: a later layer's router, applied to it now, foretells
- * most of what it will choose. */
-static void foresee_experts(struct forward *f, uint32_t layer)
+static void foresee_experts(struct forward *f, uint32_t layer, const float *logits)
 {
-    const struct layer_weights *w = &f->weights->layer[layer];
-    struct moe_job job = { .f = f, .w = w };
+    struct foresee_job job = { f, logits };
     uint32_t list[CONFIG_MAX_EXPERTS];
-    bool is_late = f->shape->arch->router_input != ARCH_ROUTER_LAYER_INPUT && w->ffn_norm;
-    if (is_late)
-        forward_rows(f, norm_row, &job, f->n_rows);
-    run_router(f, w, is_late ? f->gathered.x : f->x);
     forward_rows(f, foresee_row, &job, f->n_rows);
     experts_foresee(f->experts, layer, list, list_foreseen(f, list));
-}
-
-/* More rows keep the disk busy with what the next layer wants, and each wrong guess costs them. */
-static uint32_t n_layers_ahead(const struct forward *f, uint32_t layer)
-{
-    enum { FEW_ROWS = 4 };
-    uint32_t left = f->shape->n_layers - 1 - layer;
-    uint32_t most = f->n_rows <= FEW_ROWS ? EXPERT_GUESS_LAYERS : 1;
-    return left < most ? left : most;
 }
 
 void moe_route(struct forward *f, uint32_t layer, const float *x)
 {
     const struct layer_weights *w = &f->weights->layer[layer];
     struct moe_job job = { .f = f, .w = w, .layer = layer };
-    run_router(f, w, x);
+    uint32_t layers[ROUTERS_AT_ONCE], n = list_routers(f, layer, layers);
+    run_routers(f, layers, n, x);
     forward_rows(f, route_row, &job, f->n_rows);
     assign_slots(f);
     if (is_on_demand(w)) {
         note_gave_way(f, layer);
         want_experts(f, layer);
-        for (uint32_t l = layer + 1; l <= layer + n_layers_ahead(f, layer); l++)
-            if (experts_can_foresee(f->experts, l))
-                foresee_experts(f, l);
     }
+    for (uint32_t i = 1; i < n; i++)
+        foresee_experts(f, layers[i],
+                        f->router_logits + (size_t)i * f->n_rows * f->shape->n_experts);
     profile_end(&f->profile, PROFILE_ROUTER);
 }
 

@@ -150,8 +150,9 @@ static void take_experts(struct arena *a, struct forward *f)
     f->routing.gave_way = take(a, picks, sizeof(uint32_t));
     f->routing.n_gave_way = take(a, rows, sizeof(uint32_t));
     f->routing.active = take(a, s->n_experts, sizeof(uint32_t));
-    f->router_logits = take(a, rows * s->n_experts, sizeof(float));
-    take_act(a, &f->gathered, picks, s->n_embd);
+    f->router_logits = take(a, ROUTERS_AT_ONCE * rows * s->n_experts, sizeof(float));
+    uint32_t router_rows = moe_router_rows(f->opt.max_rows);
+    take_act(a, &f->gathered, picks > router_rows ? picks : router_rows, s->n_embd);
     take_act(a, &f->expert_hidden, picks, s->n_ff_expert);
     f->expert_out = take(a, picks * s->n_embd, sizeof(float));
     take_act(a, &f->shared_hidden, rows, s->n_ff_shared);

@@ -11,10 +11,10 @@
 
 enum {
     ROW_ITEMS = 64, /* about so many: claiming costs little, and threads end together */
-    /* Multiplications of an item at least, so that claiming it costs nothing.  Reading a weight takes the
+    /* Multiplications of an item at least, so that claiming it costs nothing.  Reading a byte of weights takes the
      * time of some of them. */
     ITEM_MACS = 1 << 18,
-    READ_MACS = 8,
+    BYTE_MACS = 14,
 };
 
 struct rows_job {
@@ -53,13 +53,15 @@ struct products_job {
     struct share share;
 };
 
-/* Rows that are shared out together. */
+/* Rows that are shared out together.  Of floats fewer: that is what routers are, which are small and wanted at once. */
 static uint32_t tile_rows(const struct kern_matrix *w)
 {
-    return w->layout == KERN_LAYOUT_COLUMNS ? KERN_COLUMN_ROWS : KERN_TILE_ROWS;
+    if (w->layout == KERN_LAYOUT_COLUMNS)
+        return KERN_COLUMN_ROWS;
+    return kern_type_is_quantised(w->type) ? KERN_TILE_ROWS : KERN_PANEL_ROWS;
 }
 
-uint32_t forward_n_tiles(const struct kern_matrix *w)
+static uint32_t n_tiles_of(const struct kern_matrix *w)
 {
     return (w->n_rows + tile_rows(w) - 1) / tile_rows(w);
 }
@@ -73,7 +75,8 @@ static void product_tiles(const struct forward *f, const struct product *p, uint
                           uint32_t tile1)
 {
     uint32_t rows = tile_rows(p->w), row0 = tile0 * rows, row1 = least(tile1 * rows, p->w->n_rows);
-    f->kern->mul_mat(p->w, row0, row1, p->x, 0, p->n_rows, p->y + row0, p->ldy);
+    f->kern->mul_mat(p->w, row0, row1, p->x, p->first_row, p->first_row + p->n_rows, p->y + row0,
+                     p->ldy);
 }
 
 static void products_item(void *ctx, uint32_t item)
@@ -82,7 +85,7 @@ static void products_item(void *ctx, uint32_t item)
     uint32_t from, to, n_tiles;
     share_item(&job->share, item, &from, &to);
     for (const struct product *p = job->p; to > 0; p++) {
-        n_tiles = forward_n_tiles(p->w);
+        n_tiles = n_tiles_of(p->w);
         if (from < n_tiles)
             product_tiles(job->f, p, from, least(to, n_tiles));
         from -= least(from, n_tiles);
@@ -91,9 +94,9 @@ static void products_item(void *ctx, uint32_t item)
 }
 
 struct share forward_share_rows(const struct forward *f, const struct kern_matrix *w,
-                                uint32_t n_tiles, uint32_t n_cols, uint32_t n_tokens)
+                                uint32_t n_tiles, uint32_t rows_of_tile, uint32_t n_tokens)
 {
-    uint64_t macs = (uint64_t)n_cols * tile_rows(w) * (n_tokens + READ_MACS);
+    uint64_t macs = rows_of_tile * ((uint64_t)w->n_cols * n_tokens + BYTE_MACS * w->row_bytes);
     uint32_t n_least = (uint32_t)((ITEM_MACS + macs - 1) / macs);
     /* Columns come in long pieces, and lists of them serve many rows, only where an item has many. */
     if (w->layout == KERN_LAYOUT_COLUMNS && n_tiles / f->opt.n_threads > n_least)
@@ -108,9 +111,9 @@ void forward_products(struct forward *f, const struct product *p, uint32_t n,
     uint32_t n_tiles = 0;
     for (uint32_t i = 0; i < n; i++) {
         profile_add_product(&f->profile, part, p[i].w, p[i].n_rows);
-        n_tiles += forward_n_tiles(p[i].w);
+        n_tiles += n_tiles_of(p[i].w);
     }
-    job.share = forward_share_rows(f, p[0].w, n_tiles, p[0].w->n_cols, p[0].n_rows);
+    job.share = forward_share_rows(f, p[0].w, n_tiles, tile_rows(p[0].w), p[0].n_rows);
     workers_run(f->workers, products_item, &job, share_n_items(&job.share));
     profile_end(&f->profile, part);
 }
