@@ -28,7 +28,7 @@ describe_model() {
     *) return 1 ;;
     esac
 }
-known="smollm2-135m, gemma3-270m, stories-dense, stories-relu"
+known="smollm2-135m, gemma3-270m, stories-dense, stories-relu, stories-moe"
 
 say() { echo "fetch-model.sh: $*" >&2; }
 die() { say "$*"; exit 1; }
@@ -114,7 +114,7 @@ fetch() {
 [[ $# -le 1 ]] || die "usage: fetch-model.sh [NAME]; known names: $known"
 name=${1:-smollm2-135m}
 case "$name" in
-stories-dense | stories-relu)
+stories-dense | stories-relu | stories-moe)
     print_own_model
     exit
     ;;

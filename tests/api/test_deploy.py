@@ -40,7 +40,7 @@ def test_prints_the_path_and_nothing_else(cache):
     assert (status, out, err) == (0, f"{cache}/models/smollm2-135m.gguf\n", "")
 
 
-@pytest.mark.parametrize("name", ["stories-dense", "stories-relu"])
+@pytest.mark.parametrize("name", ["stories-dense", "stories-relu", "stories-moe"])
 def test_models_of_the_repository_are_named_where_they_are(tmp_path, name):
     assert run(tmp_path, name) == (0, f"{ROOT}/tests/models/{name}.gguf\n", "")
     with open(ROOT / f"tests/models/{name}.gguf", "rb") as file:

@@ -11,7 +11,7 @@ from harness import ROOT, Client, Contract, Server
 from logits import agree_until_doubt, greatest_error, load, log_softmax, logits_of, mean_divergence, output_of
 
 FOLDER = ROOT / "tests/models"
-NAMES = ["stories-dense", "stories-relu"]
+NAMES = ["stories-dense", "stories-relu", "stories-moe"]
 MAX_ERROR_F16 = 0.005  # of the standard deviation
 MAX_KL = 1e-3  # of int8 activations
 SAFE_MARGIN = 0.25  # of a logit above the second
@@ -61,6 +61,14 @@ def test_neither_chunks_nor_threads_nor_layouts_matter(model, tmp_path):
     whole = logits_of(model, tokens, tmp_path)
     for options in (("--chunk", "1", "--threads", "2"), ("--chunk", "13", "--threads", "1"),
                     ("--chunk", "1", "--skip-zeros", "auto"), ("--chunk", "4", "--skip-zeros", "always")):
+        assert np.array_equal(logits_of(model, tokens, tmp_path, *options), whole), options
+
+
+def test_neither_a_cache_of_experts_nor_its_reads_matter(tmp_path):
+    model = FOLDER / "stories-moe.gguf"
+    tokens, _ = load(model)
+    whole = logits_of(model, tokens, tmp_path)
+    for options in (("--expert-cache", "20%"), ("--expert-cache", "20%", "--chunk", "1"), ("--expert-cache", "50%", "--io", "pread")):
         assert np.array_equal(logits_of(model, tokens, tmp_path, *options), whole), options
 
 

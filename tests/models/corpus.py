@@ -70,6 +70,7 @@ def is_held_out(text):
 
 def main():
     options = arguments(__doc__).parse_args()
+    options.dir.mkdir(parents=True, exist_ok=True)
     seen, n, n_bytes = Seen(), collections.Counter(), collections.Counter()
     names = ("train", "held_out")
     files = {name: open(options.dir / f"{name}.jsonl", "w", encoding="utf-8") for name in names}

@@ -77,6 +77,13 @@ class Rope:
         return torch.stack((a * cos - b * sin, b * cos + a * sin), dim=-1).flatten(-2)
 
 
+def attend(q, k, v):
+    """Causal attention, written out: for contexts this short, PyTorch's own takes three times as long to differentiate on CPUs."""
+    mask = torch.full((q.shape[2], k.shape[2]), -math.inf, device=q.device).triu(1)
+    scores = (q @ k.transpose(-1, -2)).float() / math.sqrt(q.shape[3]) + mask
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
 class Attention(nn.Module):
     def __init__(self, shape, rope):
         super().__init__()
@@ -95,7 +102,7 @@ class Attention(nn.Module):
         if self.rope:
             q, k = self.rope(q), self.rope(k)
         group = self.shape.n_head // self.shape.n_head_kv
-        y = F.scaled_dot_product_attention(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1), is_causal=True)
+        y = attend(q, k.repeat_interleave(group, 1), v.repeat_interleave(group, 1))
         return self.attn_output(y.transpose(1, 2).flatten(2))
 
 
