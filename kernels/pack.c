@@ -52,6 +52,31 @@ static inline void put_4_bits(uint8_t *dst, const uint8_t *u)
                                                                         << 4);
 }
 
+/* Where the codes of a stored block begin that are in a plane's order already: byte c of each 16 holds the columns c and
+ * 16 + c.  0: they are not. */
+static inline uint32_t nibbles_at(enum kern_type type)
+{
+    switch (type) {
+    case KERN_TYPE_MXFP4:
+        return 1;
+    case KERN_TYPE_Q4_0:
+    case KERN_TYPE_IQ4_NL:
+        return 2;
+    case KERN_TYPE_Q4_1:
+        return 4;
+    case KERN_TYPE_IQ4_XS:
+        return 8;
+    default:
+        return 0;
+    }
+}
+
+static inline void put_nibbles(uint8_t *dst, const uint8_t *stored)
+{
+    for (uint32_t k = 0; k < 4; k++)
+        put_four(dst + (size_t)64 * k, four(stored, k));
+}
+
 static inline void put_8_bits(uint8_t *dst, const uint8_t *u)
 {
     for (uint32_t k = 0; k < 8; k++)
@@ -335,9 +360,13 @@ KERN_INLINE void pack_panel(enum kern_type type, const struct kern_matrix *rows,
         uint8_t *head = panel, *codes = panel + codes_at;
         for (uint32_t c = 0; c < rows->n_cols; c += chunk_cols) {
             put_head(type, head, i, row);
-            stored_codes(type, row, u);
+            if (!nibbles_at(type))
+                stored_codes(type, row, u);
             for (uint32_t b = 0; b < chunk_cols; b += KERN_BLOCK) {
-                put_codes(type, codes, i, u + b);
+                if (nibbles_at(type))
+                    put_nibbles(codes + 4 * i, row + nibbles_at(type) + b / 2);
+                else
+                    put_codes(type, codes, i, u + b);
                 codes += packed_code_bytes(type);
             }
             head += packed_head_bytes(type);
