@@ -90,8 +90,8 @@ Test(expert_cache, a_prompt_leaves_the_heats_that_it_leaves_token_by_token)
     enum { N = 300 };
     struct expert_cache *one = expert_cache_open(1, 4, 1), *single = expert_cache_open(1, 4, 1);
     for (uint32_t row = 0; row < N; row++) {
-        uint32_t expert = row < N - 3 ? row % 2
-                                      : 2; /* the last three tokens choose what none did before */
+        /* The last three tokens choose what none did before. */
+        uint32_t expert = row < N - 3 ? row % 2 : 2;
         expert_cache_use(one, 0, expert, expert_cache_row_heat(row));
         expert_cache_use(single, 0, expert, expert_cache_row_heat(0));
         expert_cache_pass(single, 1);

@@ -475,18 +475,16 @@ Test(experts, tokens_that_come_again_are_counted_once)
     struct experts_options opt = options_of(&m);
     opt.slot_bytes = experts_least_bytes(&opt);
     struct experts *x = open_experts(&m, &opt);
-    struct experts_choice choice = { .expert = 1, .n_tokens = 3, .n_again = 1, .heat = 2 };
+    struct experts_choice choice = { .expert = 1, .n_tokens = 3, .n_again = 1 };
     struct engine_expert_stats stats;
     float heat[N_LAYERS][N_EXPERTS];
     uint32_t set[N_EXPERTS];
-    experts_want(x, 2, &choice, 1);
-    while (experts_next(x, set, false) > 0)
-        continue;
-    choice.n_again = 3;
-    choice.heat = 0;
-    experts_want(x, 2, &choice, 1);
-    while (experts_next(x, set, false) > 0)
-        continue;
+    for (; choice.n_again <= 3; choice.n_again += 2) {
+        choice.heat = choice.n_tokens - choice.n_again;
+        experts_want(x, 2, &choice, 1);
+        while (experts_next(x, set, false) > 0)
+            continue;
+    }
     experts_heats(x, heat[0]);
     cr_expect_float_eq(heat[2][1], 2, 1e-6);
     experts_publish(x);

@@ -159,9 +159,9 @@ Test(sampler, a_wide_top_p_looks_at_all_it_needs)
 
 enum { LARGE = 5000 };
 #ifdef __SANITIZE_ADDRESS__
-enum { LARGE_DRAWS = 2000 }; /* it takes thirty times as long */
+enum { DRAWS_OF_ALL = 100 }; /* a draw takes thirty times as long: then the variants take turns */
 #else
-enum { LARGE_DRAWS = 20000 };
+enum { DRAWS_OF_ALL = INT32_MAX };
 #endif
 
 /* Five blocks of a thousand or so, of which the second is banned and the fourth has most of the mass. */
@@ -174,7 +174,7 @@ static void fill_large(float *x)
 
 Test(sampler, shares_of_a_large_vocabulary_follow_the_softmax_in_every_variant)
 {
-    enum { N = LARGE_DRAWS, N_ALL = 100, PARTS = 50 }; /* first in all variants, then in one */
+    enum { N = 20000, PARTS = 50 };
     static float x[LARGE];
     static double expected[PARTS], found[PARTS];
     double sum = 0;
@@ -190,7 +190,7 @@ Test(sampler, shares_of_a_large_vocabulary_follow_the_softmax_in_every_variant)
         int32_t token = -1;
         for (uint32_t k = 0; k < kern_n_usable(); k++) {
             struct engine_sample job = job_of(&plain);
-            if (n >= N_ALL && k + 1 < kern_n_usable())
+            if (n >= DRAWS_OF_ALL && k != n % kern_n_usable())
                 continue;
             job.logits = x;
             job.position = n;
@@ -202,7 +202,7 @@ Test(sampler, shares_of_a_large_vocabulary_follow_the_softmax_in_every_variant)
         found[token * PARTS / LARGE] += 1.0 / N;
     }
     for (int i = 0; i < PARTS; i++)
-        cr_expect_float_eq(found[i], expected[i] / sum, 0.85 / sqrt(N), "part %d", i);
+        cr_expect_float_eq(found[i], expected[i] / sum, 0.006, "part %d", i);
     sampler_close(s);
 }
 
